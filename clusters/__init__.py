@@ -1,0 +1,1 @@
+"""What hardware exists: GPU types, nodes, clusters and their topology graph."""

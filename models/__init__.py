@@ -1,0 +1,1 @@
+"""What an LLM costs to run: shapes, memory, communication and latency."""

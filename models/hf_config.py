@@ -1,0 +1,232 @@
+"""Reading a Hugging Face ``config.json`` into an `LlmSpec`, without running any code.
+
+Only plain keys are read. A model this package cannot cost (linear-attention and
+state-space hybrids, unknown blocks) is refused with the key that says so, because a
+silently wrong KV size makes every plan wrong.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from clusters.fields import InputError
+from models.hf_families import (
+    ALIASES,
+    GATED,
+    GATED_ACTIVATIONS,
+    HYBRID_KEYS,
+    HYBRID_TYPES,
+    SLIDING,
+    TIED_BY_DEFAULT,
+    UNGATED,
+    WRAPPERS,
+)
+from models.hf_quantization import precision_of
+from models.llm import LlmSpec, MlaSpec, MoeSpec
+
+Config = Mapping[str, Any]
+
+
+def llm_from_config(config: object, *, name: str) -> LlmSpec:
+    """Build an `LlmSpec` from the parsed contents of a ``config.json``.
+
+    Raises
+    ------
+    InputError
+        Naming the key that is missing, has a wrong type or an unsupported value.
+    """
+    text = _text_config(config)
+    _refuse_hybrids(text)
+    hidden, heads = _integer(text, "hidden_size"), _integer(text, "num_attention_heads")
+    model_type = _text(text, "model_type")
+    return LlmSpec(
+        name=name,
+        num_layers=_integer(text, "num_hidden_layers"),
+        hidden=hidden,
+        num_heads=heads,
+        num_kv_heads=_num_kv_heads(text, heads),
+        head_dim=_integer(text, "head_dim", default=hidden // heads),
+        intermediate=_intermediate(text, model_type, hidden),
+        mlp_matrices=_mlp_matrices(text, model_type),
+        vocab=_integer(text, "vocab_size"),
+        max_positions=_integer(text, "max_position_embeddings", default=2048),
+        tied_embeddings=bool(
+            text.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT)
+        ),
+        learned_positions=model_type in {"opt", "gpt2", "gpt_bigcode"},
+        precision=precision_of(text),
+        mla=_mla(text),
+        moe=_moe(text),
+        windows=_windows(text, model_type),
+    )
+
+
+def _text_config(config: object) -> Config:
+    """The language model's own section; multimodal wrappers hold it in a sub-key."""
+    if not isinstance(config, Mapping):
+        raise InputError("", config, "a JSON object with the keys of a HF config.json")
+    for key in WRAPPERS:
+        inner = config.get(key)
+        if isinstance(inner, Mapping):
+            outer = {
+                k: config[k]
+                for k in ("torch_dtype", "dtype", "quantization_config")
+                if config.get(k) is not None
+            }
+            return {**outer, **inner}
+    return config
+
+
+def _refuse_hybrids(config: Config) -> None:
+    expected = (
+        "softmax attention in every layer (linear-attention and state-space hybrids "
+        "are not supported: their state is not a KV cache)"
+    )
+    if config.get("model_type") in HYBRID_TYPES:
+        raise InputError("model_type", config["model_type"], expected)
+    for key in HYBRID_KEYS:
+        if config.get(key) is not None:
+            raise InputError(key, config[key], expected)
+    if 0 in (config.get("attn_type_list") or ()):
+        raise InputError("attn_type_list", config["attn_type_list"], expected)
+    unknown = set(config.get("layer_types") or ()) - SLIDING - {"full_attention"}
+    if unknown:
+        raise InputError("layer_types", sorted(unknown), expected)
+
+
+def _find(config: Config, key: str) -> Any:
+    for candidate in (key, *ALIASES.get(key, ())):
+        if config.get(candidate) is not None:
+            return config[candidate]
+    return None
+
+
+def _integer(config: Config, key: str, *, default: int | None = None) -> int:
+    value = _find(config, key)
+    if value is None:
+        if default is None:
+            raise InputError(key, None, "this key in the config (it is missing)")
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(key, value, "a whole number >= 1")
+    return value
+
+
+def _text(config: Config, key: str) -> str:
+    value = config.get(key)
+    if not isinstance(value, str):
+        raise InputError(key, value, "this key in the config, as text")
+    return value
+
+
+def _num_kv_heads(config: Config, heads: int) -> int:
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return 1  # Falcon-7B and StarCoder: one K/V head, whatever the head count says
+    return _integer(config, "num_key_value_heads", default=heads)
+
+
+def _intermediate(config: Config, model_type: str, hidden: int) -> int:
+    four_times = model_type in {"bloom", "falcon", "gpt2", "gpt_bigcode"}
+    return _integer(
+        config, "intermediate_size", default=4 * hidden if four_times else None
+    )
+
+
+def _mlp_matrices(config: Config, model_type: str) -> int:
+    if model_type in UNGATED:
+        return 2
+    if model_type in GATED:
+        return 3
+    activation = config.get("hidden_act")
+    if activation not in GATED_ACTIVATIONS:
+        raise InputError(
+            "hidden_act",
+            activation,
+            "a gated activation (silu) for a model_type this package does not know",
+        )
+    return 3
+
+
+def _mla(config: Config) -> MlaSpec | None:
+    if config.get("kv_lora_rank") is None:
+        return None
+    compressed = config.get("q_lora_rank") is not None
+    return MlaSpec(
+        q_lora_rank=_integer(config, "q_lora_rank") if compressed else None,
+        kv_lora_rank=_integer(config, "kv_lora_rank"),
+        qk_nope_head_dim=_integer(config, "qk_nope_head_dim"),
+        qk_rope_head_dim=_integer(config, "qk_rope_head_dim"),
+        v_head_dim=_integer(config, "v_head_dim"),
+    )
+
+
+def _moe(config: Config) -> MoeSpec | None:
+    count_key = next(
+        (
+            key
+            for key in ("n_routed_experts", "num_experts", "num_local_experts")
+            if config.get(key) is not None
+        ),
+        None,
+    )
+    if count_key is None or config[count_key] in (0, 1):
+        return None
+    width_key = (
+        "moe_intermediate_size"
+        if config.get("moe_intermediate_size") is not None
+        else "intermediate_size"
+    )
+    width = _integer(config, width_key)
+    shared = config.get("shared_expert_intermediate_size")
+    if shared is None:
+        shared = (config.get("n_shared_experts") or 0) * width
+    return MoeSpec(
+        num_experts=_integer(config, count_key),
+        experts_per_token=_integer(config, "num_experts_per_tok"),
+        expert_intermediate=width,
+        shared_intermediate=shared,
+        dense_layers=_dense_layers(config),
+    )
+
+
+def _dense_layers(config: Config) -> tuple[int, ...]:
+    num_layers = _integer(config, "num_hidden_layers")
+    first = config.get("first_k_dense_replace") or 0
+    every = config.get("moe_layer_freq") or 1
+    step = config.get("decoder_sparse_step") or 1
+    listed = set(config.get("mlp_only_layers") or ())
+    if not isinstance(every, int):  # a list of 0/1 flags, one a layer
+        listed |= {layer for layer, is_moe in enumerate(every) if not is_moe}
+        every = 1
+    return tuple(
+        layer
+        for layer in range(num_layers)
+        if layer < first or layer in listed or layer % every or (layer + 1) % step
+    )
+
+
+def _windows(config: Config, model_type: str) -> tuple[int | None, ...]:
+    """Window of each layer, () when attention is unbounded everywhere."""
+    if (
+        config.get("sliding_window") is None
+        or config.get("use_sliding_window") is False
+    ):
+        return ()
+    window = _integer(config, "sliding_window")
+    num_layers = _integer(config, "num_hidden_layers")
+    kinds = config.get("layer_types")
+    if kinds is not None:
+        sliding = [kind in SLIDING for kind in kinds]
+    elif model_type in {"gemma2", "gpt_oss"}:  # sliding first, then alternating
+        sliding = [layer % 2 == 0 for layer in range(num_layers)]
+    elif model_type in {"gemma3", "gemma3_text", "cohere2"}:
+        default = 6 if model_type.startswith("gemma3") else 4
+        pattern = _integer(config, "sliding_window_pattern", default=default)
+        sliding = [(layer + 1) % pattern != 0 for layer in range(num_layers)]
+    elif model_type.startswith("qwen2"):
+        full = config.get("max_window_layers", 0)
+        sliding = [layer >= full for layer in range(num_layers)]
+    else:
+        sliding = [True] * num_layers
+    if len(sliding) != num_layers:
+        raise InputError("layer_types", len(sliding), f"{num_layers} entries")
+    return tuple(window if slides else None for slides in sliding)

@@ -1,0 +1,1 @@
+"""Step latencies and where they come from."""

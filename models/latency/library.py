@@ -1,0 +1,120 @@
+"""LatencyLibrary: which latency source answers for a replica, and why.
+
+The order of the sources is the order of trust. The first that covers an (LLM, GPU type)
+pair answers for the pair at every parallelism: where it has no data the candidate is
+unavailable, with the reason, and never priced silently from another source.
+"""
+
+from dataclasses import dataclass, field
+from typing import Self
+
+from clusters.fields import InputError, spec
+from clusters.gpu import GpuType
+from clusters.mapping import nearest
+from models.latency.published import PublishedSource
+from models.latency.request import (
+    LatencyChoice,
+    LatencyRequest,
+    LatencySource,
+    LatencyUnavailableError,
+    Provenance,
+)
+from models.latency.roofline import RooflineSource
+from models.llm import LlmSpec
+
+__all__ = [
+    "LatencyChoice",
+    "LatencyLibrary",
+    "LatencyRequest",
+    "LatencySource",
+    "LatencyUnavailableError",
+    "Provenance",
+]
+
+
+def shipped_sources() -> tuple[LatencySource, ...]:
+    """Every source that needs no file of the user, best first."""
+    return (
+        PublishedSource(engine="distserve"),
+        PublishedSource(engine="vllm"),
+        RooflineSource(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyLibrary:
+    """Latency sources in order of trust, with a cache of what they compiled."""
+
+    sources: tuple[LatencySource, ...] = spec("Best first.")
+    _cache: dict[LatencyRequest, LatencyChoice] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise InputError("sources", self.sources, "at least one latency source")
+
+    @classmethod
+    def default(cls) -> Self:
+        """Published coefficients of DistServe's engine, else first principles."""
+        return cls(sources=(PublishedSource(engine="distserve"), RooflineSource()))
+
+    def with_sources(self, *names: str) -> Self:
+        """A library of the named shipped or own sources only, in that order.
+
+        Raises
+        ------
+        InputError
+            On a name that is neither in this library nor shipped.
+        """
+        known = {source.name: source for source in (*shipped_sources(), *self.sources)}
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    "sources", name, f"a latency source ({nearest(name, known)})"
+                )
+        return type(self)(sources=tuple(known[name] for name in names))
+
+    def choose(self, request: LatencyRequest) -> LatencyChoice:
+        """Step tables for `request` from the source of its (LLM, GPU type) pair.
+
+        Raises
+        ------
+        LatencyUnavailableError
+            When the parallelism cannot split the model or is not costed, when no
+            source covers the pair, or when the pair's source lacks this parallelism.
+        """
+        if request not in self._cache:
+            self._cache[request] = self._choose(request)
+        return self._cache[request]
+
+    def _choose(self, request: LatencyRequest) -> LatencyChoice:
+        llm, parallelism = request.llm, request.parallelism
+        impossible = parallelism.why_not(llm) or parallelism.why_not_costed()
+        if impossible:
+            raise LatencyUnavailableError(impossible)
+        source, reason = self.source_of(llm, request.gpu)
+        return LatencyChoice(
+            stages=source.compile(request),
+            source=source.name,
+            provenance=source.provenance,
+            reason=reason,
+            expected_error_frac=source.expected_error_frac,
+        )
+
+    def source_of(self, llm: LlmSpec, gpu: GpuType) -> tuple[LatencySource, str]:
+        """The source that answers for `llm` on `gpu`, and why it is this one.
+
+        Raises
+        ------
+        LatencyUnavailableError
+            When none does, with every source's reason.
+        """
+        passed_over: list[str] = []
+        for source in self.sources:
+            why_not = source.why_not_pair(llm, gpu)
+            if why_not is None:
+                covers = f"{source.name} covers {llm.name} on {gpu.name}"
+                return source, "; ".join([covers, *passed_over])
+            passed_over.append(f"{source.name}: {why_not}")
+        raise LatencyUnavailableError("; ".join(passed_over))

@@ -1,0 +1,93 @@
+"""What a latency source is asked, what it answers, and the contract between them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from clusters.fields import InputError, spec
+from clusters.gpu import GpuType
+from clusters.links import GroupLinks
+from models.latency.step_table import StepTable
+from models.llm import LlmSpec
+from models.parallelism import Parallelism
+
+
+class LatencyUnavailableError(ValueError):
+    """No latency for a request; the message is the reason, fit for a plan's report."""
+
+
+class Provenance(StrEnum):
+    """Where a number comes from, from weakest to strongest evidence."""
+
+    DATASHEET = "datasheet"
+    PUBLISHED = "published"
+    FITTED = "fitted"
+    MEASURED = "measured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRequest:
+    """One replica whose step latencies are wanted."""
+
+    llm: LlmSpec = spec("The model.")
+    parallelism: Parallelism = spec("How the replica is split.")
+    gpu: GpuType = spec("The GPU type of all its GPUs.")
+    links: GroupLinks = spec("Links of each stage and between stages.")
+
+    def __post_init__(self) -> None:
+        stages, hops = self.parallelism.pp, self.parallelism.pp - 1
+        if len(self.links.tp) != stages:
+            raise InputError("links.tp", len(self.links.tp), f"{stages} (one a stage)")
+        if len(self.links.pp) != hops:
+            raise InputError("links.pp", len(self.links.pp), f"{hops} (one a hop)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyChoice:
+    """Step latencies of every pipeline stage, and where they come from."""
+
+    stages: tuple[StepTable, ...] = spec("One table a pipeline stage.")
+    source: str = spec("Name of the source.")
+    provenance: Provenance = spec("Kind of evidence behind it.")
+    reason: str = spec("Why this source, in one line.")
+    expected_error_frac: float | None = spec(
+        "Typical relative error of a step, None when nobody stated one.", unit="1"
+    )
+
+
+class LatencySource(Protocol):
+    """Something that compiles requests to step tables.
+
+    `why_not_pair` speaks for an LLM on a GPU type, whatever the parallelism. The
+    library uses one source per pair, so that candidate plans are compared on the same
+    evidence.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name users select it by."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """Kind of evidence."""
+        ...
+
+    @property
+    def expected_error_frac(self) -> float | None:
+        """Typical relative error of a step, None when nobody stated one."""
+        ...
+
+    def why_not_pair(self, llm: LlmSpec, gpu: GpuType) -> str | None:
+        """None when the source covers `llm` on `gpu`, or the reason why not."""
+        ...
+
+    def compile(self, request: LatencyRequest) -> tuple[StepTable, ...]:
+        """One table a pipeline stage.
+
+        Raises
+        ------
+        LatencyUnavailableError
+            When the pair is covered but not this parallelism.
+        """
+        ...

@@ -1,0 +1,115 @@
+"""Parallelism: how one replica of an LLM is spread over GPUs, and what divides what."""
+
+from dataclasses import dataclass
+
+from clusters.fields import InputError, check_fields, spec
+from models.llm import LlmSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallelism:
+    """Degrees of parallelism of one replica.
+
+    Tensor (`tp`), attention-data (`attention_dp`) and context (`cp`) parallelism
+    multiply within a pipeline stage; experts are spread over the GPUs of
+    ``tp * attention_dp``, so `ep` adds no GPUs of its own.
+    """
+
+    tp: int = spec("Tensor parallelism.", unit="GPUs", ge=1, default=1)
+    pp: int = spec("Pipeline stages.", unit="stages", ge=1, default=1)
+    ep: int = spec("Expert parallelism.", unit="GPUs", ge=1, default=1)
+    attention_dp: int = spec(
+        "Data parallelism of attention only.", unit="GPUs", ge=1, default=1
+    )
+    cp: int = spec("Context (ring) parallelism.", unit="GPUs", ge=1, default=1)
+    stage_layers: tuple[int, ...] | None = spec(
+        "Layers of each stage; None: as even as possible.",
+        unit="layers",
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        layers = self.stage_layers
+        if layers is None:
+            return
+        if len(layers) != self.pp or min(layers) < 1:
+            raise InputError(
+                "stage_layers", layers, f"{self.pp} numbers >= 1, one a pipeline stage"
+            )
+
+    def __str__(self) -> str:
+        parts = [f"TP{self.tp}", f"PP{self.pp}"]
+        extra = {"EP": self.ep, "DPA": self.attention_dp, "CP": self.cp}
+        parts += [f"{name}{degree}" for name, degree in extra.items() if degree > 1]
+        if self.stage_layers is not None and len(set(self.stage_layers)) > 1:
+            parts.append("+".join(str(n) for n in self.stage_layers))
+        return " ".join(parts)
+
+    @property
+    def gpus_per_stage(self) -> int:
+        """GPUs of one pipeline stage."""
+        return self.tp * self.attention_dp * self.cp
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.gpus_per_stage * self.pp
+
+    def layers_per_stage(self, llm: LlmSpec) -> tuple[int, ...]:
+        """Layers of each stage; the first stages take the remainder.
+
+        The last stage is spared because it also holds the LM head.
+        """
+        if self.stage_layers is not None:
+            return self.stage_layers
+        even, extra = divmod(llm.num_layers, self.pp)
+        return tuple(even + (stage < extra) for stage in range(self.pp))
+
+    def why_not(self, llm: LlmSpec) -> str | None:
+        """Why `llm` cannot be split this way, or None when it can."""
+        return (
+            self._why_not_tensor(llm)
+            or self._why_not_pipeline(llm)
+            or self._why_not_experts(llm)
+        )
+
+    def why_not_costed(self) -> str | None:
+        """Why no memory or latency model covers these degrees yet, or None."""
+        later = {"EP": self.ep, "attention DP": self.attention_dp, "CP": self.cp}
+        names = [f"{name}{n}" for name, n in later.items() if n > 1]
+        return f"{', '.join(names)} is not costed yet" if names else None
+
+    def _why_not_tensor(self, llm: LlmSpec) -> str | None:
+        if llm.num_heads % self.tp:
+            return f"TP{self.tp} does not divide the {llm.num_heads} heads"
+        kv = llm.num_kv_heads
+        # Beyond one K/V head a GPU the heads are replicated: TP must be a multiple.
+        if llm.mla is None and kv % self.tp and self.tp % kv:
+            return f"TP{self.tp} neither divides nor is a multiple of the {kv} KV heads"
+        if llm.intermediate % self.tp:
+            return f"TP{self.tp} does not divide the MLP width {llm.intermediate}"
+        if llm.moe and llm.moe.expert_intermediate % self.tp and self.ep == 1:
+            width = llm.moe.expert_intermediate
+            return f"TP{self.tp} does not divide the expert width {width}"
+        return None
+
+    def _why_not_pipeline(self, llm: LlmSpec) -> str | None:
+        if self.pp > llm.num_layers:
+            return f"PP{self.pp} has more stages than the {llm.num_layers} layers"
+        if self.stage_layers and sum(self.stage_layers) != llm.num_layers:
+            total = sum(self.stage_layers)
+            return f"the stages hold {total} layers, the model has {llm.num_layers}"
+        return None
+
+    def _why_not_experts(self, llm: LlmSpec) -> str | None:
+        if self.ep == 1:
+            return None
+        if llm.moe is None:
+            return f"EP{self.ep} needs a mixture of experts"
+        if llm.moe.num_experts % self.ep:
+            return f"EP{self.ep} does not divide the {llm.moe.num_experts} experts"
+        if (self.tp * self.attention_dp) % self.ep:
+            spread = self.tp * self.attention_dp
+            return f"EP{self.ep} does not divide the {spread} GPUs of TP x DP"
+        return None

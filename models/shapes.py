@@ -1,0 +1,138 @@
+"""What one GPU of a pipeline stage holds: its matrices, attention and tables.
+
+`models.flops` builds these from an LLM and a parallelism. Token counts may be numbers
+or NumPy arrays; results have the same shape.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusters.fields import spec
+from models.llm import WeightFormat
+
+Tokens = TypeVar("Tokens", float, NDArray[np.float64])
+
+ACTIVATION_BYTES = 2
+"""Activations travel in fp16/bf16 whatever the weights are stored in."""
+SHORT_WINDOW_TOKENS = 1024
+"""Windows up to this are costed as always full, longer ones as unbounded: a step table
+is linear in context, and both are upper bounds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """One weight matrix (or one per expert) as a GPU of the stage holds it."""
+
+    name: str = spec("Which projection.")
+    k: int = spec("Input width.", unit="1")
+    n: int = spec("Output width on this GPU.", unit="1")
+    weights: WeightFormat = spec("How it is stored and multiplied.")
+    num_experts: int = spec("Copies, one an expert.", unit="experts", default=1)
+    experts_per_token: int = spec("Copies a token uses.", unit="experts", default=1)
+
+    @property
+    def num_weights(self) -> int:
+        """Weights on this GPU, all experts together."""
+        return self.k * self.n * self.num_experts
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of the weights on this GPU."""
+        return self.num_weights * self.weights.bytes_per_weight
+
+    def flops(self, tokens: Tokens) -> Tokens:
+        """FLOPs to multiply `tokens` rows (2 per multiply-add)."""
+        return 2.0 * self.k * self.n * self.experts_per_token * tokens
+
+    def read_bytes(self, tokens: Tokens) -> Tokens:
+        """Weight bytes read: of an expert layer, only the experts `tokens` touch.
+
+        With uniform routing a token misses an expert with probability 1 - top_k/E.
+        """
+        if self.num_experts == 1:
+            return self.weight_bytes + 0.0 * tokens
+        missed = 1.0 - self.experts_per_token / self.num_experts
+        untouched: Tokens = missed**tokens
+        return self.weight_bytes * (1.0 - untouched)
+
+    def activation_bytes(self, tokens: Tokens) -> Tokens:
+        """Bytes of the input and output rows."""
+        row: float = ACTIVATION_BYTES * (self.k + self.n) * self.experts_per_token
+        return row * tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """Attention of one layer on one GPU."""
+
+    num_heads: int = spec("Query heads on this GPU.", unit="heads")
+    prefill_dim: int = spec("Query-key plus value width per head.", unit="1")
+    decode_dim: int = spec("The same against the cache (MLA: latent).", unit="1")
+    kv_bytes_per_token: float = spec("KV cache of a token here.", unit="bytes/token")
+    window: int | None = spec("Attention window, None: unbounded.", unit="tokens")
+
+    @property
+    def has_short_window(self) -> bool:
+        """Whether attended tokens are counted as the full window (see module)."""
+        return self.window is not None and self.window <= SHORT_WINDOW_TOKENS
+
+    def pair_flops(self) -> float:
+        """FLOPs of a prefill per attended (query, key) pair."""
+        return 2.0 * self.num_heads * self.prefill_dim
+
+    def decode_flops_per_kv_token(self) -> float:
+        """FLOPs of a decode step per token in the cache."""
+        return 2.0 * self.num_heads * self.decode_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerGroup:
+    """Layers of a stage that share one shape."""
+
+    num_layers: int = spec("How many.", unit="layers")
+    gemms: tuple[Gemm, ...] = spec("Projections and feed-forward matrices.")
+    attention: AttentionShape = spec("Attention.")
+    elementwise_bytes_per_token: float = spec(
+        "Traffic of norms, rotary, activation and residual.", unit="bytes/token"
+    )
+
+    @property
+    def weight_bytes(self) -> float:
+        """Weight bytes of the whole group on one GPU."""
+        return self.num_layers * sum(gemm.weight_bytes for gemm in self.gemms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageShapes:
+    """What one GPU of a pipeline stage holds and computes."""
+
+    groups: tuple[LayerGroup, ...] = spec("Layers by shape.")
+    hidden: int = spec("Width of the residual stream.", unit="1")
+    tp: int = spec("GPUs that share each layer.", unit="GPUs")
+    embedding_bytes: float = spec("Embedding and position tables.", unit="bytes")
+    head: Gemm | None = spec("LM head, on the last stage.")
+    head_is_copy: bool = spec("The head has its own weights here (not tied).")
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the stage."""
+        return sum(group.num_layers for group in self.groups)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Weight bytes one GPU of this stage stores."""
+        head = self.head.weight_bytes if self.head and self.head_is_copy else 0.0
+        layers = sum(group.weight_bytes for group in self.groups)
+        return layers + self.embedding_bytes + head
+
+    @property
+    def all_reduces(self) -> int:
+        """All-reduces of a step: after attention and after the MLP of each layer."""
+        return 2 * self.num_layers if self.tp > 1 else 0
+
+    def residual_bytes(self, tokens: Tokens) -> Tokens:
+        """Bytes of the residual stream: one all-reduce, or one pipeline hop."""
+        return ACTIVATION_BYTES * self.hidden * tokens

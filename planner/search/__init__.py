@@ -1,0 +1,1 @@
+"""Placement search methods, one file each."""

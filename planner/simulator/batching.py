@@ -1,0 +1,223 @@
+"""Which requests make the next batch of an idle replica, and what a batch leaves behind.
+
+Prefill first (vLLM): prompts are batched in order under a token budget whenever blocks
+and places allow; otherwise the resident requests take a decode step together
+(iteration-level batching, Orca). When a decode step needs blocks that are not there,
+the request admitted last is preempted and its context recomputed later.
+
+References
+----------
+    Yu et al., "Orca", OSDI 2022; Kwon et al., "Efficient Memory Management for Large
+    Language Model Serving with PagedAttention", SOSP 2023, section 4.5.
+"""
+
+import math
+from typing import Any
+
+from planner.simulator.compiled import compiled, inlined
+from planner.simulator.groups import (
+    add_member,
+    context_tokens,
+    latest_member,
+    merge_groups,
+    release_group,
+    remove_member,
+    take_group,
+)
+from planner.simulator.kv import (
+    allocate,
+    can_allocate,
+    grow_to_now,
+    growth,
+    num_blocks,
+)
+from planner.simulator.lifecycle import enter_decode, first_token, leave_decode
+from planner.simulator.queues import mark_dirty, push_prompt_front
+from planner.simulator.state import NONE
+
+
+@compiled
+def prompt_blocks(w: Any, replica: int, request: int) -> int:
+    """Blocks a prompt needs here: its context, and the new token if it stays."""
+    rep = w.replica[replica]
+    req = w.request[request]
+    context = req.input_tokens + req.done_tokens + rep.decodes
+    return int(num_blocks(context, rep.block_tokens))
+
+
+@compiled
+def can_prefill(w: Any, replica: int) -> bool:
+    """Whether the first waiting prompt has blocks and a place."""
+    rep = w.replica[replica]
+    if rep.prompt_head == NONE or rep.num_running >= rep.max_num_seqs:
+        return False
+    blocks = prompt_blocks(w, replica, rep.prompt_head)
+    return bool(can_allocate(w, replica, blocks))
+
+
+@inlined
+def form_prefill(w: Any, replica: int) -> int:
+    """Take prompts in order under the token budget; returns the batch, or NONE.
+
+    The first prompt may exceed the budget: it then runs alone.
+    """
+    clock = w.clock[0]
+    rep = w.replica[replica]
+    if not can_prefill(w, replica):
+        return NONE
+    batch = rep.prompt_head
+    first = w.request[batch]
+    first.batch_count = 0
+    first.batch_tokens = 0.0
+    first.batch_squares = 0.0
+    while can_prefill(w, replica) and first.batch_count < rep.max_num_seqs:
+        request = rep.prompt_head
+        req = w.request[request]
+        tokens = req.input_tokens + req.done_tokens
+        if first.batch_count > 0 and first.batch_tokens + tokens > rep.max_batch_tokens:
+            break
+        rep.prompt_head = req.next
+        if rep.prompt_head == NONE:
+            rep.prompt_tail = NONE
+        allocate(w, replica, prompt_blocks(w, replica, request))
+        rep.num_running += rep.decodes
+        req.admission = clock.admissions
+        clock.admissions += 1
+        if math.isnan(req.prefill_start_ms):
+            req.prefill_start_ms = clock.now_ms
+        if first.batch_count > 0:
+            w.request[first.batch_tail].next = request
+        first.batch_tail = request
+        req.next = NONE
+        first.batch_count += 1
+        first.batch_tokens += tokens
+        first.batch_squares += float(tokens) * tokens
+    return int(batch)
+
+
+@inlined
+def end_prefill(w: Any, replica: int, batch: int) -> None:
+    """Every request of a prefilled batch has one more token."""
+    request = batch
+    while request != NONE:
+        req = w.request[request]
+        following = req.next
+        req.next = NONE
+        if req.done_tokens == 0:
+            first_token(w, request)
+        else:
+            req.done_tokens += 1
+            enter_decode(w, request)
+        request = following
+    mark_dirty(w, replica)
+
+
+@inlined
+def preempt(w: Any, group: int, position: int) -> None:
+    """Drop a request's KV cache; its whole context waits to be prefilled again."""
+    clock = w.clock[0]
+    grp = w.group[group]
+    rep = w.replica[grp.replica]
+    context = context_tokens(w, group, position)
+    covered = context - (grp.step - grp.covered_step)
+    request = remove_member(w, group, position)
+    req = w.request[request]
+    req.done_tokens = context - req.input_tokens
+    req.num_preemptions += 1
+    clock.num_preemptions += 1
+    allocate(w, grp.replica, -num_blocks(covered, rep.block_tokens))
+    rep.num_running -= 1
+    push_prompt_front(w, grp.replica, request)
+
+
+@compiled
+def cover_next_step(w: Any, group: int) -> bool:
+    """Take the blocks of the next step, preempting until they fit; False if empty."""
+    grp = w.group[group]
+    rep = w.replica[grp.replica]
+    while grp.num_members > 0:
+        needed = growth(w, group, grp.covered_step, grp.step, rep.block_tokens)
+        if needed <= rep.free_blocks:
+            if needed > 0:
+                allocate(w, grp.replica, needed)
+            grp.covered_step = grp.step
+            return True
+        preempt(w, group, latest_member(w, group))
+    grp.covered_step = grp.step
+    return False
+
+
+@inlined
+def form_decode(w: Any, replica: int) -> int:
+    """Everyone ready to decode takes the next step together; the group, or NONE.
+
+    At most one group a pipeline stage is under way.
+    """
+    rep = w.replica[replica]
+    if rep.num_flying >= rep.num_stages:
+        return NONE
+    group = rep.idle_group
+    if group != NONE:
+        rep.idle_group = NONE
+        cover_next_step(w, group)
+    elif rep.join_head == NONE:
+        return NONE
+    else:
+        group = take_group(w, replica)
+    while rep.join_head != NONE:
+        request = rep.join_head
+        req = w.request[request]
+        rep.join_head = req.next
+        rep.num_joining -= 1
+        left = req.output_tokens - req.done_tokens
+        add_member(w, group, request, w.group[group].step + left)
+    rep.join_tail = NONE
+    if w.group[group].num_members == 0:
+        release_group(w, group)
+        return NONE
+    rep.num_flying += 1
+    return int(group)
+
+
+@compiled
+def advance_group(w: Any, group: int, steps: int, covered_step: int) -> None:
+    """Count `steps` decode steps; take the blocks filled up to `covered_step`."""
+    grp = w.group[group]
+    rep = w.replica[grp.replica]
+    grp.kv_tokens += grp.num_members * steps
+    grp.step += steps
+    blocks = growth(w, group, grp.covered_step, covered_step, rep.block_tokens)
+    grow_to_now(w, grp.replica, blocks)
+    grp.covered_step = covered_step
+
+
+@inlined
+def end_decode(w: Any, group: int, steps: int) -> None:
+    """A run of steps is over: finished requests leave, the others wait for the next."""
+    grp = w.group[group]
+    replica = grp.replica
+    rep = w.replica[replica]
+    rep.num_flying -= 1
+    advance_group(w, group, steps, grp.step + steps - 1)
+    while grp.num_members > 0 and w.member_finish[grp.offset] <= grp.step:
+        request = remove_member(w, group, 0)
+        req = w.request[request]
+        req.done_tokens = req.output_tokens
+        held = req.input_tokens + req.output_tokens - 1
+        allocate(w, replica, -num_blocks(held, rep.block_tokens))
+        leave_decode(w, request)
+    if grp.num_members == 0:
+        release_group(w, group)
+    elif rep.idle_group == NONE:
+        rep.idle_group = group
+    else:
+        grow_both(w, group, rep.idle_group)
+        rep.idle_group = merge_groups(w, rep.idle_group, group)
+    mark_dirty(w, replica)
+
+
+@inlined
+def grow_both(w: Any, a: int, b: int) -> None:
+    """Before two groups merge both must have the blocks of their next step."""
+    cover_next_step(w, a)
+    cover_next_step(w, b)

@@ -1,0 +1,151 @@
+"""Decode groups: the requests of one decode batch, in a heap by the step they finish at.
+
+A group counts its own steps. A member that joins at step s with r tokens to go finishes
+at step s + r, so nothing is done to members that keep running: its context at any step
+is `input + output - (finish - step)`.
+"""
+
+from typing import Any
+
+from planner.simulator.compiled import compiled, inlined
+from planner.simulator.state import NONE
+
+
+@inlined
+def context_tokens(w: Any, group: int, position: int) -> int:
+    """Tokens the member at `position` attends to in the group's next step."""
+    grp = w.group[group]
+    offset = grp.offset + position
+    request = w.request[w.member_request[offset]]
+    left = w.member_finish[offset] - grp.step
+    return int(request.input_tokens + request.output_tokens - left)
+
+
+@compiled
+def take_group(w: Any, replica: int) -> int:
+    """An empty group from the replica's free list."""
+    rep = w.replica[replica]
+    group = rep.free_group
+    grp = w.group[group]
+    rep.free_group = grp.next
+    grp.next = NONE
+    grp.num_members = 0
+    grp.step = 0
+    grp.covered_step = 0
+    grp.kv_tokens = 0
+    w.residues[group, :] = 0
+    return int(group)
+
+
+@compiled
+def release_group(w: Any, group: int) -> None:
+    """Give an empty group back."""
+    rep = w.replica[w.group[group].replica]
+    w.group[group].next = rep.free_group
+    rep.free_group = group
+
+
+@compiled
+def add_member(w: Any, group: int, request: int, finish_step: int) -> None:
+    """Put `request` in the heap of `group`, to finish at `finish_step`."""
+    grp = w.group[group]
+    offset = grp.offset
+    position = grp.num_members
+    grp.num_members += 1
+    req = w.request[request]
+    total = req.input_tokens + req.output_tokens
+    grp.kv_tokens += total - (finish_step - grp.step)
+    block = w.replica[grp.replica].block_tokens
+    w.residues[group, (total - finish_step) % block] += 1
+    while position > 0:
+        parent = (position - 1) >> 1
+        if w.member_finish[offset + parent] <= finish_step:
+            break
+        w.member_finish[offset + position] = w.member_finish[offset + parent]
+        w.member_request[offset + position] = w.member_request[offset + parent]
+        position = parent
+    w.member_finish[offset + position] = finish_step
+    w.member_request[offset + position] = request
+
+
+@compiled
+def remove_member(w: Any, group: int, position: int) -> int:
+    """Take the member at `position` out of the heap; returns its request."""
+    grp = w.group[group]
+    offset = grp.offset
+    request = w.member_request[offset + position]
+    finish = w.member_finish[offset + position]
+    req = w.request[request]
+    total = req.input_tokens + req.output_tokens
+    grp.kv_tokens -= total - (finish - grp.step)
+    block = w.replica[grp.replica].block_tokens
+    w.residues[group, (total - finish) % block] -= 1
+    last = grp.num_members - 1
+    grp.num_members = last
+    if position == last:
+        return int(request)
+    moved_finish = w.member_finish[offset + last]
+    moved_request = w.member_request[offset + last]
+    _place(w, offset, last, position, moved_finish, moved_request)
+    return int(request)
+
+
+@inlined
+def _place(
+    w: Any, offset: int, size: int, position: int, finish: int, request: int
+) -> None:
+    while position > 0:
+        parent = (position - 1) >> 1
+        if w.member_finish[offset + parent] <= finish:
+            break
+        w.member_finish[offset + position] = w.member_finish[offset + parent]
+        w.member_request[offset + position] = w.member_request[offset + parent]
+        position = parent
+    while True:
+        child = 2 * position + 1
+        if child >= size:
+            break
+        if (
+            child + 1 < size
+            and w.member_finish[offset + child + 1] < w.member_finish[offset + child]
+        ):
+            child += 1
+        if w.member_finish[offset + child] >= finish:
+            break
+        w.member_finish[offset + position] = w.member_finish[offset + child]
+        w.member_request[offset + position] = w.member_request[offset + child]
+        position = child
+    w.member_finish[offset + position] = finish
+    w.member_request[offset + position] = request
+
+
+@inlined
+def latest_member(w: Any, group: int) -> int:
+    """Position of the member that was admitted last: the first to be preempted."""
+    grp = w.group[group]
+    best = 0
+    for position in range(1, grp.num_members):
+        request = w.member_request[grp.offset + position]
+        if (
+            w.request[request].admission
+            > w.request[w.member_request[grp.offset + best]].admission
+        ):
+            best = position
+    return best
+
+
+@inlined
+def merge_groups(w: Any, a: int, b: int) -> int:
+    """Join two groups of a replica (the smaller into the larger); returns the union."""
+    into, other = a, b
+    if w.group[a].num_members < w.group[b].num_members:
+        into, other = b, a
+    target, source = w.group[into], w.group[other]
+    shift = target.step - source.step
+    for position in range(source.num_members):
+        request = w.member_request[source.offset + position]
+        finish = w.member_finish[source.offset + position]
+        add_member(w, into, request, finish + shift)
+    source.num_members = 0
+    release_group(w, other)
+    return into

@@ -1,0 +1,79 @@
+"""The event loop: one clock, one heap, arrivals merged in from their sorted array.
+
+Everything that happens at one instant is handled first (ends of steps, then transfers,
+then arrivals); only then do replicas start new work, so that what arrives together is
+batched together and nothing depends on the order of events at equal times.
+"""
+
+import math
+from typing import Any
+
+from planner.simulator.compiled import entry_point, inlined
+from planner.simulator.events import pop
+from planner.simulator.lifecycle import arrive, end_transfer
+from planner.simulator.stages import end_stage, pump
+
+
+@entry_point
+def run(w: Any) -> bool:
+    """Run until every request has ended; False when the limits were missed early."""
+    clock = w.clock[0]
+    num_stages = w.stage.shape[0]
+    while True:
+        arrival_ms = next_arrival_ms(w)
+        event_ms = math.inf
+        if clock.heap_size > 0:
+            event_ms = w.slot[w.heap[0]].time_ms
+        upcoming = min(arrival_ms, event_ms)
+        if upcoming > clock.now_ms and clock.num_dirty > 0:
+            pump_dirty(w)
+            continue
+        if upcoming == math.inf:
+            return True
+        if misses_exceeded(w):
+            return False
+        clock.now_ms = max(clock.now_ms, upcoming)
+        clock.num_events += 1
+        if event_ms <= arrival_ms:
+            which = pop(w)
+            if which < num_stages:
+                end_stage(w, which)
+            else:
+                end_transfer(w, which - num_stages)
+        else:
+            request = clock.next_arrival
+            clock.next_arrival += 1
+            arrive(w, request)
+
+
+@inlined
+def next_arrival_ms(w: Any) -> float:
+    """Time of the next arrival; infinity when none is due yet or none is left."""
+    clock = w.clock[0]
+    if clock.next_arrival >= w.request.shape[0]:
+        return math.inf
+    return float(w.request[clock.next_arrival].arrival_ms)
+
+
+@inlined
+def pump_dirty(w: Any) -> None:
+    """Let every replica that changed start what it can."""
+    clock = w.clock[0]
+    while clock.num_dirty > 0:
+        replica = w.dirty[clock.dirty_head]
+        clock.dirty_head = (clock.dirty_head + 1) % w.dirty.shape[0]
+        clock.num_dirty -= 1
+        w.replica[replica].dirty = 0
+        pump(w, replica)
+
+
+@inlined
+def misses_exceeded(w: Any) -> bool:
+    """Whether the limits can no longer be met, whatever happens next."""
+    clock = w.clock[0]
+    return bool(
+        clock.ttft_misses > clock.max_ttft_misses
+        or clock.tpot_misses > clock.max_tpot_misses
+        or clock.e2e_misses > clock.max_e2e_misses
+        or clock.joint_misses > clock.max_joint_misses
+    )

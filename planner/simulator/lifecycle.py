@@ -1,0 +1,254 @@
+"""What happens to one request: arrival, routing, first token, transfer, finish."""
+
+import math
+from typing import Any
+
+from planner.simulator.compiled import compiled, inlined
+from planner.simulator.events import schedule
+from planner.simulator.kv import allocate, can_allocate, num_blocks
+from planner.simulator.queues import mark_dirty, push_join, push_prompt, push_pull
+from planner.simulator.state import (
+    DONE,
+    NONE,
+    REJECTED,
+    ROUND_ROBIN,
+    TRANSFER_DONE,
+)
+
+
+@inlined
+def choose_prefill(w: Any) -> int:
+    """Replica that gets the next arrival: in turn, or the least work in the system."""
+    clock = w.clock[0]
+    candidates = w.prefill_replicas
+    if clock.routing == ROUND_ROBIN:
+        chosen = candidates[clock.next_prefill]
+        clock.next_prefill = (clock.next_prefill + 1) % candidates.shape[0]
+        return int(chosen)
+    return least_work(w, candidates)
+
+
+@inlined
+def choose_decode(w: Any) -> int:
+    """Replica that decodes a prefilled request: in turn, or the least work."""
+    clock = w.clock[0]
+    candidates = w.decode_replicas
+    if clock.routing == ROUND_ROBIN:
+        chosen = candidates[clock.next_decode]
+        clock.next_decode = (clock.next_decode + 1) % candidates.shape[0]
+        return int(chosen)
+    return least_work(w, candidates)
+
+
+@compiled
+def least_work(w: Any, candidates: Any) -> int:
+    """First replica with the least weighted work, requests in flight included."""
+    best = candidates[0]
+    least = math.inf
+    for replica in candidates:
+        rep = w.replica[replica]
+        work = rep.work_tokens * rep.work_weight
+        if work < least:
+            best, least = replica, work
+    return int(best)
+
+
+@compiled
+def release_next_client(w: Any) -> None:
+    """In a closed loop, a client whose request ended sends its next one now."""
+    clock = w.clock[0]
+    if clock.concurrency > 0:
+        released = clock.num_done + clock.num_rejected + clock.concurrency - 1
+        if released < w.request.shape[0]:
+            w.request[released].arrival_ms = clock.now_ms
+
+
+@compiled
+def reject(w: Any, request: int) -> None:
+    """Refuse a request that can never fit; it counts as a miss of every limit."""
+    clock = w.clock[0]
+    w.request[request].status = REJECTED
+    clock.num_rejected += 1
+    clock.ttft_misses += 1
+    clock.tpot_misses += 1
+    clock.e2e_misses += 1
+    clock.joint_misses += 1
+    release_next_client(w)
+
+
+@inlined
+def arrive(w: Any, request: int) -> None:
+    """A request enters: to a prefill queue, or to decode when nothing prefills."""
+    clock = w.clock[0]
+    req = w.request[request]
+    clock.now_ms = max(clock.now_ms, req.arrival_ms)
+    if w.prefill_replicas.shape[0] == 0:
+        first_token(w, request)
+        return
+    replica = choose_prefill(w)
+    rep = w.replica[replica]
+    kept = req.input_tokens
+    if rep.decodes:
+        kept += req.output_tokens
+    if num_blocks(kept, rep.block_tokens) > rep.capacity_blocks:
+        reject(w, request)
+        return
+    req.prefill_replica = replica
+    rep.work_tokens += req.input_tokens
+    rep.num_requests += 1
+    push_prompt(w, replica, request)
+    mark_dirty(w, replica)
+
+
+@compiled
+def first_token(w: Any, request: int) -> None:
+    """The prefill step has produced the first token; the decode phase is next."""
+    clock = w.clock[0]
+    req = w.request[request]
+    replica = req.prefill_replica
+    req.first_token_ms = clock.now_ms
+    req.done_tokens = 1
+    if clock.now_ms - req.arrival_ms > clock.ttft_limit_ms:
+        clock.ttft_misses += 1
+    if replica != NONE and w.replica[replica].decodes:
+        req.decode_replica = replica
+        enter_decode(w, request)
+        return
+    if replica != NONE:
+        w.replica[replica].work_tokens -= req.input_tokens
+    if w.decode_replicas.shape[0] == 0 or req.output_tokens == 1:
+        if replica != NONE:
+            leave_prefill(w, request)
+        finish(w, request)
+        return
+    target = choose_decode(w)
+    rep = w.replica[target]
+    total = req.input_tokens + req.output_tokens
+    if num_blocks(total, rep.block_tokens) > rep.capacity_blocks:
+        if replica != NONE:
+            leave_prefill(w, request)
+        reject(w, request)
+        return
+    req.decode_replica = target
+    rep.work_tokens += req.input_tokens
+    rep.num_requests += 1
+    push_pull(w, target, request)
+    mark_dirty(w, target)
+
+
+@compiled
+def leave_prefill(w: Any, request: int) -> None:
+    """The prefill replica drops the request's KV cache."""
+    req = w.request[request]
+    rep = w.replica[req.prefill_replica]
+    allocate(w, req.prefill_replica, -num_blocks(req.input_tokens, rep.block_tokens))
+    mark_dirty(w, req.prefill_replica)
+
+
+@compiled
+def enter_decode(w: Any, request: int) -> None:
+    """The KV cache is on the decode replica: join its next step (or end)."""
+    clock = w.clock[0]
+    req = w.request[request]
+    replica = req.decode_replica
+    if math.isnan(req.decode_ready_ms):
+        req.decode_ready_ms = clock.now_ms
+    if req.done_tokens == req.output_tokens:
+        rep = w.replica[replica]
+        context = req.input_tokens + req.done_tokens
+        allocate(w, replica, -num_blocks(context, rep.block_tokens))
+        leave_decode(w, request)
+        return
+    push_join(w, replica, request)
+    mark_dirty(w, replica)
+
+
+@compiled
+def leave_decode(w: Any, request: int) -> None:
+    """The last token is out; the replica forgets the request."""
+    req = w.request[request]
+    rep = w.replica[req.decode_replica]
+    rep.work_tokens -= req.input_tokens
+    rep.num_running -= 1
+    mark_dirty(w, req.decode_replica)
+    finish(w, request)
+
+
+@compiled
+def finish(w: Any, request: int) -> None:
+    """Record the end of a request and count it against the limits."""
+    clock = w.clock[0]
+    req = w.request[request]
+    req.finish_ms = clock.now_ms
+    req.status = DONE
+    clock.num_done += 1
+    missed = req.first_token_ms - req.arrival_ms > clock.ttft_limit_ms
+    if req.output_tokens > 1:
+        gaps = float(req.output_tokens - 1)
+        if (req.finish_ms - req.first_token_ms) / gaps > clock.tpot_limit_ms:
+            clock.tpot_misses += 1
+            missed = True
+    if req.finish_ms - req.arrival_ms > clock.e2e_limit_ms:
+        clock.e2e_misses += 1
+        missed = True
+    if missed:
+        clock.joint_misses += 1
+    release_next_client(w)
+
+
+@inlined
+def start_pulls(w: Any, replica: int) -> None:
+    """Fetch KV caches in order while this replica has blocks and places for them."""
+    clock = w.clock[0]
+    rep = w.replica[replica]
+    while rep.pull_head != NONE and rep.prompt_head == NONE:
+        request = rep.pull_head
+        req = w.request[request]
+        blocks = num_blocks(req.input_tokens + 1, rep.block_tokens)
+        if rep.num_running >= rep.max_num_seqs or not can_allocate(w, replica, blocks):
+            break
+        rep.pull_head = req.next
+        if rep.pull_head == NONE:
+            rep.pull_tail = NONE
+        allocate(w, replica, blocks)
+        rep.num_running += 1
+        req.admission = clock.admissions
+        clock.admissions += 1
+        req.transfer_start_ms = clock.now_ms
+        end = reserve_route(w, request, replica)
+        if end <= clock.now_ms:
+            end_transfer(w, request)
+        else:
+            schedule(w, w.stage.shape[0] + request, end, TRANSFER_DONE)
+
+
+@inlined
+def reserve_route(w: Any, request: int, target: int) -> float:
+    """Book the transfer on every edge of its route, first come first served.
+
+    Returns the time it ends. Each shared edge carries its part of the bytes and is
+    taken for that long; the transfer starts when all its edges are free.
+    """
+    clock = w.clock[0]
+    req = w.request[request]
+    if req.prefill_replica == NONE:
+        return float(clock.now_ms)
+    route = req.prefill_replica * w.replica.shape[0] + target
+    size = clock.kv_bytes_per_token * req.input_tokens
+    start = clock.now_ms
+    first, last = w.route_edges[route], w.route_edges[route + 1]
+    for i in range(first, last):
+        start = max(start, w.edge_free_ms[w.edge_id[i]])
+    for i in range(first, last):
+        w.edge_free_ms[w.edge_id[i]] = start + size * w.edge_ms_per_byte[i]
+    duration = w.route_latency_ms[route] + size * w.route_ms_per_byte[route]
+    return float(start + duration)
+
+
+@compiled
+def end_transfer(w: Any, request: int) -> None:
+    """The KV cache has arrived: the source frees it, the target may decode."""
+    req = w.request[request]
+    if req.prefill_replica != NONE:
+        leave_prefill(w, request)
+    enter_decode(w, request)

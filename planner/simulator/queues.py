@@ -1,0 +1,89 @@
+"""Linked-list queues of requests: waiting prompts, pulls, and joins of a replica."""
+
+from typing import Any
+
+from planner.simulator.compiled import compiled, inlined
+from planner.simulator.state import NONE
+
+
+@inlined
+def push_prompt(w: Any, replica: int, request: int) -> None:
+    """Append `request` to the prompts waiting at `replica`."""
+    rep = w.replica[replica]
+    w.request[request].next = NONE
+    if rep.prompt_head == NONE:
+        rep.prompt_head = request
+    else:
+        w.request[rep.prompt_tail].next = request
+    rep.prompt_tail = request
+
+
+@compiled
+def push_prompt_front(w: Any, replica: int, request: int) -> None:
+    """Put a preempted `request` ahead of the prompts waiting at `replica`."""
+    rep = w.replica[replica]
+    w.request[request].next = rep.prompt_head
+    rep.prompt_head = request
+    if rep.prompt_tail == NONE or w.request[request].next == NONE:
+        rep.prompt_tail = request
+
+
+@inlined
+def push_pull(w: Any, replica: int, request: int) -> None:
+    """Append `request` to those whose KV cache `replica` is to fetch."""
+    rep = w.replica[replica]
+    w.request[request].next = NONE
+    if rep.pull_head == NONE:
+        rep.pull_head = request
+    else:
+        w.request[rep.pull_tail].next = request
+    rep.pull_tail = request
+
+
+@compiled
+def push_join(w: Any, replica: int, request: int) -> None:
+    """Append `request` to those that join the next decode step of `replica`."""
+    rep = w.replica[replica]
+    w.request[request].next = NONE
+    if rep.join_head == NONE:
+        rep.join_head = request
+    else:
+        w.request[rep.join_tail].next = request
+    rep.join_tail = request
+    rep.num_joining += 1
+
+
+@inlined
+def push_batch(w: Any, stage: int, batch: int) -> None:
+    """Append a prefill batch to the queue of a later pipeline stage."""
+    st = w.stage[stage]
+    w.request[batch].batch_next = NONE
+    if st.prefill_head == NONE:
+        st.prefill_head = batch
+    else:
+        w.request[st.prefill_tail].batch_next = batch
+    st.prefill_tail = batch
+
+
+@inlined
+def push_group(w: Any, stage: int, group: int) -> None:
+    """Append a decode group to the queue of a later pipeline stage."""
+    st = w.stage[stage]
+    w.group[group].next = NONE
+    if st.decode_head == NONE:
+        st.decode_head = group
+    else:
+        w.group[st.decode_tail].next = group
+    st.decode_tail = group
+
+
+@compiled
+def mark_dirty(w: Any, replica: int) -> None:
+    """Ask for `replica` to start what it can before the clock moves on."""
+    rep = w.replica[replica]
+    if rep.dirty == 0:
+        rep.dirty = 1
+        clock = w.clock[0]
+        place = (clock.dirty_head + clock.num_dirty) % w.dirty.shape[0]
+        w.dirty[place] = replica
+        clock.num_dirty += 1

@@ -1,0 +1,88 @@
+"""`simulate`: serve a sequence of requests on a system, and account for every one."""
+
+import numpy as np
+
+from planner.simulator.build import SimulationOptions, build_world
+from planner.simulator.outcome import ReplicaStats, SimulationResult
+from planner.simulator.state import DONE, REJECTED, World
+from planner.simulator.system import ServingSystem
+from planner.workload.requests import Requests
+
+
+def simulate(
+    system: ServingSystem,
+    requests: Requests,
+    *,
+    options: SimulationOptions | None = None,
+) -> SimulationResult:
+    """Simulate `requests` on `system`, event by event.
+
+    Parameters
+    ----------
+    system
+        Replicas, their step latencies and limits, and the KV routes between them.
+    requests
+        What arrives, in order.
+    options
+        Early stop, closed loop, sampling; by default everything runs to the end.
+
+    Returns
+    -------
+    SimulationResult
+        Times of every request, counters of every replica. When `options.stop_limits`
+        were missed early, `is_complete` is False and later requests have no times.
+    """
+    from planner.simulator.kernel import run  # compiles on first use
+
+    world = build_world(system, requests, options or SimulationOptions())
+    is_complete = bool(run(world))
+    return _collect(world, is_complete)
+
+
+def _collect(world: World, is_complete: bool) -> SimulationResult:
+    request = world.request
+    clock = world.clock[0]
+    stats = tuple(_replica_stats(world, index) for index in range(len(world.replica)))
+    return SimulationResult(
+        arrival_ms=request["arrival_ms"].copy(),
+        input_tokens=request["input_tokens"].copy(),
+        output_tokens=request["output_tokens"].copy(),
+        prefill_start_ms=request["prefill_start_ms"].copy(),
+        first_token_ms=request["first_token_ms"].copy(),
+        transfer_start_ms=request["transfer_start_ms"].copy(),
+        decode_ready_ms=request["decode_ready_ms"].copy(),
+        finish_ms=request["finish_ms"].copy(),
+        prefill_replica=request["prefill_replica"].astype(np.int64),
+        decode_replica=request["decode_replica"].astype(np.int64),
+        is_done=request["status"] == DONE,
+        is_rejected=request["status"] == REJECTED,
+        num_preemptions=int(clock["num_preemptions"]),
+        num_events=int(clock["num_events"]),
+        end_ms=float(clock["now_ms"]),
+        sample_ms=float(clock["sample_ms"]),
+        replicas=stats,
+        is_complete=is_complete,
+    )
+
+
+def _replica_stats(world: World, index: int) -> ReplicaStats:
+    rep = world.replica[index]
+    first = int(rep["first_stage"])
+    stages = world.stage[first : first + int(rep["num_stages"])]
+    span_ms = max(float(world.clock[0]["now_ms"]), 1e-12)
+    capacity = max(int(rep["capacity_blocks"]), 1)
+    num_sampled = int(rep["next_sample"])
+    return ReplicaStats(
+        num_requests=int(rep["num_requests"]),
+        prefill_busy_frac=float(stages["prefill_busy_ms"].mean()) / span_ms,
+        decode_busy_frac=float(stages["decode_busy_ms"].mean()) / span_ms,
+        num_prefill_steps=int(stages[0]["num_prefill_steps"]),
+        num_decode_steps=int(stages[0]["num_decode_steps"]),
+        num_prefill_tokens=int(stages[0]["num_prefill_tokens"]),
+        num_decode_tokens=int(stages[0]["num_decode_tokens"]),
+        kv_mean_frac=float(rep["kv_block_ms"]) / span_ms / capacity,
+        kv_peak_frac=float(rep["kv_peak_blocks"]) / capacity,
+        kv_curve_frac=tuple(
+            float(v) for v in world.kv_samples[index, :num_sampled] / capacity
+        ),
+    )

@@ -1,0 +1,201 @@
+"""Arrays of the simulation: one record a request, replica, pipeline stage and batch.
+
+The kernel works on numpy record arrays only. Queues are linked lists through the
+requests themselves (`next`), a prefill batch is named after its first request, and a
+decode group keeps its members in a heap by the step at which they finish; so nothing
+is allocated while the simulation runs.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NONE = -1
+"""End of a linked list; no group; no batch."""
+
+IDLE, PREFILL, DECODE = 0, 1, 2
+"""What a stage is doing."""
+
+ARRIVED, DONE, REJECTED = 0, 1, 2
+"""Status of a request: in the system, finished, refused (longer than the KV cache)."""
+
+ROUND_ROBIN, SHORTEST_QUEUE = 0, 1
+"""Routing policies."""
+
+STAGE_DONE, TRANSFER_DONE = 0, 1
+"""Event priorities at equal times; arrivals come after both."""
+
+REQUEST = np.dtype(
+    [
+        ("arrival_ms", "f8"),
+        ("prefill_start_ms", "f8"),
+        ("first_token_ms", "f8"),
+        ("transfer_start_ms", "f8"),
+        ("decode_ready_ms", "f8"),
+        ("finish_ms", "f8"),
+        ("batch_tokens", "f8"),
+        ("batch_squares", "f8"),
+        ("admission", "i8"),
+        ("input_tokens", "i8"),
+        ("output_tokens", "i8"),
+        ("done_tokens", "i8"),
+        ("prefill_replica", "i8"),
+        ("decode_replica", "i8"),
+        ("num_preemptions", "i8"),
+        ("status", "i8"),
+        ("next", "i8"),
+        ("batch_next", "i8"),
+        ("batch_count", "i8"),
+        ("batch_tail", "i8"),
+    ]
+)
+
+REPLICA = np.dtype(
+    [
+        ("prefills", "i8"),
+        ("decodes", "i8"),
+        ("first_stage", "i8"),
+        ("num_stages", "i8"),
+        ("free_group", "i8"),
+        ("idle_group", "i8"),
+        ("num_flying", "i8"),
+        ("max_batch_tokens", "i8"),
+        ("max_num_seqs", "i8"),
+        ("max_step_context", "i8"),
+        ("block_tokens", "i8"),
+        ("capacity_blocks", "i8"),
+        ("watermark_blocks", "i8"),
+        ("free_blocks", "i8"),
+        ("num_running", "i8"),
+        ("prompt_head", "i8"),
+        ("prompt_tail", "i8"),
+        ("pull_head", "i8"),
+        ("pull_tail", "i8"),
+        ("join_head", "i8"),
+        ("join_tail", "i8"),
+        ("num_joining", "i8"),
+        ("dirty", "i8"),
+        ("work_tokens", "f8"),
+        ("work_weight", "f8"),
+        ("num_requests", "i8"),
+        ("kv_last_ms", "f8"),
+        ("kv_last_blocks", "f8"),
+        ("kv_block_ms", "f8"),
+        ("kv_peak_blocks", "i8"),
+        ("next_sample", "i8"),
+    ]
+)
+
+STAGE = np.dtype(
+    [
+        ("replica", "i8"),
+        ("table", "i8"),
+        ("is_last", "i8"),
+        ("doing", "i8"),
+        ("current", "i8"),
+        ("prefill_head", "i8"),
+        ("prefill_tail", "i8"),
+        ("decode_head", "i8"),
+        ("decode_tail", "i8"),
+        ("run_start_ms", "f8"),
+        ("run_steps", "i8"),
+        ("run_fixed_ms", "f8"),
+        ("run_slope_ms", "f8"),
+        ("prefill_busy_ms", "f8"),
+        ("decode_busy_ms", "f8"),
+        ("num_prefill_steps", "i8"),
+        ("num_decode_steps", "i8"),
+        ("num_prefill_tokens", "i8"),
+        ("num_decode_tokens", "i8"),
+    ]
+)
+
+GROUP = np.dtype(
+    [
+        ("replica", "i8"),
+        ("num_members", "i8"),
+        ("offset", "i8"),
+        ("step", "i8"),
+        ("covered_step", "i8"),
+        ("kv_tokens", "i8"),
+        ("next", "i8"),
+        ("head", "i8"),
+        ("tail", "i8"),
+    ]
+)
+
+SLOT = np.dtype(
+    [("time_ms", "f8"), ("priority", "i8"), ("sequence", "i8"), ("position", "i8")]
+)
+
+CLOCK = np.dtype(
+    [
+        ("now_ms", "f8"),
+        ("sequence", "i8"),
+        ("heap_size", "i8"),
+        ("next_arrival", "i8"),
+        ("dirty_head", "i8"),
+        ("num_dirty", "i8"),
+        ("admissions", "i8"),
+        ("next_prefill", "i8"),
+        ("next_decode", "i8"),
+        ("num_done", "i8"),
+        ("num_rejected", "i8"),
+        ("num_preemptions", "i8"),
+        ("num_events", "i8"),
+        ("routing", "i8"),
+        ("fast_forward", "i8"),
+        ("concurrency", "i8"),
+        ("kv_bytes_per_token", "f8"),
+        ("sample_ms", "f8"),
+        ("ttft_limit_ms", "f8"),
+        ("tpot_limit_ms", "f8"),
+        ("e2e_limit_ms", "f8"),
+        ("max_ttft_misses", "i8"),
+        ("max_tpot_misses", "i8"),
+        ("max_e2e_misses", "i8"),
+        ("max_joint_misses", "i8"),
+        ("ttft_misses", "i8"),
+        ("tpot_misses", "i8"),
+        ("e2e_misses", "i8"),
+        ("joint_misses", "i8"),
+    ]
+)
+
+Array = NDArray[Any]
+
+
+class World(NamedTuple):
+    """Everything the kernel reads and writes.
+
+    `heap` holds slot numbers; slot s < num_stages is a stage, slot num_stages + i the
+    KV transfer of request i. Tables have one row a distinct StepTable; routes one row
+    a (source, target) pair of replicas, `source * num_replicas + target`.
+    """
+
+    clock: Array
+    request: Array
+    replica: Array
+    stage: Array
+    group: Array
+    member_finish: Array
+    member_request: Array
+    residues: Array
+    heap: Array
+    slot: Array
+    dirty: Array
+    prefill_replicas: Array
+    decode_replicas: Array
+    prefill_knots: Array
+    prefill_values: Array
+    prefill_squares: Array
+    decode_fixed: Array
+    decode_slope: Array
+    route_latency_ms: Array
+    route_ms_per_byte: Array
+    route_edges: Array
+    edge_id: Array
+    edge_ms_per_byte: Array
+    edge_free_ms: Array
+    kv_samples: Array

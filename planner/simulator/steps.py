@@ -1,0 +1,65 @@
+"""Step latencies and the closed form of a run of decode steps.
+
+A decode batch of B requests that attend to S tokens takes G + H*S; one step later it
+attends to S + B. So k steps take
+
+    T(k) = k*G + H*(k*S + B*k*(k-1)/2),
+
+and the step under way at time t follows from the root of that quadratic.
+"""
+
+import math
+from typing import Any
+
+from planner.simulator.compiled import compiled, inlined
+
+
+@inlined
+def prefill_ms(w: Any, table: int, tokens: float, squares: float) -> float:
+    """Latency of a prefill step: F(tokens) + c * squares, in ms."""
+    knots = w.prefill_knots[table]
+    values = w.prefill_values[table]
+    last = knots.shape[0] - 1
+    if tokens <= knots[0]:
+        return float(values[0] + w.prefill_squares[table] * squares)
+    low, high = 0, last
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if knots[middle] <= tokens:
+            low = middle
+        else:
+            high = middle
+    slope = (values[high] - values[low]) / (knots[high] - knots[low])
+    linear = values[low] + slope * (tokens - knots[low])
+    return float(max(linear, 0.0) + w.prefill_squares[table] * squares)
+
+
+@compiled
+def run_ms(steps: int, fixed_ms: float, slope_ms: float, batch: int, kv: int) -> float:
+    """T(steps): duration of `steps` decode steps of an unchanged batch, in ms."""
+    k = float(steps)
+    return float(k * fixed_ms + slope_ms * (k * kv + 0.5 * batch * k * (k - 1.0)))
+
+
+@compiled
+def steps_until(
+    elapsed_ms: float, fixed_ms: float, slope_ms: float, batch: int, kv: int
+) -> int:
+    """Smallest k >= 1 with T(k) >= elapsed_ms: the boundary a newcomer joins at."""
+    step = fixed_ms + slope_ms * kv
+    curve = 0.5 * slope_ms * batch
+    if elapsed_ms <= step or step <= 0.0:
+        return 1
+    if curve > 0.0:
+        linear = step - curve
+        guess = (math.sqrt(linear * linear + 4.0 * curve * elapsed_ms) - linear) / (
+            2.0 * curve
+        )
+    else:
+        guess = elapsed_ms / step
+    k = max(1, int(guess))
+    while run_ms(k, fixed_ms, slope_ms, batch, kv) < elapsed_ms:
+        k += 1
+    while k > 1 and run_ms(k - 1, fixed_ms, slope_ms, batch, kv) >= elapsed_ms:
+        k -= 1
+    return k

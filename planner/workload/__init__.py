@@ -1,0 +1,1 @@
+"""Requests: traces, length distributions and arrival processes."""

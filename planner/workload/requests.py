@@ -1,0 +1,93 @@
+"""Requests: what a simulation is fed, as plain arrays sorted by arrival."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusters.fields import InputError
+from clusters.units import MS_PER_S
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Requests:
+    """A sequence of requests in order of arrival.
+
+    Attributes
+    ----------
+    arrival_ms
+        Arrival times, shape ``(num_requests,)``, not decreasing, in ms.
+    input_tokens, output_tokens
+        Prompt and output lengths, shape ``(num_requests,)``, at least 1. The first
+        output token comes from the prefill step.
+    prefix_hashes
+        Optional block hashes of each prompt, one tuple a request (Mooncake traces).
+    """
+
+    arrival_ms: FloatArray
+    input_tokens: IntArray
+    output_tokens: IntArray
+    prefix_hashes: tuple[tuple[int, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        num = len(self.arrival_ms)
+        if num == 0:
+            raise InputError("requests", 0, "at least one request")
+        for key in ("input_tokens", "output_tokens"):
+            lengths = getattr(self, key)
+            if len(lengths) != num:
+                raise InputError(key, len(lengths), f"{num} entries, one a request")
+            if lengths.min() < 1:
+                index = int(lengths.argmin())
+                raise InputError(
+                    f"{key}[{index}]", int(lengths[index]), "a number >= 1"
+                )
+        times = self.arrival_ms
+        if not np.isfinite(times).all() or times[0] < 0 or (np.diff(times) < 0).any():
+            raise InputError("arrival_ms", "…", "finite times >= 0 in rising order")
+        if self.prefix_hashes is not None and len(self.prefix_hashes) != num:
+            raise InputError("prefix_hashes", len(self.prefix_hashes), f"{num} entries")
+
+    def __len__(self) -> int:
+        return len(self.arrival_ms)
+
+    @property
+    def duration_ms(self) -> float:
+        """Time from the first to the last arrival, in ms."""
+        return float(self.arrival_ms[-1] - self.arrival_ms[0])
+
+    @property
+    def rate_rps(self) -> float:
+        """Mean arrival rate in requests per second (0 when all arrive at once)."""
+        if self.duration_ms == 0:
+            return 0.0
+        return (len(self) - 1) * MS_PER_S / self.duration_ms
+
+    def at_rate(self, rate_rps: float) -> Self:
+        """The same requests, every gap scaled so that the mean rate is `rate_rps`."""
+        if self.duration_ms == 0:
+            raise InputError(
+                "rate_rps", rate_rps, "requests that do not all arrive at once"
+            )
+        factor = self.rate_rps / rate_rps
+        start = self.arrival_ms[0]
+        return type(self)(
+            arrival_ms=(self.arrival_ms - start) * factor,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            prefix_hashes=self.prefix_hashes,
+        )
+
+    def head(self, num_requests: int) -> Self:
+        """The first `num_requests` requests."""
+        hashes = self.prefix_hashes
+        return type(self)(
+            arrival_ms=self.arrival_ms[:num_requests],
+            input_tokens=self.input_tokens[:num_requests],
+            output_tokens=self.output_tokens[:num_requests],
+            prefix_hashes=None if hashes is None else hashes[:num_requests],
+        )

@@ -1,0 +1,1 @@
+"""Measuring step latencies on live devices."""

@@ -1,0 +1,91 @@
+"""Parallelism: degrees, stages and what divides what."""
+
+from dataclasses import replace
+
+import pytest
+
+from clusters.fields import InputError
+from models.llm import LlmSpec
+from models.parallelism import Parallelism
+
+
+def test_prints_as_people_write_it() -> None:
+    assert str(Parallelism(tp=2)) == "TP2 PP1"
+    assert str(Parallelism(tp=8, pp=2, ep=8, stage_layers=(3, 2))) == "TP8 PP2 EP8 3+2"
+
+
+def test_experts_share_the_gpus_of_tensor_and_attention_parallelism() -> None:
+    assert Parallelism(tp=2, pp=3, cp=2, attention_dp=2, ep=4).num_gpus == 24
+
+
+def test_the_first_stages_take_the_remaining_layers() -> None:
+    # 40 layers on 3 stages: 13 each and one left for the first.
+    llm = LlmSpec.load("opt-13b")
+    assert Parallelism(pp=3).layers_per_stage(llm) == (14, 13, 13)
+    assert Parallelism(pp=2, stage_layers=(30, 10)).layers_per_stage(llm) == (30, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "parallelism", "reason"),
+    [
+        ("opt-13b", Parallelism(tp=3), "TP3 does not divide the 40 heads"),
+        ("opt-13b", Parallelism(pp=41), "PP41 has more stages than the 40 layers"),
+        (
+            "opt-13b",
+            Parallelism(pp=2, stage_layers=(20, 19)),
+            "the stages hold 39 layers, the model has 40",
+        ),
+        ("opt-13b", Parallelism(ep=2), "EP2 needs a mixture of experts"),
+        (
+            "mixtral-8x7b",
+            Parallelism(tp=3, ep=3),
+            "TP3 does not divide the 32 heads",
+        ),
+        (
+            "mixtral-8x7b",
+            Parallelism(tp=2, ep=16),
+            "EP16 does not divide the 8 experts",
+        ),
+        (
+            "mixtral-8x7b",
+            Parallelism(tp=2, ep=4),
+            "EP4 does not divide the 2 GPUs of TP x DP",
+        ),
+    ],
+)
+def test_says_why_a_model_cannot_be_split(
+    name: str, parallelism: Parallelism, reason: str
+) -> None:
+    assert parallelism.why_not(LlmSpec.load(name)) == reason
+
+
+def test_tp_beyond_the_kv_heads_is_allowed_when_it_is_a_multiple() -> None:
+    llm = LlmSpec.load("qwen3-235b-a22b")  # 64 query heads, 4 KV heads
+    assert Parallelism(tp=8).why_not(llm) is None
+    assert Parallelism(tp=8).why_not(replace(llm, num_kv_heads=64)) is None
+    # 12 heads in groups of 4: TP6 is neither a divisor nor a multiple of 4 KV heads.
+    odd = replace(LlmSpec.load("opt-13b"), num_heads=12, num_kv_heads=4)
+    assert "KV heads" in str(Parallelism(tp=6).why_not(odd))
+
+
+def test_degrees_of_later_models_are_types_but_not_costed() -> None:
+    deepseek = LlmSpec.load("deepseek-v3")
+    wide = Parallelism(tp=8, ep=8, attention_dp=1)
+    assert wide.why_not(deepseek) is None
+    assert wide.why_not_costed() == "EP8 is not costed yet"
+    assert Parallelism(tp=8, pp=4).why_not_costed() is None
+
+
+@pytest.mark.parametrize(
+    "stage_layers", [(40,), (20, 20, 0), (20, 10, 5, 5), (41, -1, 0)]
+)
+def test_stage_layers_must_be_one_positive_number_a_stage(
+    stage_layers: tuple[int, ...],
+) -> None:
+    with pytest.raises(InputError, match="stage_layers"):
+        Parallelism(pp=3, stage_layers=stage_layers)
+
+
+def test_degrees_below_one_are_refused() -> None:
+    with pytest.raises(InputError, match=r"tp = 0: expected a number >= 1"):
+        Parallelism(tp=0)
