@@ -89,12 +89,7 @@ class Cluster:
             form = f"a cluster file or an example ({hint})"
             raise InputError("", str(name_or_path), form)
         data = {"name": path.stem, **read_mapping(path)}
-        cluster = from_mapping(cls, data, file=str(path))
-        try:
-            cluster.validate()
-        except InputError as error:
-            raise error.in_file(str(path)) from None
-        return cluster
+        return from_mapping(cls, data, file=str(path))
 
     @staticmethod
     def names() -> tuple[str, ...]:
@@ -110,12 +105,14 @@ class Cluster:
         if not isinstance(data, Mapping):
             raise InputError("", data, "a cluster's name or path, or a mapping")
         content = from_fields(_ClusterFile, data, file=file)
-        return cls(
+        cluster = cls(
             name=content.name,
             description=content.description,
             nodes=_expand(content.nodes),
             fabric=content.fabric,
         )
+        cluster.validate()
+        return cluster
 
     def to_file_form(self) -> dict[str, Any]:
         """The mapping of a cluster file, one entry a node; defaults are left out."""

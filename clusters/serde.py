@@ -54,7 +54,8 @@ class _StrictLoader(_Loader):
     ) -> dict[Hashable, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
+            is_text = isinstance(key_node, yaml.ScalarNode)
+            if not is_text or key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = key_node.value
             if key in seen:
@@ -129,6 +130,10 @@ def read_yaml(path: str | Path) -> object:
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise InputError("", "...", f"YAML ({problem})", file=str(path)) from None
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError("", "...", f"YAML ({error})", file=str(path)) from None
 
 
 def read_json(path: str | Path) -> object:
@@ -160,6 +165,10 @@ def read_json(path: str | Path) -> object:
         place = f"{path}:{error.lineno}:{error.colno}"
         line = _line(text, error.lineno)
         raise InputError("", line, f"JSON ({error.msg})", file=place) from None
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError("", "...", f"JSON ({error})", file=str(path)) from None
     except RecursionError:
         raise InputError(
             "", "...", "JSON that is not nested so deeply", file=str(path)

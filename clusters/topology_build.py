@@ -106,9 +106,13 @@ def _wire_pcie(wiring: Wiring, part: NodeWiring, node: Node, gpus: list[Gpu]) ->
         position = gpu.local_index // kind.gpus_per_pcie_switch
         switch = f"{node.name}/switch{position}"
         socket = f"{node.name}/socket{position * kind.num_sockets // num_switches}"
-        rate, latency = gpu.type.pcie_bytes_per_s, kind.pcie_latency_ms
-        wiring.join(gpu.name, switch, rate, latency)
-        wiring.join(switch, socket, rate, latency)
+        latency_ms = kind.pcie_latency_ms
+        wiring.join(gpu.name, switch, gpu.type.pcie_bytes_per_s, latency_ms)
+        # Where a switch mixes GPUs, its link to the host is as fast as the fastest.
+        first = position * kind.gpus_per_pcie_switch
+        below = gpus[first : first + kind.gpus_per_pcie_switch]
+        uplink = max(each.type.pcie_bytes_per_s for each in below)
+        wiring.join(switch, socket, uplink, latency_ms)
         part.switch.append(switch)
         part.socket[switch] = socket
     sockets = [f"{node.name}/socket{number}" for number in range(kind.num_sockets)]

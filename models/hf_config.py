@@ -6,11 +6,9 @@ silently wrong KV size makes every plan wrong.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from clusters.fields import InputError
 from models.hf_families import (
-    ALIASES,
     GATED,
     GATED_ACTIVATIONS,
     HYBRID_KEYS,
@@ -20,10 +18,15 @@ from models.hf_families import (
     UNGATED,
     WRAPPERS,
 )
+from models.hf_keys import (
+    CONFIG_TYPES,
+    Config,
+    check_types,
+    integer_of,
+    text_of,
+)
 from models.hf_quantization import precision_of
 from models.llm import LlmSpec, MlaSpec, MoeSpec
-
-Config = Mapping[str, Any]
 
 
 def llm_from_config(config: object, *, name: str) -> LlmSpec:
@@ -35,20 +38,24 @@ def llm_from_config(config: object, *, name: str) -> LlmSpec:
         Naming the key that is missing, has a wrong type or an unsupported value.
     """
     text = _text_config(config)
+    check_types(text, CONFIG_TYPES)
     _refuse_hybrids(text)
-    hidden, heads = _integer(text, "hidden_size"), _integer(text, "num_attention_heads")
-    model_type = _text(text, "model_type")
+    hidden, heads = (
+        integer_of(text, "hidden_size"),
+        integer_of(text, "num_attention_heads"),
+    )
+    model_type = text_of(text, "model_type")
     return LlmSpec(
         name=name,
-        num_layers=_integer(text, "num_hidden_layers"),
+        num_layers=integer_of(text, "num_hidden_layers"),
         hidden=hidden,
         num_heads=heads,
         num_kv_heads=_num_kv_heads(text, heads),
-        head_dim=_integer(text, "head_dim", default=hidden // heads),
+        head_dim=integer_of(text, "head_dim", default=hidden // heads),
         intermediate=_intermediate(text, model_type, hidden),
         mlp_matrices=_mlp_matrices(text, model_type),
-        vocab=_integer(text, "vocab_size"),
-        max_positions=_integer(text, "max_position_embeddings", default=2048),
+        vocab=integer_of(text, "vocab_size"),
+        max_positions=integer_of(text, "max_position_embeddings", default=2048),
         tied_embeddings=bool(
             text.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT)
         ),
@@ -81,7 +88,7 @@ def _refuse_hybrids(config: Config) -> None:
         "softmax attention in every layer (linear-attention and state-space hybrids "
         "are not supported: their state is not a KV cache)"
     )
-    if config.get("model_type") in HYBRID_TYPES:
+    if text_of(config, "model_type") in HYBRID_TYPES:
         raise InputError("model_type", config["model_type"], expected)
     for key in HYBRID_KEYS:
         if config.get(key) is not None:
@@ -93,40 +100,15 @@ def _refuse_hybrids(config: Config) -> None:
         raise InputError("layer_types", sorted(unknown), expected)
 
 
-def _find(config: Config, key: str) -> Any:
-    for candidate in (key, *ALIASES.get(key, ())):
-        if config.get(candidate) is not None:
-            return config[candidate]
-    return None
-
-
-def _integer(config: Config, key: str, *, default: int | None = None) -> int:
-    value = _find(config, key)
-    if value is None:
-        if default is None:
-            raise InputError(key, None, "this key in the config (it is missing)")
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(key, value, "a whole number >= 1")
-    return value
-
-
-def _text(config: Config, key: str) -> str:
-    value = config.get(key)
-    if not isinstance(value, str):
-        raise InputError(key, value, "this key in the config, as text")
-    return value
-
-
 def _num_kv_heads(config: Config, heads: int) -> int:
     if config.get("multi_query") and not config.get("new_decoder_architecture"):
         return 1  # Falcon-7B and StarCoder: one K/V head, whatever the head count says
-    return _integer(config, "num_key_value_heads", default=heads)
+    return integer_of(config, "num_key_value_heads", default=heads)
 
 
 def _intermediate(config: Config, model_type: str, hidden: int) -> int:
     four_times = model_type in {"bloom", "falcon", "gpt2", "gpt_bigcode"}
-    return _integer(
+    return integer_of(
         config, "intermediate_size", default=4 * hidden if four_times else None
     )
 
@@ -151,11 +133,11 @@ def _mla(config: Config) -> MlaSpec | None:
         return None
     compressed = config.get("q_lora_rank") is not None
     return MlaSpec(
-        q_lora_rank=_integer(config, "q_lora_rank") if compressed else None,
-        kv_lora_rank=_integer(config, "kv_lora_rank"),
-        qk_nope_head_dim=_integer(config, "qk_nope_head_dim"),
-        qk_rope_head_dim=_integer(config, "qk_rope_head_dim"),
-        v_head_dim=_integer(config, "v_head_dim"),
+        q_lora_rank=integer_of(config, "q_lora_rank") if compressed else None,
+        kv_lora_rank=integer_of(config, "kv_lora_rank"),
+        qk_nope_head_dim=integer_of(config, "qk_nope_head_dim"),
+        qk_rope_head_dim=integer_of(config, "qk_rope_head_dim"),
+        v_head_dim=integer_of(config, "v_head_dim"),
     )
 
 
@@ -175,13 +157,13 @@ def _moe(config: Config) -> MoeSpec | None:
         if config.get("moe_intermediate_size") is not None
         else "intermediate_size"
     )
-    width = _integer(config, width_key)
+    width = integer_of(config, width_key)
     shared = config.get("shared_expert_intermediate_size")
     if shared is None:
         shared = (config.get("n_shared_experts") or 0) * width
     return MoeSpec(
-        num_experts=_integer(config, count_key),
-        experts_per_token=_integer(config, "num_experts_per_tok"),
+        num_experts=integer_of(config, count_key),
+        experts_per_token=integer_of(config, "num_experts_per_tok"),
         expert_intermediate=width,
         shared_intermediate=shared,
         dense_layers=_dense_layers(config),
@@ -189,7 +171,7 @@ def _moe(config: Config) -> MoeSpec | None:
 
 
 def _dense_layers(config: Config) -> tuple[int, ...]:
-    num_layers = _integer(config, "num_hidden_layers")
+    num_layers = integer_of(config, "num_hidden_layers")
     first = config.get("first_k_dense_replace") or 0
     every = config.get("moe_layer_freq") or 1
     step = config.get("decoder_sparse_step") or 1
@@ -211,8 +193,8 @@ def _windows(config: Config, model_type: str) -> tuple[int | None, ...]:
         or config.get("use_sliding_window") is False
     ):
         return ()
-    window = _integer(config, "sliding_window")
-    num_layers = _integer(config, "num_hidden_layers")
+    window = integer_of(config, "sliding_window")
+    num_layers = integer_of(config, "num_hidden_layers")
     kinds = config.get("layer_types")
     if kinds is not None:
         sliding = [kind in SLIDING for kind in kinds]
@@ -220,7 +202,7 @@ def _windows(config: Config, model_type: str) -> tuple[int | None, ...]:
         sliding = [layer % 2 == 0 for layer in range(num_layers)]
     elif model_type in {"gemma3", "gemma3_text", "cohere2"}:
         default = 6 if model_type.startswith("gemma3") else 4
-        pattern = _integer(config, "sliding_window_pattern", default=default)
+        pattern = integer_of(config, "sliding_window_pattern", default=default)
         sliding = [(layer + 1) % pattern != 0 for layer in range(num_layers)]
     elif model_type.startswith("qwen2"):
         full = config.get("max_window_layers", 0)

@@ -6,6 +6,7 @@ from typing import Any
 
 from clusters.fields import InputError
 from clusters.gpu import Dtype
+from models.hf_keys import QUANTIZATION_TYPES, check_types
 from models.llm import Precision, WeightFormat, bytes_of
 
 _TORCH_DTYPES = {
@@ -38,6 +39,7 @@ def precision_of(config: Mapping[str, Any]) -> Precision:
     quantization = config.get("quantization_config")
     if not quantization:
         return precision
+    check_types(quantization, QUANTIZATION_TYPES, where="quantization_config.")
     method = str(quantization.get("quant_method", "")).lower()
     weights = _weight_format(quantization, method, base)
     if method == "mxfp4":  # gpt-oss: only the experts are quantised
@@ -107,7 +109,12 @@ def _compressed_tensors(quantization: Mapping[str, Any], base: Dtype) -> WeightF
     if not groups:
         raise InputError("quantization_config.config_groups", groups, "one group")
     group = next(iter(groups.values()))
-    weights, inputs = group.get("weights") or {}, group.get("input_activations")
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise InputError(
+            "quantization_config.config_groups", groups, "groups with a weights object"
+        )
+    inputs = group.get("input_activations")
     bits, kind = weights.get("num_bits"), weights.get("type")
     if bits == 8 and kind == "float" and inputs:
         return _fp8(weights.get("block_structure"))

@@ -14,8 +14,10 @@ class RooflineEfficiency:
     released profiles of Llama-2 on A100 and H100): linears at 4096 tokens reach 238-241
     of 312 TFLOP/s (A100) and 690-746 of 989 (H100); weights stream at 1.4-1.6 of 2.04
     TB/s and 2.45-2.9 of 3.35; decode attention reads 1.3-1.9 TB/s on A100 after a floor
-    of 9-17 us. The step overhead is an assumption of ours (host-side scheduling and
-    sampling of a current engine with CUDA graphs).
+    of 9-17 us. The low-bit share is set to fp8 step latencies on H100 and H200 built
+    from the measured operators of the package aiconfigurator-core (2026). The step
+    overhead is an assumption of ours (host-side scheduling and sampling of a current
+    engine with CUDA graphs).
     """
 
     compute_frac: float = spec(

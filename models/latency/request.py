@@ -51,7 +51,8 @@ class LatencyChoice:
     provenance: Provenance = spec("Kind of evidence behind it.")
     reason: str = spec("Why this source, in one line.")
     expected_error_frac: float | None = spec(
-        "Typical relative error of a step, None when nobody stated one.", unit="1"
+        "Relative error 9 of 10 steps stay within, None when nobody stated one.",
+        unit="1",
     )
 
 
@@ -75,7 +76,7 @@ class LatencySource(Protocol):
 
     @property
     def expected_error_frac(self) -> float | None:
-        """Typical relative error of a step, None when nobody stated one."""
+        """Relative error 9 of 10 steps stay within, None when nobody stated one."""
         ...
 
     def why_not_pair(self, llm: LlmSpec, gpu: GpuType) -> str | None:

@@ -1,4 +1,4 @@
-"""Which requests make the next batch of an idle replica, and what a batch leaves behind.
+"""Which requests make the next batch of an idle replica, and what it leaves behind.
 
 Prefill first (vLLM): prompts are batched in order under a token budget whenever blocks
 and places allow; otherwise the resident requests take a decode step together

@@ -146,6 +146,7 @@ def _fill_replicas(
         num_stages = len(given.stages)
         rep["prefills"] = given.phase is not Phase.DECODE
         rep["decodes"] = given.phase is not Phase.PREFILL
+        rep["slice"] = given.slice
         rep["first_stage"], rep["num_stages"] = next_stage, num_stages
         rep["max_batch_tokens"] = given.limits.max_batch_tokens
         rep["max_num_seqs"] = given.limits.max_num_seqs

@@ -1,4 +1,4 @@
-"""Decode groups: the requests of one decode batch, in a heap by the step they finish at.
+"""Decode groups: the requests of a decode batch, in a heap by their last step.
 
 A group counts its own steps. A member that joins at step s with r tokens to go finishes
 at step s + r, so nothing is done to members that keep running: its context at any step

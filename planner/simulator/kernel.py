@@ -1,8 +1,9 @@
 """The event loop: one clock, one heap, arrivals merged in from their sorted array.
 
-Everything that happens at one instant is handled first (ends of steps, then transfers,
-then arrivals); only then do replicas start new work, so that what arrives together is
-batched together and nothing depends on the order of events at equal times.
+Everything that happens at one instant is handled first (ends of decode steps, then of
+prefill steps, then transfers, then arrivals); only then do replicas start new work, in
+the order of their indices. So what arrives together is batched together, and jumping
+over decode steps cannot change who comes first.
 """
 
 import math
@@ -57,12 +58,11 @@ def next_arrival_ms(w: Any) -> float:
 
 @inlined
 def pump_dirty(w: Any) -> None:
-    """Let every replica that changed start what it can."""
+    """Let every replica that changed start what it can, lowest index first."""
     clock = w.clock[0]
     while clock.num_dirty > 0:
-        replica = w.dirty[clock.dirty_head]
-        clock.dirty_head = (clock.dirty_head + 1) % w.dirty.shape[0]
         clock.num_dirty -= 1
+        replica = w.dirty[clock.num_dirty]
         w.replica[replica].dirty = 0
         pump(w, replica)
 

@@ -99,4 +99,4 @@ def steps_that_fit(w: Any, group: int, wanted: int, block_tokens: int) -> int:
         if used > free:
             break
         fits += 1
-    return fits + 1
+    return int(fits + 1)

@@ -8,6 +8,7 @@ from planner.simulator.events import schedule
 from planner.simulator.kv import allocate, can_allocate, num_blocks
 from planner.simulator.queues import mark_dirty, push_join, push_prompt, push_pull
 from planner.simulator.state import (
+    ANY_SLICE,
     DONE,
     NONE,
     REJECTED,
@@ -25,28 +26,37 @@ def choose_prefill(w: Any) -> int:
         chosen = candidates[clock.next_prefill]
         clock.next_prefill = (clock.next_prefill + 1) % candidates.shape[0]
         return int(chosen)
-    return least_work(w, candidates)
+    return int(least_work(w, candidates, ANY_SLICE))
 
 
 @inlined
-def choose_decode(w: Any) -> int:
-    """Replica that decodes a prefilled request: in turn, or the least work."""
+def choose_decode(w: Any, source: int) -> int:
+    """Replica that decodes a request prefilled at `source`, of the same slice.
+
+    In turn, or the least work; NONE when the slice has no decode replica.
+    """
     clock = w.clock[0]
     candidates = w.decode_replicas
+    wanted = ANY_SLICE if source == NONE else w.replica[source].slice
     if clock.routing == ROUND_ROBIN:
-        chosen = candidates[clock.next_decode]
-        clock.next_decode = (clock.next_decode + 1) % candidates.shape[0]
-        return int(chosen)
-    return least_work(w, candidates)
+        for _ in range(candidates.shape[0]):
+            chosen = candidates[clock.next_decode]
+            clock.next_decode = (clock.next_decode + 1) % candidates.shape[0]
+            if wanted == ANY_SLICE or w.replica[chosen].slice == wanted:
+                return int(chosen)
+        return NONE
+    return int(least_work(w, candidates, wanted))
 
 
 @compiled
-def least_work(w: Any, candidates: Any) -> int:
-    """First replica with the least weighted work, requests in flight included."""
-    best = candidates[0]
+def least_work(w: Any, candidates: Any, wanted: int) -> int:
+    """First replica of a slice with the least weighted work, requests in flight too."""
+    best = NONE
     least = math.inf
     for replica in candidates:
         rep = w.replica[replica]
+        if wanted != ANY_SLICE and rep.slice != wanted:
+            continue
         work = rep.work_tokens * rep.work_weight
         if work < least:
             best, least = replica, work
@@ -63,13 +73,21 @@ def release_next_client(w: Any) -> None:
             w.request[released].arrival_ms = clock.now_ms
 
 
+@inlined
+def missed_ttft(w: Any, request: int) -> bool:
+    """Whether the first token came too late; False when there is none yet."""
+    req = w.request[request]
+    return bool(req.first_token_ms - req.arrival_ms > w.clock[0].ttft_limit_ms)
+
+
 @compiled
 def reject(w: Any, request: int) -> None:
     """Refuse a request that can never fit; it counts as a miss of every limit."""
     clock = w.clock[0]
     w.request[request].status = REJECTED
     clock.num_rejected += 1
-    clock.ttft_misses += 1
+    if not missed_ttft(w, request):  # else it was counted with its first token
+        clock.ttft_misses += 1
     clock.tpot_misses += 1
     clock.e2e_misses += 1
     clock.joint_misses += 1
@@ -108,7 +126,7 @@ def first_token(w: Any, request: int) -> None:
     replica = req.prefill_replica
     req.first_token_ms = clock.now_ms
     req.done_tokens = 1
-    if clock.now_ms - req.arrival_ms > clock.ttft_limit_ms:
+    if missed_ttft(w, request):
         clock.ttft_misses += 1
     if replica != NONE and w.replica[replica].decodes:
         req.decode_replica = replica
@@ -121,7 +139,7 @@ def first_token(w: Any, request: int) -> None:
             leave_prefill(w, request)
         finish(w, request)
         return
-    target = choose_decode(w)
+    target = choose_decode(w, replica)
     rep = w.replica[target]
     total = req.input_tokens + req.output_tokens
     if num_blocks(total, rep.block_tokens) > rep.capacity_blocks:
@@ -182,7 +200,7 @@ def finish(w: Any, request: int) -> None:
     req.finish_ms = clock.now_ms
     req.status = DONE
     clock.num_done += 1
-    missed = req.first_token_ms - req.arrival_ms > clock.ttft_limit_ms
+    missed = missed_ttft(w, request)
     if req.output_tokens > 1:
         gaps = float(req.output_tokens - 1)
         if (req.finish_ms - req.first_token_ms) / gaps > clock.tpot_limit_ms:

@@ -136,6 +136,22 @@ class SimulationResult:
         """Requests finished per second of simulated time."""
         return self.num_done * MS_PER_S / max(self.end_ms, 1e-9)
 
+    def arrival_rps(self) -> float:
+        """Mean arrival rate in requests per second (0 when all arrive at once)."""
+        arrived = self.arrival_ms[np.isfinite(self.arrival_ms)]
+        span_ms = float(arrived[-1] - arrived[0])
+        return (len(arrived) - 1) * MS_PER_S / span_ms if span_ms > 0 else 0.0
+
+    def output_tokens_per_s(self) -> float:
+        """Output tokens of finished requests per second of simulated time."""
+        tokens = float(self.output_tokens[self.is_done].sum())
+        return tokens * MS_PER_S / max(self.end_ms, 1e-9)
+
+    def transfer_percentile_ms(self, percent: float) -> float | None:
+        """Percentile of the KV transfer time, waiting included; None without any."""
+        values = self.transfer_ms[np.isfinite(self.transfer_ms)]
+        return float(np.percentile(values, percent)) if len(values) else None
+
     def after(self, warmup_ms: float) -> "SimulationResult":
         """Only the requests that arrived at `warmup_ms` or later."""
         kept = self.arrival_ms >= warmup_ms

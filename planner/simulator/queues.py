@@ -79,11 +79,18 @@ def push_group(w: Any, stage: int, group: int) -> None:
 
 @compiled
 def mark_dirty(w: Any, replica: int) -> None:
-    """Ask for `replica` to start what it can before the clock moves on."""
+    """Ask for `replica` to start what it can before the clock moves on.
+
+    The list is kept in falling order (it is short), so that replicas start in the order
+    of their indices whatever marked them.
+    """
     rep = w.replica[replica]
     if rep.dirty == 0:
         rep.dirty = 1
         clock = w.clock[0]
-        place = (clock.dirty_head + clock.num_dirty) % w.dirty.shape[0]
+        place = clock.num_dirty
+        while place > 0 and w.dirty[place - 1] < replica:
+            w.dirty[place] = w.dirty[place - 1]
+            place -= 1
         w.dirty[place] = replica
         clock.num_dirty += 1

@@ -65,32 +65,45 @@ def pass_on_capped(w: Any, stage: int, group: int) -> None:
 
 @inlined
 def end_capped(w: Any, group: int) -> None:
-    """One token each; survivors go to the tail of the first stage's queue."""
+    """One token each; those that end give back their blocks before others take some."""
     grp = w.group[group]
-    replica = grp.replica
-    rep = w.replica[replica]
+    rep = w.replica[grp.replica]
+    request = grp.head
+    while request != NONE:
+        req = w.request[request]
+        held = num_blocks(req.input_tokens + req.done_tokens, rep.block_tokens)
+        req.done_tokens += 1
+        if req.done_tokens == req.output_tokens:
+            allocate(w, grp.replica, -held)
+            leave_decode(w, request)
+        request = req.next
     request = grp.head
     while request != NONE:
         req = w.request[request]
         following = req.next
-        held = num_blocks(req.input_tokens + req.done_tokens, rep.block_tokens)
-        req.done_tokens += 1
-        context = req.input_tokens + req.done_tokens
-        more = num_blocks(context, rep.block_tokens) - held
-        if req.done_tokens == req.output_tokens:
-            allocate(w, replica, -held)
-            leave_decode(w, request)
-        elif more > rep.free_blocks:
-            allocate(w, replica, -held)
-            rep.num_running -= 1
-            req.num_preemptions += 1
-            w.clock[0].num_preemptions += 1
-            push_prompt_front(w, replica, request)
-        else:
-            if more > 0:
-                allocate(w, replica, more)
-            push_join(w, replica, request)
+        if req.done_tokens < req.output_tokens:
+            queue_again(w, grp.replica, request)
         request = following
     grp.num_members = 0
     release_group(w, group)
-    mark_dirty(w, replica)
+    mark_dirty(w, grp.replica)
+
+
+@inlined
+def queue_again(w: Any, replica: int, request: int) -> None:
+    """Take the block of the next step and wait for it; preempted if there is none."""
+    rep = w.replica[replica]
+    req = w.request[request]
+    context = req.input_tokens + req.done_tokens
+    held = num_blocks(context - 1, rep.block_tokens)
+    more = num_blocks(context, rep.block_tokens) - held
+    if more > rep.free_blocks:
+        allocate(w, replica, -held)
+        rep.num_running -= 1
+        req.num_preemptions += 1
+        w.clock[0].num_preemptions += 1
+        push_prompt_front(w, replica, request)
+        return
+    if more > 0:
+        allocate(w, replica, more)
+    push_join(w, replica, request)

@@ -22,7 +22,14 @@ from planner.simulator.kv import steps_that_fit
 from planner.simulator.lifecycle import start_pulls
 from planner.simulator.queues import mark_dirty, push_batch, push_group
 from planner.simulator.rotation import end_capped, form_capped, pass_on_capped
-from planner.simulator.state import DECODE, IDLE, NONE, PREFILL, STAGE_DONE
+from planner.simulator.state import (
+    DECODE,
+    DECODE_DONE,
+    IDLE,
+    NONE,
+    PREFILL,
+    PREFILL_DONE,
+)
 from planner.simulator.steps import prefill_ms, run_ms, steps_until
 
 
@@ -34,10 +41,8 @@ def run_prefill(w: Any, stage: int, batch: int) -> None:
     duration = prefill_ms(w, st.table, first.batch_tokens, first.batch_squares)
     st.doing = PREFILL
     st.current = batch
-    st.prefill_busy_ms += duration
-    st.num_prefill_steps += 1
-    st.num_prefill_tokens += int(first.batch_tokens)
-    schedule(w, stage, w.clock[0].now_ms + duration, STAGE_DONE)
+    st.run_start_ms = w.clock[0].now_ms
+    schedule(w, stage, w.clock[0].now_ms + duration, PREFILL_DONE)
 
 
 @compiled
@@ -67,7 +72,7 @@ def schedule_run(w: Any, stage: int) -> None:
     duration = run_ms(
         st.run_steps, st.run_fixed_ms, st.run_slope_ms, grp.num_members, grp.kv_tokens
     )
-    schedule(w, stage, st.run_start_ms + duration, STAGE_DONE)
+    schedule(w, stage, st.run_start_ms + duration, DECODE_DONE)
 
 
 @inlined
@@ -113,6 +118,15 @@ def settle_run(w: Any, stage: int) -> None:
     st.run_steps -= over
 
 
+@inlined
+def count_prefill(w: Any, stage: int) -> None:
+    """Add a finished prefill step to the stage's counters."""
+    st = w.stage[stage]
+    st.prefill_busy_ms += w.clock[0].now_ms - st.run_start_ms
+    st.num_prefill_steps += 1
+    st.num_prefill_tokens += int(w.request[st.current].batch_tokens)
+
+
 @compiled
 def count_decode(w: Any, stage: int, steps: int, duration_ms: float) -> None:
     """Add finished decode steps to the stage's counters."""
@@ -145,6 +159,8 @@ def start_stage(w: Any, stage: int) -> None:
     batch = form_prefill(w, replica)
     if batch != NONE:
         run_prefill(w, stage, batch)
+        if rep.pull_head != NONE:
+            mark_dirty(w, replica)  # pulls wait while preempted prompts do
         return
     if rep.max_step_context > 0:
         group = form_capped(w, stage)
@@ -161,6 +177,7 @@ def end_stage(w: Any, stage: int) -> None:
     rep = w.replica[st.replica]
     current = st.current
     if st.doing == PREFILL:
+        count_prefill(w, stage)
         st.doing = IDLE
         st.current = NONE
         if st.is_last:

@@ -20,11 +20,18 @@ IDLE, PREFILL, DECODE = 0, 1, 2
 ARRIVED, DONE, REJECTED = 0, 1, 2
 """Status of a request: in the system, finished, refused (longer than the KV cache)."""
 
+ANY_SLICE = -1
+"""Replicas of any pairing group."""
+
 ROUND_ROBIN, SHORTEST_QUEUE = 0, 1
 """Routing policies."""
 
-STAGE_DONE, TRANSFER_DONE = 0, 1
-"""Event priorities at equal times; arrivals come after both."""
+DECODE_DONE, PREFILL_DONE, TRANSFER_DONE = 0, 1, 2
+"""Event priorities at equal times; arrivals come last.
+
+Decode steps end first, so that whoever routes a prefilled request at the same time
+sees the work that is left, however many steps a run has jumped over.
+"""
 
 REQUEST = np.dtype(
     [
@@ -55,6 +62,7 @@ REPLICA = np.dtype(
     [
         ("prefills", "i8"),
         ("decodes", "i8"),
+        ("slice", "i8"),
         ("first_stage", "i8"),
         ("num_stages", "i8"),
         ("free_group", "i8"),
@@ -135,7 +143,6 @@ CLOCK = np.dtype(
         ("sequence", "i8"),
         ("heap_size", "i8"),
         ("next_arrival", "i8"),
-        ("dirty_head", "i8"),
         ("num_dirty", "i8"),
         ("admissions", "i8"),
         ("next_prefill", "i8"),

@@ -47,17 +47,13 @@ def steps_until(
 ) -> int:
     """Smallest k >= 1 with T(k) >= elapsed_ms: the boundary a newcomer joins at."""
     step = fixed_ms + slope_ms * kv
-    curve = 0.5 * slope_ms * batch
     if elapsed_ms <= step or step <= 0.0:
         return 1
-    if curve > 0.0:
-        linear = step - curve
-        guess = (math.sqrt(linear * linear + 4.0 * curve * elapsed_ms) - linear) / (
-            2.0 * curve
-        )
-    else:
-        guess = elapsed_ms / step
-    k = max(1, int(guess))
+    # The root of curve*k^2 + linear*k = elapsed, in the form that does not cancel.
+    curve = 0.5 * slope_ms * batch
+    linear = step - curve
+    root = math.sqrt(linear * linear + 4.0 * curve * elapsed_ms)
+    k = max(1, int(2.0 * elapsed_ms / (root + linear)))
     while run_ms(k, fixed_ms, slope_ms, batch, kv) < elapsed_ms:
         k += 1
     while k > 1 and run_ms(k - 1, fixed_ms, slope_ms, batch, kv) >= elapsed_ms:

@@ -39,7 +39,7 @@ class BatchLimits:
         default=256,
     )
     max_step_context_tokens: int | None = spec(
-        "Context tokens of one decode step; requests beyond take turns. None: no limit.",
+        "Context tokens of one decode step; requests beyond take turns. None: any.",
         unit="tokens",
         gt=0,
         default=None,
@@ -61,6 +61,12 @@ class ServingReplica:
     )
     kv_block_tokens: int = spec(
         "Tokens of one KV block.", unit="tokens", gt=0, default=16
+    )
+    slice: int = spec(
+        "Pairing group: KV caches go only to decode replicas of the same slice.",
+        unit="index",
+        ge=0,
+        default=0,
     )
 
     def __post_init__(self) -> None:
@@ -117,11 +123,20 @@ class ServingSystem:
         known = {(route.source, route.target) for route in self.routes}
         for source in self.indices(Phase.PREFILL):
             for target in self.indices(Phase.DECODE):
-                if (source, target) not in known:
+                is_pair = self.replicas[source].slice == self.replicas[target].slice
+                if is_pair and (source, target) not in known:
                     raise InputError(
                         "routes", f"{source}->{target} missing", "a KV route a pair"
                     )
         phases = {replica.phase for replica in self.replicas}
+        slices = {self.replicas[i].slice for i in self.indices(Phase.DECODE)}
+        for index in self.indices(Phase.PREFILL):
+            if slices and self.replicas[index].slice not in slices:
+                raise InputError(
+                    f"replicas[{index}].slice",
+                    self.replicas[index].slice,
+                    "a slice with a decode replica",
+                )
         if Phase.BOTH in phases and len(phases) > 1:
             raise InputError(
                 "replicas", sorted(phases), "either 'both' or 'prefill' and 'decode'"

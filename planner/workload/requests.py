@@ -12,6 +12,9 @@ from clusters.units import MS_PER_S
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+MAX_TOKENS = 100_000_000
+"""No prompt or answer is this long; a longer one is a slip in a file."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Requests:
@@ -45,6 +48,11 @@ class Requests:
                 index = int(lengths.argmin())
                 raise InputError(
                     f"{key}[{index}]", int(lengths[index]), "a number >= 1"
+                )
+            if lengths.max() > MAX_TOKENS:
+                index = int(lengths.argmax())
+                raise InputError(
+                    f"{key}[{index}]", int(lengths[index]), f"a number <= {MAX_TOKENS}"
                 )
         times = self.arrival_ms
         if not np.isfinite(times).all() or times[0] < 0 or (np.diff(times) < 0).any():

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusters.fields import InputError, check_fields, spec
@@ -154,6 +154,7 @@ wheels = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Fleet,

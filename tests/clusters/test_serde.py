@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusters.fields import InputError
@@ -44,6 +44,12 @@ def test_dates_stay_text(write: Write) -> None:
         ("a.yaml", "a: 1\nb: 2\na: 3\n", ":3:1", "duplicate key 'a'"),
         ("a.yaml", "a: {b: 1, b: 2}\n", ":1:11", "duplicate key 'b'"),
         ("a.yaml", "a: \tb: c", ":1:6", "YAML"),
+        ("a.yaml", "? [a, b]\n: c\n", ":1:3", "unhashable key"),
+        ("a.yaml", "a: !!int b\n", "", "YAML (invalid literal"),
+        ("a.yaml", "a: !!python/name:os.system b\n", ":1:4", "could not determine"),
+        ("a.yaml", "a: \x00\n", "", "YAML ("),
+        ("a.yaml", "a: " + "1" * 5000, "", "YAML (Exceeds the limit"),
+        ("a.json", '{"a": ' + "1" * 5000 + "}", "", "JSON (Exceeds the limit"),
         ("a.json", '{"a": 1,\n "b": }', ":2:7", "Expecting value"),
         ("a.json", '{"a": 1, "a": 2}', "", "the key once"),
         ("a.json", '{"a": NaN}', "", "a finite number"),
@@ -126,6 +132,7 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(data=plain)
 def test_yaml_and_json_are_read_as_they_were_written(
     data: object, tmp_path_factory: pytest.TempPathFactory

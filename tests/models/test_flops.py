@@ -10,6 +10,7 @@ from clusters.gpu import Dtype
 from models.flops import decode_work, num_parameters, prefill_work, stage_shapes
 from models.llm import LlmSpec, MlaSpec, MoeSpec
 from models.parallelism import Parallelism
+from models.shapes import StageShapes
 
 # The tiny model, per layer: qkv 8 x (4 + 2*2)*2 = 128, out 8 x 8 = 64,
 # gate-up 8 x 32 = 256, down 16 x 8 = 128: 576 weights. Embedding and head: 80 each.
@@ -17,7 +18,7 @@ LAYER = 576
 EMBEDDING = 80
 
 
-def shapes(llm: LlmSpec, **degrees: int):  # type: ignore[no-untyped-def]
+def shapes(llm: LlmSpec, **degrees: int) -> tuple[StageShapes, ...]:
     return stage_shapes(llm, Parallelism(**degrees))
 
 

@@ -1,15 +1,19 @@
 """LlmSpec: what a config says, and the errors when it does not."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clusters.fields import InputError
 from clusters.gpu import Dtype
 from clusters.mapping import from_mapping, to_mapping
 from models.flops import num_active_parameters, num_parameters
+from models.hf_config import llm_from_config
 from models.llm import CATALOG, LlmSpec, catalog_names, iter_catalog
 
 # Published sizes in billions of parameters: model cards, or the papers' tables.
@@ -222,6 +226,25 @@ def test_a_config_that_cannot_be_used_names_file_and_key(
         load(tmp_path, **changes)
     assert "config.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+JUNK = st.sampled_from(
+    [-1, 0, 1, 2.5, "x", "", [], [1], ["a"], {}, {"a": 1}, True, 10**12, float("nan")]
+)
+
+
+@given(
+    name=st.sampled_from(["gpt-oss-20b", "deepseek-v3", "gemma-3-27b", "opt-13b"]),
+    data=st.data(),
+)
+def test_junk_values_are_input_errors_never_crashes(
+    name: str, data: st.DataObject
+) -> None:
+    config = json.loads((CATALOG / f"{name}.json").read_text())
+    extra = ["layer_types", "mlp_only_layers", "quantization_config", "hidden_act"]
+    key = data.draw(st.sampled_from([*sorted(config), *extra]))
+    with contextlib.suppress(InputError):
+        llm_from_config({**config, key: data.draw(JUNK)}, name=name)
 
 
 @pytest.mark.parametrize(

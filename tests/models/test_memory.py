@@ -259,7 +259,7 @@ def test_activations_by_hand(tiny_llm: LlmSpec) -> None:
 
 
 def test_kv_tokens_are_whole_blocks(tiny_llm: LlmSpec) -> None:
-    # 64 bytes of KV a token (2 layers x 16 x 2): blocks of 16 are 512... of 1 MiB.
+    # 2 layers x 2 KV heads x (2 + 2) wide x 2 bytes = 32 bytes of KV a token.
     gpu = replace(A100, memory_bytes=MIB)
     settings = MemorySettings(
         utilisation_frac=1.0,

@@ -1,0 +1,227 @@
+"""How many requests the simulator serves in a second of CPU time.
+
+    python benchmarks/speed.py [--format json] [--num-requests N] [--seed S]
+
+OPT-13B on A100-80GB GPUs with DistServe's published latencies, ShareGPT-like lengths,
+Poisson arrivals at 65 % of what the system serves when it never waits for a request:
+
+* `decode_only`: one decode replica; prompts arrive with their KV cache;
+* `disaggregated_10`: 4 prefill and 6 decode replicas, KV caches through shared NICs;
+* `aggregated`: one replica that does both, prefill first.
+
+Times are CPU time of this process, which runs one thread, after compilation; the median
+of three runs. Every answer is checked, so a fast wrong simulator does not pass.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from clusters.cluster import Cluster
+from clusters.units import MS_PER_S
+from models.latency.library import LatencyLibrary, LatencyRequest
+from models.llm import LlmSpec
+from models.memory import kv_bytes_per_token, memory_of
+from models.parallelism import Parallelism
+from planner.simulator.outcome import SimulationResult
+from planner.simulator.simulate import simulate
+from planner.simulator.system import (
+    EdgeShare,
+    KvRoute,
+    Phase,
+    ServingReplica,
+    ServingSystem,
+)
+from planner.workload.arrivals import PoissonArrivals
+from planner.workload.presets import named_lengths
+from planner.workload.requests import Requests
+
+NUM_RUNS = 3
+LOAD_FRAC = 0.65
+NUM_BURST = 20_000
+NIC_BYTES_PER_S = 25e9  # 200 Gbit/s, one direction
+TARGET_REQUESTS_PER_CPU_S = {
+    "decode_only": 1_000_000,
+    "disaggregated_10": 300_000,
+    "aggregated": 200_000,
+}
+MAX_MEMORY_MB = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Result of one case, as printed."""
+
+    requests_per_cpu_s: float
+    cpu_s: float
+    num_requests: int
+    rate_rps: float
+    ttft_p90_ms: float
+    tpot_p90_ms: float
+    num_preemptions: int
+
+
+def serving_replica(phase: Phase) -> ServingReplica:
+    """OPT-13B on one A100-80GB."""
+    llm, parallelism = LlmSpec.load("opt-13b"), Parallelism()
+    topology = Cluster.load("a100_1x4").topology
+    gpu = topology.gpus[0].type
+    request = LatencyRequest(
+        llm=llm, parallelism=parallelism, gpu=gpu, links=topology.group_links([[0]])
+    )
+    return ServingReplica(
+        phase=phase,
+        stages=LatencyLibrary.default().choose(request).stages,
+        kv_capacity_tokens=memory_of(llm, parallelism, gpu).max_kv_tokens,
+    )
+
+
+def serving_system(num_prefill: int, num_decode: int, num_both: int) -> ServingSystem:
+    """Replicas with a NIC each; a KV cache crosses the NICs of both ends."""
+    phases = [Phase.PREFILL] * num_prefill + [Phase.DECODE] * num_decode
+    ms_per_byte = MS_PER_S / NIC_BYTES_PER_S
+    routes = tuple(
+        KvRoute(
+            source=source,
+            target=target,
+            latency_ms=0.01,
+            ms_per_byte=ms_per_byte,
+            edges=tuple(
+                EdgeShare(edge=f"nic{index}", ms_per_byte=ms_per_byte)
+                for index in (source, target)
+            ),
+        )
+        for source, target in product(
+            range(num_prefill), range(num_prefill, num_prefill + num_decode)
+        )
+    )
+    return ServingSystem(
+        replicas=tuple(map(serving_replica, phases + [Phase.BOTH] * num_both)),
+        routes=routes,
+        kv_bytes_per_token=kv_bytes_per_token(LlmSpec.load("opt-13b")),
+    )
+
+
+def draw_requests(num_requests: int, rate_rps: float, seed: int) -> Requests:
+    """ShareGPT-like lengths, Poisson arrivals."""
+    rng = np.random.default_rng(seed)
+    inputs, outputs = named_lengths("sharegpt-like").draw(num_requests, rng)
+    arrivals = PoissonArrivals().arrival_ms(num_requests, rate_rps=rate_rps, rng=rng)
+    return Requests(arrival_ms=arrivals, input_tokens=inputs, output_tokens=outputs)
+
+
+def measure(system: ServingSystem, num_requests: int, seed: int) -> Speed:
+    """Median requests per second of CPU time at 65 % of the system's capacity."""
+    burst = draw_requests(NUM_BURST, 1e9, seed)
+    rate_rps = LOAD_FRAC * simulate(system, burst).served_rps()
+    requests = draw_requests(num_requests, rate_rps, seed)
+    result, cpu_s = None, []
+    for _ in range(NUM_RUNS):
+        start = time.process_time()
+        result = simulate(system, requests)
+        cpu_s.append(time.process_time() - start)
+    assert result is not None
+    check(result)
+    median_s = statistics.median(cpu_s)
+    return Speed(
+        requests_per_cpu_s=num_requests / median_s,
+        cpu_s=median_s,
+        num_requests=num_requests,
+        rate_rps=rate_rps,
+        ttft_p90_ms=result.percentile_ms("ttft", 90),
+        tpot_p90_ms=result.percentile_ms("tpot", 90),
+        num_preemptions=result.num_preemptions,
+    )
+
+
+def check(result: SimulationResult) -> None:
+    """Assert that the answer is one: all served, in order, at a plausible speed."""
+    assert result.num_done == result.num_arrived
+    assert (result.first_token_ms >= result.arrival_ms).all()
+    assert (result.finish_ms >= result.first_token_ms).all()
+    # OPT-13B takes 20 ms for a decode step of one request; a step over 2 s, or a P90
+    # over 1 s at this load, would mean that requests wait that never should.
+    assert 20.0 < result.percentile_ms("tpot", 50) <= result.percentile_ms("tpot", 90)
+    assert result.percentile_ms("tpot", 90) < 1000.0
+    for replica in result.replicas:
+        busy = replica.prefill_busy_frac + replica.decode_busy_frac
+        assert 0.3 < busy <= 1.0 + 1e-9
+        assert 0.0 < replica.kv_mean_frac < replica.kv_peak_frac <= 1.0
+
+
+CASES: dict[str, Callable[[], ServingSystem]] = {
+    "decode_only": lambda: serving_system(0, 1, 0),
+    "disaggregated_10": lambda: serving_system(4, 6, 0),
+    "aggregated": lambda: serving_system(0, 0, 1),
+}
+# A whole search, `search_66b_4x8_high` with `cpu_s`, is added to the report in main().
+
+
+def machine() -> dict[str, str]:
+    """Where and with what this ran."""
+    return {
+        "cpu": cpu_name(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+    }
+
+
+def cpu_name() -> str:
+    """Model name of the CPU, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kib = peak / 1024 if sys.platform == "darwin" else peak
+    return kib * 1024 / 1e6
+
+
+def main() -> int:
+    """Measure every case and print the report; 1 when a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--num-requests", type=int, default=300_000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    report: dict[str, object] = {"machine": machine(), "seed": args.seed}
+    is_fast = True
+    for name, system in CASES.items():
+        speed = measure(system(), args.num_requests, args.seed)
+        target = TARGET_REQUESTS_PER_CPU_S[name]
+        is_fast &= speed.requests_per_cpu_s >= target
+        report[name] = {
+            **{field: getattr(speed, field) for field in Speed.__dataclass_fields__},
+            "target_requests_per_cpu_s": target,
+        }
+    report["peak_memory_mb"] = peak_memory_mb()
+    is_fast &= peak_memory_mb() < MAX_MEMORY_MB
+    if args.format == "json":
+        print(json.dumps(report, indent=2))
+    else:
+        for key, value in report.items():
+            print(f"{key}: {value}")
+    return 0 if is_fast else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Bound: the best value of the objective that any plan in the search space can reach.
+
+Every request costs GPU time in each phase, at least what the cheapest usable shape takes
+for it (`planner.capacity`). Splitting the GPUs of each type between the phases in any
+real proportion gives a linear programme whose optimum no plan exceeds: an aggregated
+replica spends at least the sum of both costs, so it is covered too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linprog
+
+from clusters.fields import spec
+from planner.capacity import replica_capacity_rps
+from planner.objective import Goal
+from planner.problem import Problem
+from planner.search.contract import Ledger
+from planner.search.shapes import usable_gpu_types, usable_shapes
+from planner.serving import Planner
+from planner.simulator.system import Phase
+
+_SAMPLE_REQUESTS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuRates:
+    """Highest rate per GPU of one type in each phase."""
+
+    gpu_type: str = spec("GPU type.")
+    num_gpus: int = spec("How many there are.", unit="GPUs", ge=1)
+    prefill_rps: float = spec("Per GPU.", unit="requests/s", ge=0)
+    decode_rps: float = spec("Per GPU.", unit="requests/s", ge=0)
+    usd_per_hour: float | None = spec("Price of one.", unit="usd/h", default=None)
+
+
+def gpu_rates(planner: Planner, *, seed: int = 0) -> tuple[GpuRates, ...]:
+    """Best rate per GPU of every usable type, over all shapes that can run."""
+    problem = planner.problem
+    service = problem.service
+    sample = service.workload.draw(_SAMPLE_REQUESTS, seed=seed, rate_rps=1.0)
+    best: dict[tuple[str, Phase], float] = {}
+    for phase in (Phase.PREFILL, Phase.DECODE):
+        for alone in usable_shapes(planner, phase, Ledger()):
+            replica = planner.system(alone).replicas[0]
+            rate = replica_capacity_rps(replica, sample, service.slo) / alone.num_gpus
+            key = (alone.replicas[0].gpu_type, phase)
+            best[key] = max(best.get(key, 0.0), rate)
+    return tuple(
+        GpuRates(
+            gpu_type=name,
+            num_gpus=len(_gpus_of(problem, name)),
+            prefill_rps=best.get((name, Phase.PREFILL), 0.0),
+            decode_rps=best.get((name, Phase.DECODE), 0.0),
+            usd_per_hour=_cheapest(problem, name),
+        )
+        for name in usable_gpu_types(problem)
+    )
+
+
+def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None:
+    """Bound on the objective's value; None when there is none (a price is missing).
+
+    Upper for goodput goals, lower for GPUs and cost (infinity: the rate is impossible).
+    """
+    goal = problem.objective.goal
+    if goal is Goal.MAX_GOODPUT:
+        return _max_rate(rates, problem.search.max_gpus)
+    if goal is Goal.MAX_GOODPUT_PER_GPU:
+        alone = [_per_gpu(rate, other) for rate in rates for other in rates]
+        return max(alone, default=0.0)
+    target = problem.service.workload.rate_rps or 0.0
+    if goal is Goal.MIN_GPUS:
+        least = _least_cost(rates, target, dict.fromkeys((r.gpu_type for r in rates), 1))
+        return least if np.isinf(least) else float(np.ceil(least - 1e-9))
+    prices = {r.gpu_type: r.usd_per_hour for r in rates}
+    known = {name: price for name, price in prices.items() if price is not None}
+    return _least_cost(rates, target, known) if len(known) == len(prices) else None
+
+
+def rate_bound(problem: Problem, rates: Sequence[GpuRates]) -> float:
+    """Rate that no plan on the whole cluster exceeds, in requests/s."""
+    return _max_rate(rates, problem.search.max_gpus)
+
+
+def _per_gpu(prefill: GpuRates, decode: GpuRates) -> float:
+    if prefill.prefill_rps <= 0 or decode.decode_rps <= 0:
+        return 0.0
+    return 1.0 / (1.0 / prefill.prefill_rps + 1.0 / decode.decode_rps)
+
+
+def _max_rate(rates: Sequence[GpuRates], max_gpus: int | None) -> float:
+    """Maximise R: GPUs a_t prefill and b_t decode, R <= sum of each, a_t + b_t <= N_t."""
+    num = len(rates)
+    a_ub, b_ub = _phase_rows(rates)
+    for index, rate in enumerate(rates):
+        row = np.zeros(2 * num + 1)
+        row[index] = row[num + index] = 1.0
+        a_ub.append(row)
+        b_ub.append(float(rate.num_gpus))
+    if max_gpus is not None:
+        a_ub.append(np.append(np.ones(2 * num), 0.0))
+        b_ub.append(float(max_gpus))
+    cost = np.zeros(2 * num + 1)
+    cost[-1] = -1.0
+    solution = linprog(cost, A_ub=np.array(a_ub), b_ub=np.array(b_ub))
+    return float(-solution.fun)
+
+
+def _least_cost(
+    rates: Sequence[GpuRates], target_rps: float, price: Mapping[str, float]
+) -> float:
+    """Minimise the price of the GPUs that serve the target; infinity if none do."""
+    num = len(rates)
+    a_ub, b_ub = _phase_rows(rates)
+    for index, rate in enumerate(rates):
+        row = np.zeros(2 * num + 1)
+        row[index] = row[num + index] = 1.0
+        a_ub.append(row)
+        b_ub.append(float(rate.num_gpus))
+    cost = np.array([price[r.gpu_type] for r in rates] * 2 + [0.0], dtype=np.float64)
+    bounds = [(0.0, None)] * (2 * num) + [(target_rps, target_rps)]
+    solution = linprog(cost, A_ub=np.array(a_ub), b_ub=np.array(b_ub), bounds=bounds)
+    return float(solution.fun) if solution.success else float("inf")
+
+
+def _phase_rows(rates: Sequence[GpuRates]) -> tuple[list[np.ndarray], list[float]]:
+    """R <= sum_t rate_t * GPUs_t in each phase; variables a_1.., b_1.., R."""
+    num = len(rates)
+    prefill, decode = np.zeros(2 * num + 1), np.zeros(2 * num + 1)
+    for index, rate in enumerate(rates):
+        prefill[index] = -min(rate.prefill_rps, _HUGE_RPS)
+        decode[num + index] = -min(rate.decode_rps, _HUGE_RPS)
+    prefill[-1] = decode[-1] = 1.0
+    return [prefill, decode], [0.0, 0.0]
+
+
+_HUGE_RPS = 1e12
+"""Stands for infinity in the programme (a phase without work)."""
+
+
+def _gpus_of(problem: Problem, name: str) -> list[int]:
+    topology = problem.cluster.topology
+    return [gpu.index for gpu in topology.gpus if gpu.type.name == name]
+
+
+def _cheapest(problem: Problem, name: str) -> float | None:
+    prices = [problem.cluster.usd_per_hour([i]) for i in _gpus_of(problem, name)]
+    known = [price for price in prices if price is not None]
+    return min(known) if known and len(known) == len(prices) else None

@@ -1,0 +1,145 @@
+"""``phaseplan cluster``: look at a cluster, or check a cluster file."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from planner.cli.output import FormatOption, OutputOption, QuietOption, emit
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from clusters.cluster import Cluster
+
+MAX_RACKS_SHOWN = 12
+"""More racks than this are one line in the table; JSON and YAML have them all."""
+
+app = typer.Typer(
+    name="cluster",
+    help="Show or check a cluster and its network.",
+    no_args_is_help=True,
+)
+
+
+@app.command("show")
+def show_cluster(
+    cluster: Annotated[str, typer.Argument(help="An example's name, or a file.")],
+    fmt: FormatOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Show nodes, GPUs, NICs, price and bandwidth between sampled GPUs."""
+    from planner.cli.cluster_facts import facts_of_cluster
+
+    facts = facts_of_cluster(_checked_cluster(cluster))
+    emit(facts, fmt=fmt, table=lambda: _tables(facts), output=output)
+
+
+@app.command("validate")
+def validate_cluster(
+    file: Annotated[str, typer.Argument(help="A cluster file, or an example's name.")],
+    quiet: QuietOption = False,
+) -> None:
+    """Check a cluster file: its keys, its numbers, and that all nodes are joined."""
+    cluster = _checked_cluster(file)
+    if not quiet:
+        nodes, gpus = len(cluster.nodes), cluster.num_gpus
+        typer.echo(f"ok: {file}: {nodes} nodes, {gpus} GPUs, all joined")
+
+
+def _checked_cluster(name_or_path: str) -> "Cluster":
+    """The cluster, with a graph in which every GPU reaches every other.
+
+    Raises
+    ------
+    InputError
+        Naming the parts that nothing joins.
+    """
+    from clusters.cluster import Cluster
+    from clusters.fields import InputError
+
+    cluster = Cluster.load(name_or_path)
+    parts = cluster.topology.components()
+    if len(parts) > 1:
+        shown = "; ".join(_part(cluster, part) for part in parts)
+        form = f"links that join all nodes; not joined are {shown}"
+        raise InputError("fabric", cluster.name, form, file=name_or_path)
+    return cluster
+
+
+def _part(cluster: "Cluster", gpus: tuple[int, ...]) -> str:
+    names = dict.fromkeys(cluster.topology.gpu(index).node_name for index in gpus)
+    return ", ".join(names)
+
+
+def _tables(facts: dict[str, Any]) -> "RenderableType":
+    from planner.cli.tables import sections
+
+    about = f": {facts['description']}" if facts["description"] else ""
+    parts = [(f"{facts['name']}{about}", _overview(facts))]
+    parts.append(("", _node_table(facts["nodes"])))
+    if 1 < len(facts["racks"]) <= MAX_RACKS_SHOWN:
+        parts.append(("", _rack_table(facts["racks"])))
+    if facts["bandwidth"]:
+        parts.append(("", _bandwidth_table(facts["bandwidth"])))
+    return sections(*parts)
+
+
+def _overview(facts: dict[str, Any]) -> "RenderableType":
+    from planner.cli.tables import facts_table, quantity
+
+    price = quantity(facts["usd_per_hour"], "usd/h")
+    rows = [
+        ("nodes", str(facts["num_nodes"])),
+        ("GPUs", str(facts["num_gpus"])),
+        ("racks", str(facts["num_racks"])),
+        ("price", "unknown" if price == "-" else price),
+        ("oversubscription", quantity(facts["oversubscription_ratio"], "1")),
+    ]
+    return facts_table(rows)
+
+
+def _node_table(nodes: list[dict[str, Any]]) -> "RenderableType":
+    from planner.cli.tables import quantity, table_of
+
+    rows = [
+        [
+            node["type"],
+            str(node["count"]),
+            f"{node['num_gpus']} x {node['gpus']}",
+            node["interconnect"],
+            " + ".join(map(str, node["nvlink_islands"])) or "none",
+            f"{node['num_nics']} x {quantity(node['nic_bytes_per_s'], 'bytes/s')}",
+            quantity(node["usd_per_hour"], "usd/h"),
+        ]
+        for node in nodes
+    ]
+    headers = ["node type", "nodes", "GPUs in all", "interconnect"]
+    headers += ["NVLink islands", "NICs a node", "price a node"]
+    return table_of(headers, rows, numeric=["nodes", "price a node"])
+
+
+def _rack_table(racks: list[dict[str, Any]]) -> "RenderableType":
+    from planner.cli.tables import table_of
+
+    rows = [[r["name"], str(r["num_nodes"]), str(r["num_gpus"])] for r in racks]
+    return table_of(["rack", "nodes", "GPUs"], rows, numeric=["nodes", "GPUs"])
+
+
+def _bandwidth_table(pairs: list[dict[str, Any]]) -> "RenderableType":
+    from planner.cli.tables import quantity, table_of
+
+    rows = [
+        [
+            pair["distance"],
+            pair["gpus"],
+            f"{pair['from']} - {pair['to']}",
+            pair["link"],
+            quantity(pair["bytes_per_s"], "bytes/s"),
+            quantity(pair["node_bytes_per_s"], "bytes/s"),
+            quantity(pair["latency_ms"], "ms"),
+        ]
+        for pair in pairs
+    ]
+    headers = ["distance", "GPUs", "slowest sampled pair", "link"]
+    numeric = ["one pair", "all GPUs", "latency"]
+    return table_of([*headers, *numeric], rows, numeric=numeric)

@@ -1,0 +1,148 @@
+"""Deployment: which GPUs run which replica, and over which links the KV cache goes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from clusters.fields import InputError, check_fields, spec
+from models.parallelism import Parallelism
+from planner.simulator.system import BatchLimits, Phase, Routing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One instance of the model on concrete GPUs."""
+
+    name: str = spec("Name, e.g. prefill-0.")
+    phase: Phase = spec("What it does.")
+    gpu_type: str = spec("Catalogue name of its GPUs.")
+    parallelism: Parallelism = spec("How the model is split.")
+    stage_gpus: tuple[tuple[int, ...], ...] = spec(
+        "GPUs (indices in the cluster) of each pipeline stage."
+    )
+    limits: BatchLimits = spec("Batch limits of its engine.")
+    kv_capacity_tokens: int = spec("KV cache that fits.", unit="tokens", gt=0)
+    kv_block_tokens: int = spec("Tokens of a KV block.", unit="tokens", gt=0)
+    slice: int = spec(
+        "Pairing group: KV caches stay within it.", unit="index", ge=0, default=0
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if len(self.stage_gpus) != self.parallelism.pp:
+            raise InputError(
+                "stage_gpus", len(self.stage_gpus), f"{self.parallelism.pp} stages"
+            )
+
+    @property
+    def gpu_indices(self) -> tuple[int, ...]:
+        """All its GPUs, stage by stage."""
+        return tuple(gpu for stage in self.stage_gpus for gpu in stage)
+
+    @property
+    def shape(self) -> "ReplicaShape":
+        """Everything about it but its name and its place."""
+        return ReplicaShape(
+            phase=self.phase, gpu_type=self.gpu_type, parallelism=self.parallelism
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaShape:
+    """Phase, GPU type and parallelism: replicas of one shape are interchangeable."""
+
+    phase: Phase = spec("What it does.")
+    gpu_type: str = spec("Catalogue name of its GPUs.")
+    parallelism: Parallelism = spec("How the model is split.")
+
+    def __str__(self) -> str:
+        return f"{self.phase} {self.gpu_type} {self.parallelism}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """KV route from a prefill replica to a decode replica."""
+
+    source: str = spec("Name of the prefill replica.")
+    target: str = spec("Name of the decode replica.")
+    bytes_per_s: float = spec("Rate with nothing else running.", unit="bytes/s", gt=0)
+    latency_ms: float = spec("Fixed time of a transfer.", unit="ms", ge=0)
+    kind: str = spec("Slowest kind of link on it (nvlink, pcie, network).")
+    edges: tuple[int, ...] = spec("Links it crosses (indices in the topology).")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Replicas and the KV routes between them."""
+
+    replicas: tuple[Replica, ...] = spec("All replicas, prefill first.")
+    routes: tuple[Route, ...] = spec(
+        "KV routes, one a prefill-decode pair.", default=()
+    )
+    routing: Routing = spec("Request routing.", default=Routing.SHORTEST_QUEUE)
+
+    def __post_init__(self) -> None:
+        if not self.replicas:
+            raise InputError("replicas", (), "at least one replica")
+        names = [replica.name for replica in self.replicas]
+        if len(set(names)) != len(names):
+            raise InputError("replicas", names, "different names")
+
+    @property
+    def gpu_indices(self) -> tuple[int, ...]:
+        """All GPUs in use, in order."""
+        return tuple(sorted(gpu for r in self.replicas for gpu in r.gpu_indices))
+
+    @property
+    def num_gpus(self) -> int:
+        """Number of GPUs in use."""
+        return len(self.gpu_indices)
+
+    @property
+    def is_disaggregated(self) -> bool:
+        """Whether prefill and decode run on different replicas."""
+        return any(replica.phase is Phase.PREFILL for replica in self.replicas)
+
+    def of_phase(self, phase: Phase) -> tuple[Replica, ...]:
+        """Replicas of one phase."""
+        return tuple(r for r in self.replicas if r.phase is phase)
+
+    def pools(self) -> tuple["Pool", ...]:
+        """Replicas grouped by shape, in order of first appearance."""
+        groups: dict[ReplicaShape, list[Replica]] = {}
+        for replica in self.replicas:
+            groups.setdefault(replica.shape, []).append(replica)
+        return tuple(Pool(shape=s, replicas=tuple(g)) for s, g in groups.items())
+
+    def describe(self) -> str:
+        """E.g. ``2P1D: 2 x prefill a100_sxm TP2 PP1 + 1 x decode a100_sxm TP1 PP1``."""
+        pools = [f"{len(pool.replicas)} x {pool.shape}" for pool in self.pools()]
+        count = {phase: len(self.of_phase(phase)) for phase in Phase}
+        ratio = f"{count[Phase.PREFILL]}P{count[Phase.DECODE]}D: "
+        return (ratio if self.is_disaggregated else "") + " + ".join(pools)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Replicas of one shape."""
+
+    shape: ReplicaShape = spec("What they have in common.")
+    replicas: tuple[Replica, ...] = spec("The replicas.")
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the pool."""
+        return sum(replica.parallelism.num_gpus for replica in self.replicas)
+
+
+def gpu_ranges(indices: Iterable[int]) -> str:
+    """Compact text of GPU indices, e.g. ``0-3,8``."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -1,0 +1,190 @@
+"""Evaluator: the one place where deployments are simulated, for search and report."""
+
+from dataclasses import dataclass, field
+
+from clusters.fields import check_fields, spec
+from planner.cost import usd_per_hour
+from planner.deployment import Deployment
+from planner.goodput import SCREENING, Effort, Goodput, goodput, meets
+from planner.serving import Planner
+from planner.simulator.build import SimulationOptions
+from planner.simulator.outcome import SimulationResult
+from planner.simulator.simulate import simulate
+from planner.simulator.system import ServingSystem
+from planner.slo import Attainment, Slo, margin_ms
+from planner.workload.requests import Requests
+
+PERCENTS = (50, 90, 99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSummary:
+    """Percentiles of one latency metric."""
+
+    metric: str = spec("ttft, tpot or e2e.")
+    p50_ms: float = spec("Median.", unit="ms", ge=0)
+    p90_ms: float = spec("90th percentile.", unit="ms", ge=0)
+    p99_ms: float = spec("99th percentile.", unit="ms", ge=0)
+    limit_ms: float | None = spec("Limit of the SLO.", unit="ms", default=None)
+    margin_ms: float | None = spec(
+        "Room under the limit at the SLO's percentile.", unit="ms", default=None
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLoad:
+    """How busy one replica was."""
+
+    name: str = spec("Name of the replica.")
+    num_requests: int = spec("Requests routed to it.", unit="requests", ge=0)
+    prefill_busy_frac: float = spec("Time in prefill steps.", unit="1", ge=0)
+    decode_busy_frac: float = spec("Time in decode steps.", unit="1", ge=0)
+    kv_mean_frac: float = spec("Mean KV occupancy.", unit="1", ge=0)
+    kv_peak_frac: float = spec("Highest KV occupancy.", unit="1", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a simulation says about a deployment at one rate."""
+
+    rate_rps: float = spec("Arrival rate.", unit="requests/s", ge=0)
+    num_requests: int = spec("Requests simulated.", unit="requests", ge=1)
+    num_rejected: int = spec(
+        "Refused: longer than the KV cache.", unit="requests", ge=0
+    )
+    num_preemptions: int = spec("Preemptions.", unit="1", ge=0)
+    attainment: Attainment = spec("Shares within the SLO.")
+    metrics: tuple[MetricSummary, ...] = spec("Percentiles.")
+    transfer_p90_ms: float | None = spec(
+        "90th percentile of the KV transfer, waiting included.", unit="ms", default=None
+    )
+    output_tokens_per_s: float = spec("Output tokens.", unit="tokens/s", ge=0)
+    usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+    replicas: tuple[ReplicaLoad, ...] = spec("Load of each replica.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def metric(self, name: str) -> MetricSummary | None:
+        """Percentiles of one metric, None when no request had it."""
+        return next((m for m in self.metrics if m.metric == name), None)
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """Simulates deployments of one problem; remembers what it has simulated."""
+
+    planner: Planner
+    seed: int = 0
+    effort: Effort = SCREENING
+    num_evaluations: int = 0
+    _goodputs: dict[tuple[Deployment, Effort, float], Goodput] = field(
+        default_factory=dict
+    )
+
+    def goodput(
+        self,
+        deployment: Deployment,
+        *,
+        effort: Effort | None = None,
+        floor_rps: float = 0.0,
+    ) -> Goodput:
+        """Highest rate within the SLO of the problem's service."""
+        service = self.planner.problem.service
+        effort = effort or self.effort
+        key = (deployment, effort, floor_rps)
+        if key not in self._goodputs:
+            self._goodputs[key] = self.system_goodput(
+                self.planner.system(deployment),
+                service.slo,
+                effort=effort,
+                floor_rps=floor_rps,
+            )
+        return self._goodputs[key]
+
+    def system_goodput(
+        self,
+        system: ServingSystem,
+        slo: Slo,
+        *,
+        effort: Effort | None = None,
+        floor_rps: float = 0.0,
+    ) -> Goodput:
+        """Highest rate at which any system meets `slo` on the problem's workload."""
+        self.num_evaluations += 1
+        return goodput(
+            system,
+            self.planner.problem.service.workload,
+            slo,
+            effort=effort or self.effort,
+            seed=self.seed,
+            floor_rps=floor_rps,
+        )
+
+    def is_met_at(self, deployment: Deployment, rate_rps: float) -> bool:
+        """Whether the SLO is met at a rate, in a run of the screening length."""
+        self.num_evaluations += 1
+        service = self.planner.problem.service
+        requests = service.workload.draw(
+            self.effort.num_requests(rate_rps), seed=self.seed, rate_rps=rate_rps
+        )
+        return meets(self.planner.system(deployment), requests, service.slo)
+
+    def evaluate(self, deployment: Deployment, requests: Requests) -> Evaluation:
+        """Simulate `requests` to the end and summarise."""
+        service = self.planner.problem.service
+        options = SimulationOptions(concurrency=service.workload.concurrency)
+        result = simulate(self.planner.system(deployment), requests, options=options)
+        return summarize(self.planner, deployment, result)
+
+
+def summarize(
+    planner: Planner, deployment: Deployment, result: SimulationResult
+) -> Evaluation:
+    """Condense a simulation of `deployment`."""
+    slo = planner.problem.service.slo
+    margins = margin_ms(slo, result)
+    metrics = []
+    for name in ("ttft", "tpot", "e2e"):
+        p50, p90, p99 = (result.percentile_ms(name, p) for p in PERCENTS)
+        if p50 == p50:  # NaN: no request has this metric
+            metrics.append(
+                MetricSummary(
+                    metric=name,
+                    p50_ms=p50,
+                    p90_ms=p90,
+                    p99_ms=p99,
+                    limit_ms=slo.limits_ms.get(name),
+                    margin_ms=margins.get(name),
+                )
+            )
+    return Evaluation(
+        rate_rps=result.arrival_rps(),
+        num_requests=result.num_arrived,
+        num_rejected=result.num_rejected,
+        num_preemptions=result.num_preemptions,
+        attainment=slo.judge(result),
+        metrics=tuple(metrics),
+        transfer_p90_ms=result.transfer_percentile_ms(90)
+        if deployment.is_disaggregated
+        else None,
+        output_tokens_per_s=result.output_tokens_per_s(),
+        usd_per_hour=usd_per_hour(planner.problem.cluster, deployment),
+        replicas=tuple(
+            ReplicaLoad(
+                name=replica.name,
+                num_requests=load.num_requests,
+                prefill_busy_frac=load.prefill_busy_frac,
+                decode_busy_frac=load.decode_busy_frac,
+                kv_mean_frac=load.kv_mean_frac,
+                kv_peak_frac=load.kv_peak_frac,
+            )
+            for replica, load in zip(deployment.replicas, result.replicas, strict=True)
+        ),
+    )

@@ -1,0 +1,190 @@
+"""Goodput: the highest rate at which a system meets its SLO, with its uncertainty.
+
+Bracketed bisection on the rate under common random numbers: for one seed every rate and
+every system sees the same lengths and the same unit-rate gaps, scaled, so two systems
+differ by what they are and not by luck. Runs stop as soon as the SLO cannot be met any
+more. The rate never exceeds the capacity bound: a finite run can look good beyond what
+lasts.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from clusters.fields import InputError, check_fields, spec
+from planner.capacity import system_capacity_rps
+from planner.simulator.build import SimulationOptions
+from planner.simulator.simulate import simulate
+from planner.simulator.system import ServingSystem
+from planner.slo import Slo
+from planner.workload.requests import Requests
+from planner.workload.workload import Workload
+
+_CONFIDENCE_FRAC = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How hard to look: length of the runs, seeds, and tolerance of the bisection."""
+
+    min_requests: int = spec(
+        "Fewest requests of a run.", unit="requests", ge=1, default=300
+    )
+    max_requests: int = spec(
+        "Most requests of a run.", unit="requests", ge=1, default=3000
+    )
+    span_s: float = spec(
+        "Arrivals a run should span, within these bounds.", unit="s", ge=0, default=60.0
+    )
+    num_seeds: int = spec("Runs with different seeds.", unit="1", ge=1, default=1)
+    tolerance_frac: float = spec(
+        "Relative width at which the bisection ends.",
+        unit="1",
+        gt=0,
+        lt=1,
+        default=0.01,
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.max_requests < self.min_requests:
+            raise InputError(
+                "max_requests", self.max_requests, f"at least {self.min_requests}"
+            )
+
+    def num_requests(self, rate_rps: float) -> int:
+        """Requests of a run at `rate_rps`."""
+        wanted = math.ceil(self.span_s * rate_rps)
+        return min(max(wanted, self.min_requests), self.max_requests)
+
+
+SCREENING = Effort(tolerance_frac=0.02)
+"""For the many candidates of a search."""
+FINAL = Effort(
+    min_requests=2000,
+    max_requests=20000,
+    span_s=300.0,
+    num_seeds=5,
+    tolerance_frac=0.005,
+)
+"""For the few that a search ends with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goodput:
+    """Highest rate within the SLO: mean over seeds, with a confidence interval."""
+
+    rate_rps: float = spec("Mean over the seeds.", unit="requests/s", ge=0)
+    low_rps: float = spec("Lower end of the interval.", unit="requests/s", ge=0)
+    high_rps: float = spec("Upper end of the interval.", unit="requests/s", ge=0)
+    confidence_frac: float = spec("Confidence of the interval.", unit="1", ge=0, le=1)
+    num_seeds: int = spec("Seeds.", unit="1", ge=1)
+    capacity_rps: float = spec("Bound no schedule exceeds.", unit="requests/s", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def goodput(
+    system: ServingSystem,
+    workload: Workload,
+    slo: Slo,
+    *,
+    effort: Effort = SCREENING,
+    seed: int = 0,
+    floor_rps: float = 0.0,
+) -> Goodput:
+    """Find the highest rate at which `system` meets `slo` on `workload`.
+
+    Parameters
+    ----------
+    system, workload, slo
+        What serves, what arrives, and what must hold.
+    effort
+        Length and number of runs.
+    seed
+        First seed; seed + i for run i.
+    floor_rps
+        Rates below are of no interest: when the first seed misses the SLO there, the
+        answer is 0.
+
+    Returns
+    -------
+    Goodput
+        0 when the SLO is missed at any rate.
+    """
+    rates = []
+    capacity = math.inf
+    for run in range(effort.num_seeds):
+        sample = workload.draw(effort.min_requests, seed=seed + run, rate_rps=1.0)
+        bound = system_capacity_rps(system, sample)
+        capacity = min(capacity, bound)
+        floor = floor_rps if run == 0 else 0.0
+
+        def is_met(rate: float, seed: int = seed + run) -> bool:
+            num = effort.num_requests(rate)
+            requests = workload.draw(num, seed=seed, rate_rps=rate)
+            return meets(system, requests, slo)
+
+        rates.append(bisect_rate(is_met, bound, effort.tolerance_frac, floor))
+        if rates[0] <= floor_rps:
+            break
+    low, high = _interval(rates)
+    return Goodput(
+        rate_rps=float(np.mean(rates)),
+        low_rps=low,
+        high_rps=high,
+        confidence_frac=_CONFIDENCE_FRAC if len(rates) > 1 else 0.0,
+        num_seeds=len(rates),
+        capacity_rps=capacity,
+    )
+
+
+def meets(system: ServingSystem, requests: Requests, slo: Slo) -> bool:
+    """Whether `system` serves `requests` within `slo` (runs that miss stop early)."""
+    options = SimulationOptions(stop_limits=slo.stop_limits(len(requests)))
+    result = simulate(system, requests, options=options)
+    return result.is_complete and slo.judge(result).is_met
+
+
+def bisect_rate(
+    is_met: Callable[[float], bool],
+    bound_rps: float,
+    tolerance_frac: float,
+    floor_rps: float = 0.0,
+) -> float:
+    """Highest rate in (0, `bound_rps`] with `is_met`, to a relative tolerance.
+
+    Looks at `floor_rps` first and returns 0 when it is missed there. The search goes
+    down by factors of 4 until a rate is met, and gives up at a millionth of the bound.
+    """
+    if floor_rps > 0.0:
+        if floor_rps > bound_rps or not is_met(floor_rps):
+            return 0.0
+        low, high = floor_rps, bound_rps
+    else:
+        low, high = bound_rps / 2.0, bound_rps
+        while not is_met(low):
+            low, high = low / 4.0, low
+            if low < bound_rps * 1e-6:
+                return 0.0
+    while high - low > tolerance_frac * high:
+        middle = 0.5 * (low + high)
+        if is_met(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _interval(rates: list[float]) -> tuple[float, float]:
+    """Student's t interval of the mean; the value itself for one seed."""
+    mean = float(np.mean(rates))
+    if len(rates) < 2:
+        return mean, mean
+    error = float(np.std(rates, ddof=1)) / math.sqrt(len(rates))
+    half = float(stats.t.ppf(0.5 + _CONFIDENCE_FRAC / 2, len(rates) - 1)) * error
+    return max(0.0, mean - half), mean + half

@@ -1,0 +1,135 @@
+"""Placement: concrete GPUs of the topology for the replicas of a deployment.
+
+A tensor-parallel group stays on one host (a node, or an NVLink domain that spans
+nodes), inside one NVLink island when any has room. The stages of a pipeline stay on the
+host of the stage before when they fit, otherwise they go to the host with the least
+room that does: so big hosts stay whole for big groups.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from clusters.cluster import Cluster
+from planner.deployment import ReplicaShape
+
+StageGpus = tuple[tuple[int, ...], ...]
+
+
+@dataclass(slots=True)
+class Host:
+    """A node (or NVLink domain): its free GPUs, grouped by NVLink island."""
+
+    gpu_type: str
+    islands: list[list[int]]
+
+    @property
+    def num_free(self) -> int:
+        """Free GPUs."""
+        return sum(len(island) for island in self.islands)
+
+    def take(self, count: int) -> tuple[int, ...]:
+        """`count` GPUs: of the tightest island that has them, otherwise of several."""
+        fitting = [island for island in self.islands if len(island) >= count]
+        if fitting:
+            island = min(fitting, key=len)
+            taken = island[:count]
+            del island[:count]
+            return tuple(taken)
+        taken = []
+        for island in sorted(self.islands, key=len, reverse=True):
+            while island and len(taken) < count:
+                taken.append(island.pop(0))
+        return tuple(sorted(taken))
+
+
+@dataclass(slots=True)
+class FreeGpus:
+    """GPUs not given to any replica yet."""
+
+    hosts: list[Host]
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> Self:
+        """All GPUs of a cluster."""
+        topology = cluster.topology
+        by_host: dict[tuple[str, str], list[list[int]]] = {}
+        for node in range(len(cluster.nodes)):
+            for island in topology.islands(node):
+                for name in sorted({topology.gpu(i).type.name for i in island}):
+                    members = [i for i in island if topology.gpu(i).type.name == name]
+                    host = topology.domain_of(members[0])
+                    by_host.setdefault((host, name), []).append(members)
+        hosts = []
+        for (host, gpu_type), islands in by_host.items():
+            spans = host in {node.nvlink_domain for node in cluster.nodes}
+            merged = [sorted(g for island in islands for g in island)]
+            hosts.append(Host(gpu_type=gpu_type, islands=merged if spans else islands))
+        return cls(hosts=hosts)
+
+    def copy(self) -> "FreeGpus":
+        """An independent copy."""
+        hosts = [Host(h.gpu_type, [list(i) for i in h.islands]) for h in self.hosts]
+        return FreeGpus(hosts=hosts)
+
+    def largest_group(self, gpu_type: str) -> int:
+        """GPUs of the largest host of a type: the largest tensor-parallel group."""
+        return max(
+            (h.num_free for h in self.hosts if h.gpu_type == gpu_type), default=0
+        )
+
+    def num_free(self, gpu_type: str) -> int:
+        """Free GPUs of a type."""
+        return sum(h.num_free for h in self.hosts if h.gpu_type == gpu_type)
+
+    def take_replica(self, shape: ReplicaShape) -> StageGpus | None:
+        """GPUs for one replica, or None (and nothing taken) when it does not fit."""
+        width = shape.parallelism.gpus_per_stage
+        hosts = [h for h in self.hosts if h.gpu_type == shape.gpu_type]
+        if not self._can_take(hosts, width, shape.parallelism.pp):
+            return None
+        stages: list[tuple[int, ...]] = []
+        last: Host | None = None
+        for left in range(shape.parallelism.pp, 0, -1):
+            if last is None or last.num_free < width:
+                last = _best_host(hosts, width, left)
+            stages.append(last.take(width))
+        return tuple(stages)
+
+    @staticmethod
+    def _can_take(hosts: Sequence[Host], width: int, num_stages: int) -> bool:
+        return sum(host.num_free // width for host in hosts) >= num_stages
+
+
+def _best_host(hosts: Sequence[Host], width: int, num_stages: int) -> Host:
+    """The tightest host for all stages, else the one that takes the most of them."""
+    whole = [h for h in hosts if h.num_free >= width * num_stages]
+    if whole:
+        return min(whole, key=lambda host: host.num_free)
+    return max(hosts, key=lambda host: host.num_free // width)
+
+
+def place(cluster: Cluster, shapes: Sequence[ReplicaShape]) -> list[StageGpus] | None:
+    """GPUs for every replica of `shapes` (in their order), or None when they don't fit.
+
+    The widest groups are placed first; replicas of different phases alternate, so that
+    prefill and decode replicas come to lie near each other.
+    """
+    free = FreeGpus.of(cluster)
+    order = sorted(range(len(shapes)), key=lambda i: _width_first(shapes, i))
+    placed: dict[int, StageGpus] = {}
+    for index in order:
+        stages = free.take_replica(shapes[index])
+        if stages is None:
+            return None
+        placed[index] = stages
+    return [placed[index] for index in range(len(shapes))]
+
+
+def _width_first(
+    shapes: Sequence[ReplicaShape], index: int
+) -> tuple[int, int, int, int]:
+    shape = shapes[index]
+    rank = sum(1 for earlier in shapes[:index] if earlier.phase is shape.phase)
+    parallelism = shape.parallelism
+    return (-parallelism.gpus_per_stage, -parallelism.pp, rank, index)

@@ -1,0 +1,85 @@
+"""Plan: a deployment with the evidence for it, complete enough to be replayed."""
+
+from dataclasses import dataclass
+
+from clusters.fields import check_fields, spec
+from planner.deployment import Deployment
+from planner.evaluate import Evaluation
+from planner.goodput import Goodput
+from planner.problem import Problem
+
+PLAN_VERSION = "phaseplan/plan-v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeEvidence:
+    """Where the numbers of one replica shape come from."""
+
+    shape: str = spec("Phase, GPU type and parallelism.")
+    num_replicas: int = spec("Replicas of it.", unit="replicas", ge=1)
+    latency_source: str = spec("Latency source.")
+    latency_provenance: str = spec("datasheet, fitted, measured or published.")
+    latency_reason: str = spec("Why this source.")
+    expected_error_frac: float | None = spec(
+        "Expected error of its latencies.", unit="1", default=None
+    )
+    weights_bytes: float = spec("Weights per GPU.", unit="bytes", ge=0)
+    kv_capacity_tokens: int = spec("KV cache of a replica.", unit="tokens", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """The best of another method, for comparison on equal terms."""
+
+    method: str = spec("Search method.")
+    deployment: str = spec("What it deploys.")
+    is_disaggregated: bool = spec("Whether phases are separate.")
+    num_gpus: int = spec("GPUs.", unit="GPUs", ge=1)
+    goodput: Goodput = spec("Its goodput, as long and on as many seeds as the plan's.")
+    usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def goodput_per_gpu_rps(self) -> float:
+        """Goodput for each GPU."""
+        return self.goodput.rate_rps / self.num_gpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to deploy, and why it is believed to work."""
+
+    api_version: str = spec("Format of the plan.", default=PLAN_VERSION)
+    tool_version: str = spec("Version of phaseplan.")
+    status: str = spec("OPTIMAL, FEASIBLE, INFEASIBLE or NOT_FOUND.")
+    reasons: tuple[str, ...] = spec("Why the status is what it is.", default=())
+    seed: int = spec("Seed of every random draw.", unit="1", ge=0)
+    method: str = spec("Search method that found it.")
+    verdict: str = spec("Disaggregate or not, and by how much.")
+    deployment: Deployment = spec("Replicas on GPUs, and KV routes.")
+    goodput: Goodput = spec("Highest rate within the SLO.")
+    evaluation: Evaluation = spec("Simulation of the workload.")
+    usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+    bound: float | None = spec(
+        "Best value of the goal that any plan could reach.",
+        unit="of the goal",
+        default=None,
+    )
+    gap_frac: float | None = spec(
+        "Relative distance to the bound.", unit="1", ge=0, default=None
+    )
+    alternatives: tuple[Alternative, ...] = spec("Best of the other kinds.", default=())
+    evidence: tuple[ShapeEvidence, ...] = spec("Provenance by shape.")
+    warnings: tuple[str, ...] = spec("What to be careful about.", default=())
+    inputs_sha256: tuple[tuple[str, str], ...] = spec(
+        "Hash of each input file.", default=()
+    )
+    problem: Problem = spec("The problem it answers.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -1,0 +1,133 @@
+"""Problem: everything that decides a plan, as immutable data read from one file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from clusters.cluster import Cluster
+from clusters.fields import InputError, check_fields, spec
+from clusters.mapping import from_mapping
+from clusters.serde import read_mapping
+from models.llm import LlmSpec
+from models.memory import MemorySettings
+from planner.objective import Objective
+from planner.simulator.system import BatchLimits, Routing
+from planner.slo import Slo
+from planner.workload.workload import Workload
+
+API_VERSION = "phaseplan/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """An LLM to serve, its traffic and its latency objectives."""
+
+    name: str = spec("Name of the service.", default="service")
+    llm: LlmSpec = spec("The model (catalogue name, path of a config.json).")
+    workload: Workload = spec("Its traffic.")
+    slo: Slo = spec("Its latency objectives.", default_factory=Slo)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """Which replicas are considered."""
+
+    tp: tuple[int, ...] = spec(
+        "Tensor parallelism degrees; empty: every divisor that fits a node.",
+        unit="GPUs",
+        default=(),
+    )
+    max_pp: int = spec("Most pipeline stages.", unit="stages", ge=1, default=4)
+    max_gpus: int | None = spec(
+        "Most GPUs of the whole plan; None: the cluster.",
+        unit="GPUs",
+        ge=1,
+        default=None,
+    )
+    max_replicas: int | None = spec(
+        "Most replicas of each phase; None: no limit.",
+        unit="replicas",
+        ge=1,
+        default=None,
+    )
+    gpu_types: tuple[str, ...] = spec("GPU types to use; empty: all.", default=())
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for index, degree in enumerate(self.tp):
+            if degree < 1:
+                raise InputError(f"tp[{index}]", degree, "a number >= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Settings of the serving engine that plans assume."""
+
+    memory: MemorySettings = spec("Memory settings.", default_factory=MemorySettings)
+    limits: BatchLimits = spec("Batch limits.", default_factory=BatchLimits)
+    routing: Routing = spec("Request routing.", default=Routing.SHORTEST_QUEUE)
+    kv_link_efficiency_frac: float = spec(
+        "Share of a link's rate that KV transfers reach (0.8: RDMA; 0.05: TCP).",
+        unit="1",
+        gt=0,
+        le=1,
+        default=0.8,
+    )
+    kv_setup_ms: float = spec(
+        "Fixed time of a KV transfer beside the links' own latency.",
+        unit="ms",
+        ge=0,
+        default=1.0,
+    )
+    latency_sources: tuple[str, ...] = spec(
+        "Latency sources by name, best first; empty: the library's own order.",
+        default=(),
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A cluster, a service, and what a plan is to be best at."""
+
+    api_version: str = spec("Format of the file.", default=API_VERSION)
+    cluster: Cluster = spec("The hardware (name of an example, path, or nodes).")
+    services: tuple[Service, ...] = spec("What is to be served.")
+    objective: Objective = spec("The goal.", default_factory=Objective)
+    engine: EngineSettings = spec("Engine settings.", default_factory=EngineSettings)
+    search: SearchSpace = spec("Search space.", default_factory=SearchSpace)
+
+    def __post_init__(self) -> None:
+        if self.api_version != API_VERSION:
+            raise InputError("api_version", self.api_version, f"'{API_VERSION}'")
+        if len(self.services) != 1:
+            raise InputError(
+                "services", f"{len(self.services)} services", "exactly one service"
+            )
+        rate = self.service.workload.rate_rps
+        if self.objective.needs_rate and rate is None:
+            raise InputError(
+                "services[0].workload.rate_rps",
+                None,
+                f"a rate to serve, which the goal {self.objective.goal} needs",
+            )
+        known = {gpu.name for gpu in self.cluster.gpu_types()}
+        for index, name in enumerate(self.search.gpu_types):
+            if name not in known:
+                raise InputError(
+                    f"search.gpu_types[{index}]",
+                    name,
+                    f"a GPU type of the cluster ({', '.join(sorted(known))})",
+                )
+
+    @property
+    def service(self) -> Service:
+        """The service."""
+        return self.services[0]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a problem file (YAML or JSON); paths in it start from its folder."""
+        return from_mapping(cls, read_mapping(path), file=str(path))

@@ -1,0 +1,113 @@
+"""Result: the answer of `solve`, whose text is the report a person wants first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from clusters.fields import check_fields, spec
+from planner.objective import Goal
+from planner.plan import Plan
+
+
+class Status(StrEnum):
+    """How good the best plan is known to be."""
+
+    OPTIMAL = "OPTIMAL"
+    """The best of its search space (exhaustive search only)."""
+    FEASIBLE = "FEASIBLE"
+    """Meets the SLO; nothing is claimed about better ones beyond the bound."""
+    INFEASIBLE = "INFEASIBLE"
+    """Proven impossible in the search space; the reasons say why."""
+    NOT_FOUND = "NOT_FOUND"
+    """Nothing met the SLO; the best effort is given."""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether there is a plan that meets the SLO."""
+        return self in (Status.OPTIMAL, Status.FEASIBLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodCounts:
+    """What one method looked at: `num_enumerated == num_evaluated + sum(rejected)`."""
+
+    method: str = spec("Search method.")
+    num_enumerated: int = spec("Candidates.", unit="1", ge=0)
+    num_evaluated: int = spec("Of them, simulated.", unit="1", ge=0)
+    rejected: Mapping[str, int] = spec("The others, by reason.", unit="1")
+    is_stopped: bool = spec("Whether it was stopped before its end.")
+    why_skipped: str | None = spec("Why it did not run, if so.", default=None)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Status, best plan, bound and counts of a search."""
+
+    status: Status = spec("How good the plan is known to be.")
+    reasons: tuple[str, ...] = spec("Why the status is what it is.")
+    best: Plan | None = spec("The plan, or the best effort; None: nothing can run.")
+    bound: float | None = spec("Bound on the goal.", unit="of the goal")
+    gap_frac: float | None = spec("Relative distance to the bound.", unit="1")
+    counts: tuple[MethodCounts, ...] = spec("What was looked at.")
+    runtime_s: float = spec("Wall time of the search.", unit="s", ge=0)
+    num_evaluations: int = spec("Goodput searches.", unit="1", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.status}: {'; '.join(self.reasons)}" if self.reasons else str(self.status)]
+        if self.best is not None:
+            lines += _plan_lines(self.best)
+        if self.bound is not None:
+            gap = f", gap {self.gap_frac:.0%}" if self.gap_frac is not None else ""
+            lines.append(f"bound     {self.bound:.4g}{gap}")
+        for each in self.counts:
+            if each.why_skipped:
+                lines.append(f"{each.method}: skipped, {each.why_skipped}")
+                continue
+            rejected = ", ".join(f"{n} {why}" for why, n in each.rejected.items())
+            lines.append(
+                f"{each.method}: {each.num_evaluated} of {each.num_enumerated} simulated"
+                + (f" ({rejected})" if rejected else "")
+            )
+        lines.append(f"searched for {self.runtime_s:.1f} s")
+        return "\n".join(lines)
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    goodput = plan.goodput
+    gpus = plan.deployment.num_gpus
+    price = "price unknown" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
+    attained = plan.evaluation.attainment.joint_frac
+    return [
+        f"plan      {plan.deployment.describe()}",
+        f"goodput   {goodput.rate_rps:.3f} requests/s "
+        f"[{goodput.low_rps:.3f}, {goodput.high_rps:.3f}], "
+        f"{goodput.rate_rps / gpus:.3f} per GPU",
+        f"GPUs      {gpus}, {price}",
+        f"SLO       {attained:.1%} of requests within all limits "
+        f"at {plan.evaluation.rate_rps:.3f} requests/s",
+        f"verdict   {plan.verdict}",
+    ]
+
+
+def goal_value(goal: Goal, rate_rps: float, num_gpus: int, usd: float | None) -> float | None:
+    """Value of a goal for a plan; None when it is a price that is not known."""
+    if goal is Goal.MAX_GOODPUT:
+        return rate_rps
+    if goal is Goal.MAX_GOODPUT_PER_GPU:
+        return rate_rps / num_gpus
+    return float(num_gpus) if goal is Goal.MIN_GPUS else usd
+
+
+def gap_to(goal: Goal, value: float | None, bound: float | None) -> float | None:
+    """Relative distance of a value to its bound, >= 0; None when either is unknown."""
+    if value is None or bound is None or not 0 < bound < float("inf"):
+        return None
+    is_upper = goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
+    gap = (bound - value) / bound if is_upper else (value - bound) / value
+    return max(0.0, gap)

@@ -1,0 +1,126 @@
+"""The contract of search methods: what they are given, and what they give back."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from clusters.fields import check_fields, spec
+from planner.deployment import Deployment
+from planner.evaluate import Evaluator
+from planner.goodput import Goodput
+from planner.objective import Goal
+from planner.problem import Problem
+from planner.stop import StoppingCriterion
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Counts every candidate: `enumerated == evaluated + sum(rejected.values())`."""
+
+    evaluated: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def enumerated(self) -> int:
+        """All candidates."""
+        return self.evaluated + sum(self.rejected.values())
+
+    def reject(self, reason: str, num: int = 1) -> None:
+        """Count candidates that were not evaluated, with the reason."""
+        self.rejected[reason] += num
+
+    def add(self, other: "Ledger") -> None:
+        """Count the candidates of another ledger too."""
+        self.evaluated += other.evaluated
+        self.rejected.update(other.rejected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A deployment with its simulated goodput."""
+
+    method: str = spec("Search method that proposed it.")
+    deployment: Deployment = spec("The deployment.")
+    goodput: Goodput = spec("Highest rate within the SLO.")
+    usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def goodput_per_gpu_rps(self) -> float:
+        """Goodput for each GPU used."""
+        return self.goodput.rate_rps / self.deployment.num_gpus
+
+    def rank(self, problem: Problem) -> tuple[float, ...]:
+        """Sort key: the smaller, the better for the problem's objective.
+
+        Goals with a target rate put candidates that reach it first (by size or price),
+        and the others after them by the rate they reach.
+        """
+        goal = problem.objective.goal
+        rate = self.goodput.rate_rps
+        num_gpus = float(self.deployment.num_gpus)
+        if goal is Goal.MAX_GOODPUT:
+            return (-rate, num_gpus)
+        if goal is Goal.MAX_GOODPUT_PER_GPU:
+            return (-rate / num_gpus, num_gpus)
+        target = problem.service.workload.rate_rps or 0.0
+        if rate < target:
+            return (1.0, -rate, num_gpus)
+        if goal is Goal.MIN_GPUS:
+            return (0.0, num_gpus, -rate)
+        price = float("inf") if self.usd_per_hour is None else self.usd_per_hour
+        return (0.0, price, num_gpus, -rate)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchContext:
+    """What a search method works with."""
+
+    evaluator: Evaluator
+    stop: StoppingCriterion
+
+    @property
+    def problem(self) -> Problem:
+        """The problem."""
+        return self.evaluator.planner.problem
+
+    def should_stop(self, best: float | None = None) -> bool:
+        """Whether the search has to end now."""
+        return self.stop.is_met(self.evaluator.num_evaluations, best)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOutcome:
+    """Candidates of one method, best first, and the count of all it looked at."""
+
+    method: str = spec("Name of the method.")
+    candidates: tuple[Candidate, ...] = spec("Best first.")
+    ledger: Ledger = spec("Counts.")
+    is_exact: bool = spec("Whether nothing in its space can be better.", default=False)
+    is_stopped: bool = spec("Whether it was stopped before its end.", default=False)
+
+
+class SearchMethod(Protocol):
+    """A way to find deployments."""
+
+    @property
+    def name(self) -> str:
+        """Name users select it by."""
+        ...
+
+    def supports(self, problem: Problem) -> str | None:
+        """None, or why it cannot work on `problem`."""
+        ...
+
+    def search(self, context: SearchContext) -> SearchOutcome:
+        """Find good deployments."""
+        ...
+
+
+def why_not_open(problem: Problem) -> str | None:
+    """Why the rate of a problem's arrivals cannot be varied, or None."""
+    if problem.service.workload.concurrency is not None:
+        return "a closed loop has no arrival rate to plan for (simulate it instead)"
+    return None

@@ -1,0 +1,159 @@
+"""Exhaustive search: every deployment of a small cluster, as the oracle of the others.
+
+Reference
+    None: complete enumeration.
+
+Idea
+    On few GPUs every multiset of replicas can be simulated. What it finds is the best
+    that any method can find in the same space with the same evaluator, so heuristics are
+    tested against it.
+
+Steps
+    1. Usable shapes of each phase.
+    2. Every multiset of prefill shapes with every multiset of decode shapes, and every
+       multiset of aggregated shapes, within the GPUs.
+    3. Drop those whose capacity bound cannot beat the best found so far (no schedule
+       does better), and simulate the others.
+
+Differences from the paper
+    - not applicable
+
+Assumes   one service with open arrivals; at most 8 GPUs
+Cost      exponential in the GPUs: tens of deployments on 4 GPUs, thousands on 8
+Guarantee exact over the multisets of shapes, given the placement rule and the evaluator
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from clusters.fields import check_fields, spec
+from planner.capacity import system_capacity_rps
+from planner.deployment import ReplicaShape
+from planner.objective import Goal
+from planner.problem import Problem
+from planner.search.contract import (
+    Candidate,
+    Ledger,
+    SearchContext,
+    SearchOutcome,
+    why_not_open,
+)
+from planner.search.ratios import gpu_budget
+from planner.search.refine import ShapeCounts, Simulated
+from planner.search.shapes import usable_shapes
+from planner.simulator.system import Phase
+
+_SAMPLE_REQUESTS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhaustive:
+    """Simulate everything."""
+
+    max_gpus: int = spec(
+        "Largest cluster it takes on.", unit="GPUs", ge=1, default=8
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def name(self) -> str:
+        """Name users select it by."""
+        return "exhaustive"
+
+    def supports(self, problem: Problem) -> str | None:
+        """Small clusters with open arrivals."""
+        budget = gpu_budget(problem)
+        if budget > self.max_gpus:
+            return f"{budget} GPUs are too many to try everything (at most {self.max_gpus})"
+        return why_not_open(problem)
+
+    def search(self, context: SearchContext) -> SearchOutcome:
+        """Run steps 1-3."""
+        ledger = Ledger()
+        planner = context.evaluator.planner
+        # 1. Shapes.
+        shapes = {
+            phase: [d.replicas[0].shape for d in usable_shapes(planner, phase, ledger)]
+            for phase in Phase
+        }
+        simulated = Simulated(self.name, context, ledger, planner.deploy)
+        is_stopped = False
+        # 2. Multisets of shapes.
+        for counts in all_counts(context.problem, shapes):
+            if context.should_stop():
+                is_stopped = True
+                ledger.reject("not reached before the search was stopped")
+            # 3. Bound, then simulate.
+            elif not self._can_win(context, simulated, counts):
+                ledger.reject("its capacity cannot beat the best")
+            else:
+                simulated.try_counts(counts)
+        return SearchOutcome(
+            method=self.name,
+            candidates=simulated.ranked,
+            ledger=ledger,
+            is_exact=not is_stopped,
+            is_stopped=is_stopped,
+        )
+
+    def _can_win(
+        self, context: SearchContext, simulated: Simulated, counts: ShapeCounts
+    ) -> bool:
+        if not simulated.ranked:
+            return True
+        best = simulated.ranked[0]
+        planner = context.evaluator.planner
+        deployment = planner.deploy([s for s, n in counts for _ in range(n)])
+        if deployment is None:
+            return True  # counted by `try_counts`
+        workload = context.problem.service.workload
+        sample = workload.draw(_SAMPLE_REQUESTS, seed=context.evaluator.seed, rate_rps=1.0)
+        bound = system_capacity_rps(planner.system(deployment), sample)
+        return can_beat(context.problem, best, bound, deployment.num_gpus)
+
+
+def can_beat(problem: Problem, best: Candidate, bound_rps: float, num_gpus: int) -> bool:
+    """Whether a deployment with this bound and size could rank before `best`."""
+    goal = problem.objective.goal
+    if goal is Goal.MAX_GOODPUT:
+        return bound_rps >= best.goodput.rate_rps
+    if goal is Goal.MAX_GOODPUT_PER_GPU:
+        return bound_rps / num_gpus >= best.goodput_per_gpu_rps
+    target = problem.service.workload.rate_rps or 0.0
+    reached = best.goodput.rate_rps >= target
+    return bound_rps >= (target if reached else best.goodput.rate_rps)
+
+
+def all_counts(
+    problem: Problem, shapes: dict[Phase, list[ReplicaShape]]
+) -> Iterator[ShapeCounts]:
+    """Numbers of replicas of each shape: disaggregated, then aggregated."""
+    budget = gpu_budget(problem)
+    limit = problem.search.max_replicas or budget
+    for prefill in multisets(shapes[Phase.PREFILL], budget - 1, limit):
+        left = budget - _num_gpus(prefill)
+        for decode in multisets(shapes[Phase.DECODE], left, limit):
+            yield prefill + decode
+    yield from multisets(shapes[Phase.BOTH], budget, limit)
+
+
+def multisets(
+    shapes: Sequence[ReplicaShape], budget: int, limit: int
+) -> Iterator[ShapeCounts]:
+    """Non-empty multisets of at most `limit` replicas on at most `budget` GPUs."""
+    if not shapes:
+        return
+    first, rest = shapes[0], shapes[1:]
+    size = first.parallelism.num_gpus
+    for count in range(min(limit, budget // size), -1, -1):
+        head: ShapeCounts = ((first, count),) if count else ()
+        if head:
+            yield head
+        for tail in multisets(rest, budget - count * size, limit - count):
+            yield head + tail
+
+
+def _num_gpus(counts: ShapeCounts) -> int:
+    return sum(shape.parallelism.num_gpus * n for shape, n in counts)

@@ -1,0 +1,54 @@
+"""Goodput of one replica of a shape, for its phase alone."""
+
+from planner.capacity import replica_capacity_rps
+from planner.cost import usd_per_hour
+from planner.deployment import Deployment
+from planner.search.contract import Ledger, SearchContext
+from planner.search.ratios import RatedShape
+from planner.simulator.system import Phase
+from planner.slo import Slo
+
+_SAMPLE_REQUESTS = 300
+
+
+def phase_slo(slo: Slo, phase: Phase) -> Slo | None:
+    """The limits that a phase alone answers for; None when it has none."""
+    if phase is Phase.PREFILL:
+        return slo.only("ttft") or slo.only("e2e")
+    if phase is Phase.DECODE:
+        return slo.only("tpot") or slo.only("e2e")
+    return slo
+
+
+def rate_alone(
+    context: SearchContext,
+    usable: tuple[Deployment, ...],
+    phase: Phase,
+    ledger: Ledger,
+) -> list[RatedShape]:
+    """Goodput of one replica of each shape, under the limits of its phase alone.
+
+    A phase without a limit of its own is rated by its capacity.
+    """
+    service = context.problem.service
+    part = phase_slo(service.slo, phase)
+    rated = []
+    for alone in usable:
+        if context.should_stop():
+            ledger.reject("not reached before the search was stopped")
+            continue
+        system = context.evaluator.planner.system(alone)
+        if part is None:
+            sample = service.workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)
+            rate = replica_capacity_rps(system.replicas[0], sample)
+        else:
+            rate = context.evaluator.system_goodput(system, part).rate_rps
+        ledger.evaluated += 1
+        rated.append(
+            RatedShape(
+                shape=alone.replicas[0].shape,
+                rate_rps=rate,
+                usd_per_hour=usd_per_hour(context.problem.cluster, alone),
+            )
+        )
+    return rated

@@ -1,0 +1,145 @@
+"""Ratios: how many replicas of each shape, ranked by what their parts promise.
+
+Replicas of a phase add up, so with x prefill replicas of goodput p and y decode
+replicas of goodput d the whole can promise min(x*p, y*d). That is an estimate (a joint
+SLO is harder, a shared queue is better); the simulator decides among the first few.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from clusters.fields import check_fields, spec
+from planner.deployment import ReplicaShape
+from planner.objective import Goal
+from planner.problem import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatedShape:
+    """A replica shape with the goodput of one replica for its phase alone."""
+
+    shape: ReplicaShape = spec("The shape.")
+    rate_rps: float = spec("Goodput of one replica.", unit="requests/s", ge=0)
+    usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.shape.parallelism.num_gpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """Numbers of replicas of some shapes."""
+
+    counts: tuple[tuple[RatedShape, int], ...] = spec("Shapes and how many of each.")
+    promised_rps: float = spec("Rate promised.", unit="requests/s", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of all replicas."""
+        return sum(rated.num_gpus * count for rated, count in self.counts)
+
+    @property
+    def shapes(self) -> tuple[ReplicaShape, ...]:
+        """One entry a replica."""
+        return tuple(rated.shape for rated, n in self.counts for _ in range(n))
+
+    def rank(self, problem: Problem) -> tuple[float, ...]:
+        """Sort key like `Candidate.rank`, on what is promised."""
+        goal = problem.objective.goal
+        rate, gpus = self.promised_rps, float(self.num_gpus)
+        if goal is Goal.MAX_GOODPUT:
+            return (-rate, gpus)
+        if goal is Goal.MAX_GOODPUT_PER_GPU:
+            return (-rate / gpus, gpus)
+        target = problem.service.workload.rate_rps or 0.0
+        if rate < target:
+            return (1.0, -rate, gpus)
+        if goal is Goal.MIN_GPUS:
+            return (0.0, gpus, -rate)
+        prices = [rated.usd_per_hour for rated, _ in self.counts]
+        known = [p for p in prices if p is not None]
+        price = sum(p * n for p, (_, n) in zip(known, self.counts, strict=False))
+        return (0.0, price if len(known) == len(prices) else math.inf, gpus, -rate)
+
+
+def pair_mixes(
+    problem: Problem, prefills: Sequence[RatedShape], decodes: Sequence[RatedShape]
+) -> list[Mix]:
+    """All sensible x * prefill + y * decode of one shape each, best promise first."""
+    mixes = [
+        mix
+        for prefill in prefills
+        for decode in decodes
+        for mix in _pair_counts(problem, prefill, decode)
+    ]
+    return sorted(mixes, key=lambda mix: (mix.rank(problem), str(mix.counts)))
+
+
+def single_mixes(problem: Problem, rated: Sequence[RatedShape]) -> list[Mix]:
+    """All sensible numbers of replicas of one shape, best promise first."""
+    mixes = []
+    for each in rated:
+        for count in _single_counts(problem, each):
+            promised = each.rate_rps * count
+            mixes.append(Mix(counts=((each, count),), promised_rps=promised))
+    return sorted(mixes, key=lambda mix: (mix.rank(problem), str(mix.counts)))
+
+
+def gpu_budget(problem: Problem) -> int:
+    """GPUs that a plan may use."""
+    total = problem.cluster.num_gpus
+    return min(total, problem.search.max_gpus or total)
+
+
+def _most(problem: Problem, num_gpus: int, budget: int) -> int:
+    cap = problem.search.max_replicas or budget
+    return max(0, min(cap, budget // num_gpus))
+
+
+def _pair_counts(
+    problem: Problem, prefill: RatedShape, decode: RatedShape
+) -> Iterator[Mix]:
+    """Of every number of prefill replicas, the decode replicas that match it.
+
+    More decode replicas than match only idle; the next number down is kept too, since
+    rounding decides which of the two phases is the bottleneck.
+    """
+    budget = gpu_budget(problem)
+    if prefill.rate_rps <= 0 or decode.rate_rps <= 0:
+        return
+    for x in range(1, _most(problem, prefill.num_gpus, budget) + 1):
+        left = _most(problem, decode.num_gpus, budget - x * prefill.num_gpus)
+        matching = x * prefill.rate_rps / decode.rate_rps
+        wanted = {math.floor(matching), math.ceil(matching)}
+        for y in sorted({min(max(1, n), left) for n in wanted if left > 0}):
+            promised = min(x * prefill.rate_rps, y * decode.rate_rps)
+            counts = ((prefill, x), (decode, y))
+            yield Mix(counts=counts, promised_rps=promised)
+            if _is_enough(problem, promised):
+                return
+
+
+def _single_counts(problem: Problem, rated: RatedShape) -> Iterator[int]:
+    """One replica, and as many as fit; with a target every number up to enough."""
+    most = _most(problem, rated.num_gpus, gpu_budget(problem))
+    if rated.rate_rps <= 0 or most == 0:
+        return
+    if not problem.objective.needs_rate:
+        yield from sorted({1, most})
+        return
+    target = problem.service.workload.rate_rps or 0.0
+    yield min(most, max(1, math.ceil(target / rated.rate_rps)))
+
+
+def _is_enough(problem: Problem, promised_rps: float) -> bool:
+    target = problem.service.workload.rate_rps
+    return problem.objective.needs_rate and promised_rps >= (target or 0.0)

@@ -1,0 +1,109 @@
+"""Refinement shared by the methods: simulate the best promises, then their neighbours."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from planner.cost import usd_per_hour
+from planner.deployment import Deployment, ReplicaShape
+from planner.goodput import Effort
+from planner.search.contract import Candidate, Ledger, SearchContext
+
+ShapeCounts = tuple[tuple[ReplicaShape, int], ...]
+
+
+@dataclass(slots=True)
+class Simulated:
+    """Deployments simulated by one method: each is made and simulated once."""
+
+    method: str
+    context: SearchContext
+    ledger: Ledger
+    deploy: Callable[[Sequence[ReplicaShape]], Deployment | None]
+    effort: Effort | None = None
+    known: dict[ShapeCounts, Candidate | None] = field(default_factory=dict)
+
+    def try_counts(self, counts: ShapeCounts) -> Candidate | None:
+        """Simulate these numbers of replicas; None when they do not fit the cluster."""
+        counts = tuple((shape, n) for shape, n in counts if n > 0)
+        if counts in self.known:
+            return self.known[counts]
+        shapes = [shape for shape, n in counts for _ in range(n)]
+        deployment = self.deploy(shapes)
+        if deployment is None:
+            self.ledger.reject("does not fit the nodes")
+            self.known[counts] = None
+            return None
+        evaluator = self.context.evaluator
+        candidate = Candidate(
+            method=self.method,
+            deployment=deployment,
+            goodput=evaluator.goodput(deployment, effort=self.effort),
+            usd_per_hour=usd_per_hour(self.context.problem.cluster, deployment),
+        )
+        self.ledger.evaluated += 1
+        self.known[counts] = candidate
+        return candidate
+
+    @property
+    def ranked(self) -> tuple[Candidate, ...]:
+        """All simulated candidates, best first."""
+        problem = self.context.problem
+        found = [c for c in self.known.values() if c is not None]
+        return tuple(
+            sorted(found, key=lambda c: (c.rank(problem), c.deployment.describe()))
+        )
+
+
+def simulate_promising(
+    simulated: Simulated, promised: Iterable[ShapeCounts], *, num_finalists: int
+) -> int:
+    """Simulate the first `num_finalists` that fit; returns how many were passed over."""
+    num_done, num_left = 0, 0
+    for counts in promised:
+        if num_done >= num_finalists or simulated.context.should_stop():
+            num_left += 1
+        elif simulated.try_counts(counts) is not None:
+            num_done += 1
+    return num_left
+
+
+def climb(simulated: Simulated, *, max_rounds: int = 20) -> None:
+    """Move from the best candidate to better numbers of replicas, until none is.
+
+    Neighbours have one replica more or fewer of one shape, or of two shapes at once.
+    """
+    problem = simulated.context.problem
+    for _ in range(max_rounds):
+        if not simulated.ranked or simulated.context.should_stop():
+            return
+        best = simulated.ranked[0]
+        for neighbour in _neighbours(simulated, best):
+            if simulated.context.should_stop():
+                return
+            simulated.try_counts(neighbour)
+        if simulated.ranked[0].rank(problem) >= best.rank(problem):
+            return
+
+
+def _neighbours(simulated: Simulated, best: Candidate) -> list[ShapeCounts]:
+    problem = simulated.context.problem
+    pools = best.deployment.pools()
+    shapes = [pool.shape for pool in pools]
+    counts = [len(pool.replicas) for pool in pools]
+    limit = problem.search.max_replicas
+    budget = problem.search.max_gpus or problem.cluster.num_gpus
+    steps = [[0] * len(counts) for _ in range(2 * len(counts))]
+    for i in range(len(counts)):
+        steps[2 * i][i], steps[2 * i + 1][i] = 1, -1
+    if len(counts) > 1:
+        steps += [[1] * len(counts), [-1] * len(counts)]
+    found = []
+    for step in steps:
+        moved = [n + s for n, s in zip(counts, step, strict=True)]
+        gpus = sum(
+            n * s.parallelism.num_gpus for n, s in zip(moved, shapes, strict=True)
+        )
+        if min(moved) < 1 or gpus > budget or (limit and max(moved) > limit):
+            continue
+        found.append(tuple(zip(shapes, moved, strict=True)))
+    return found

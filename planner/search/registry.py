@@ -1,0 +1,40 @@
+"""The search methods by name, and which of them a name stands for."""
+
+from planner.errors import UnknownMethodError
+from planner.search.aggregated import Aggregated
+from planner.search.contract import SearchMethod
+from planner.search.distserve_high import DistServeHigh
+from planner.search.distserve_low import DistServeLow
+from planner.search.exhaustive import Exhaustive
+
+_METHODS: tuple[SearchMethod, ...] = (
+    Aggregated(),
+    DistServeHigh(),
+    DistServeLow(),
+    Exhaustive(),
+)
+
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "auto": ("aggregated", "distserve-high", "distserve-low"),
+    "distserve": ("distserve-high", "distserve-low"),
+}
+"""Names that stand for several methods; the best of them wins."""
+
+
+def method_names() -> tuple[str, ...]:
+    """Everything that `solve(method=...)` takes."""
+    return (*_GROUPS, *(method.name for method in _METHODS))
+
+
+def methods_of(name: str) -> tuple[SearchMethod, ...]:
+    """The methods behind a name.
+
+    Raises
+    ------
+    UnknownMethodError
+        With the nearest known name.
+    """
+    known = {method.name: method for method in _METHODS}
+    if name not in known and name not in _GROUPS:
+        raise UnknownMethodError(name, method_names())
+    return tuple(known[each] for each in _GROUPS.get(name, (name,)))

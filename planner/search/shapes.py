@@ -1,0 +1,77 @@
+"""Replica shapes worth considering for a problem, and why the others are not."""
+
+from clusters.units import GB
+from models.latency.library import LatencyUnavailableError
+from models.memory import memory_of
+from models.parallelism import Parallelism
+from planner.deployment import Deployment, ReplicaShape
+from planner.placement import FreeGpus
+from planner.problem import Problem
+from planner.search.contract import Ledger
+from planner.serving import Planner
+from planner.simulator.system import Phase
+
+
+def parallelisms(
+    problem: Problem, largest_group: int, num_gpus: int
+) -> list[Parallelism]:
+    """Every TP and PP within the search space and these numbers of GPUs."""
+    space = problem.search
+    degrees = space.tp or tuple(range(1, largest_group + 1))
+    limit = min(num_gpus, space.max_gpus or num_gpus)
+    return [
+        Parallelism(tp=tp, pp=pp)
+        for tp in sorted(set(degrees))
+        for pp in range(1, space.max_pp + 1)
+        if tp <= largest_group and tp * pp <= limit
+    ]
+
+
+def usable_gpu_types(problem: Problem) -> tuple[str, ...]:
+    """GPU types that the search may use, in the order of the cluster."""
+    names = [gpu.name for gpu in problem.cluster.gpu_types()]
+    wanted = problem.search.gpu_types
+    return tuple(name for name in names if not wanted or name in wanted)
+
+
+def usable_shapes(
+    planner: Planner, phase: Phase, ledger: Ledger
+) -> tuple[Deployment, ...]:
+    """Deployments of one replica: the model divides, fits, has a latency and a place.
+
+    Every other shape is counted in `ledger` with the reason.
+    """
+    problem = planner.problem
+    free = FreeGpus.of(problem.cluster)
+    found = []
+    for gpu_type in usable_gpu_types(problem):
+        group, total = free.largest_group(gpu_type), free.num_free(gpu_type)
+        for parallelism in parallelisms(problem, group, total):
+            shape = ReplicaShape(
+                phase=phase, gpu_type=gpu_type, parallelism=parallelism
+            )
+            reason = why_not(planner, shape)
+            alone = None if reason else planner.deploy([shape])
+            if alone is None:
+                ledger.reject(reason or "does not fit the nodes")
+                continue
+            try:
+                planner.system(alone)
+            except LatencyUnavailableError as error:
+                ledger.reject(f"no latency: {error}")
+                continue
+            found.append(alone)
+    return tuple(found)
+
+
+def why_not(planner: Planner, shape: ReplicaShape) -> str | None:
+    """Why a shape cannot run the model, or None (a reason that counts together)."""
+    problem = planner.problem
+    llm = problem.service.llm
+    gpu = next(g for g in problem.cluster.gpu_types() if g.name == shape.gpu_type)
+    if shape.parallelism.why_not(llm):
+        return "parallelism does not divide the model"
+    memory = memory_of(llm, shape.parallelism, gpu, problem.engine.memory)
+    if memory.why_not:
+        return f"does not fit the memory of {gpu.name} ({gpu.memory_bytes / GB:.0f} GB)"
+    return None

@@ -1,0 +1,190 @@
+"""From a deployment to what the simulator runs: step tables, KV sizes and KV routes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from clusters.fields import spec
+from clusters.topology import Topology
+from clusters.units import MS_PER_S
+from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
+from models.memory import kv_bytes_per_token, memory_of
+from planner.deployment import Deployment, Replica, ReplicaShape, Route
+from planner.placement import StageGpus, place
+from planner.problem import Problem
+from planner.simulator.system import (
+    EdgeShare,
+    KvRoute,
+    Phase,
+    ServingReplica,
+    ServingSystem,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """A problem with the latencies that answer it: makes deployments and systems."""
+
+    problem: Problem = spec("The problem.")
+    library: LatencyLibrary = spec("Where step latencies come from.")
+
+    def latency(self, shape: ReplicaShape, stage_gpus: StageGpus) -> LatencyChoice:
+        """Step tables of a replica in its place.
+
+        Raises
+        ------
+        LatencyUnavailableError
+            When no source covers it.
+        """
+        topology = self.problem.cluster.topology
+        request = LatencyRequest(
+            llm=self.problem.service.llm,
+            parallelism=shape.parallelism,
+            gpu=topology.gpu(stage_gpus[0][0]).type,
+            links=topology.group_links(stage_gpus),
+        )
+        return self.library.choose(request)
+
+    def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
+        """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
+        ordered = sorted(shapes, key=lambda s: s.phase is not Phase.PREFILL)
+        placed = place(self.problem.cluster, ordered)
+        return None if placed is None else self.deploy_at(ordered, placed)
+
+    def deploy_at(
+        self,
+        shapes: Sequence[ReplicaShape],
+        placed: Sequence[StageGpus],
+        slices: Sequence[int] | None = None,
+    ) -> Deployment:
+        """A deployment of `shapes` on the GPUs (and in the slices) given for each."""
+        slices = slices or [0] * len(shapes)
+        engine = self.problem.engine
+        counts: dict[Phase, int] = dict.fromkeys(Phase, 0)
+        replicas = []
+        for shape, stage_gpus, part in zip(shapes, placed, slices, strict=True):
+            gpu = self.problem.cluster.topology.gpu(stage_gpus[0][0]).type
+            llm = self.problem.service.llm
+            memory = memory_of(llm, shape.parallelism, gpu, engine.memory)
+            replicas.append(
+                Replica(
+                    name=f"{shape.phase}-{counts[shape.phase]}",
+                    phase=shape.phase,
+                    gpu_type=shape.gpu_type,
+                    parallelism=shape.parallelism,
+                    stage_gpus=stage_gpus,
+                    limits=engine.limits,
+                    kv_capacity_tokens=memory.max_kv_tokens,
+                    kv_block_tokens=engine.memory.block_tokens,
+                    slice=part,
+                )
+            )
+            counts[shape.phase] += 1
+        deployment = Deployment(replicas=tuple(replicas), routing=engine.routing)
+        routes = kv_routes(self.problem.cluster.topology, deployment)
+        return replace(deployment, routes=routes)
+
+    def system(self, deployment: Deployment) -> ServingSystem:
+        """What the simulator runs for `deployment`."""
+        replicas = tuple(
+            ServingReplica(
+                phase=replica.phase,
+                stages=self.latency(replica.shape, replica.stage_gpus).stages,
+                limits=replica.limits,
+                kv_capacity_tokens=replica.kv_capacity_tokens,
+                kv_block_tokens=replica.kv_block_tokens,
+                slice=replica.slice,
+            )
+            for replica in deployment.replicas
+        )
+        return ServingSystem(
+            replicas=replicas,
+            routes=self._simulated_routes(deployment),
+            kv_bytes_per_token=kv_bytes_per_token(self.problem.service.llm),
+            routing=deployment.routing,
+        )
+
+    def _simulated_routes(self, deployment: Deployment) -> tuple[KvRoute, ...]:
+        engine = self.problem.engine
+        topology = self.problem.cluster.topology
+        index = {r.name: i for i, r in enumerate(deployment.replicas)}
+        gpus = {r.name: r.gpu_indices for r in deployment.replicas}
+        loads = [
+            edge_loads(topology, gpus[route.source], gpus[route.target])
+            for route in deployment.routes
+        ]
+        kept = deciding_edges(topology, loads)
+        efficiency = engine.kv_link_efficiency_frac
+        return tuple(
+            KvRoute(
+                source=index[route.source],
+                target=index[route.target],
+                latency_ms=route.latency_ms + engine.kv_setup_ms,
+                ms_per_byte=MS_PER_S / (route.bytes_per_s * efficiency),
+                edges=tuple(
+                    EdgeShare(
+                        edge=str(edge),
+                        ms_per_byte=share
+                        * MS_PER_S
+                        / (topology.edges[edge].bytes_per_s * efficiency),
+                    )
+                    for edge, share in sorted(load.items())
+                    if edge in kept
+                ),
+            )
+            for route, load in zip(deployment.routes, loads, strict=True)
+        )
+
+
+def kv_routes(topology: Topology, deployment: Deployment) -> tuple[Route, ...]:
+    """A route from every prefill to every decode replica, GPU to GPU in parallel."""
+    routes = []
+    for source in deployment.of_phase(Phase.PREFILL):
+        for target in deployment.of_phase(Phase.DECODE):
+            if source.slice != target.slice:
+                continue
+            path = topology.route(source.gpu_indices, target.gpu_indices)
+            routes.append(
+                Route(
+                    source=source.name,
+                    target=target.name,
+                    bytes_per_s=path.bytes_per_s,
+                    latency_ms=path.latency_ms,
+                    kind=str(path.kind),
+                    edges=path.edges,
+                )
+            )
+    return tuple(routes)
+
+
+def edge_loads(
+    topology: Topology, sources: Sequence[int], targets: Sequence[int]
+) -> dict[int, float]:
+    """Share of a transfer's bytes that crosses each edge."""
+    num_shards = max(len(sources), len(targets))
+    loads: dict[int, float] = {}
+    for i in range(num_shards):
+        path = topology.path(sources[i % len(sources)], targets[i % len(targets)])
+        for edge in path.edges:
+            loads[edge] = loads.get(edge, 0.0) + 1.0 / num_shards
+    return loads
+
+
+def deciding_edges(topology: Topology, loads: Sequence[dict[int, float]]) -> set[int]:
+    """Edges that can delay a transfer: of those loaded alike, only the slowest.
+
+    Two edges that carry the same share of the same routes are busy together, and the
+    slower one is busy for longer; edges of one route only never decide, since the
+    route's own rate does, unless transfers of that route follow each other.
+    """
+    used: dict[tuple[tuple[int, float], ...], int] = {}
+    by_edge: dict[int, list[tuple[int, float]]] = {}
+    for route, load in enumerate(loads):
+        for edge, share in load.items():
+            by_edge.setdefault(edge, []).append((route, round(share, 9)))
+    for edge, users in sorted(by_edge.items()):
+        key = tuple(users)
+        best = used.get(key)
+        rate = topology.edges[edge].bytes_per_s
+        if best is None or rate < topology.edges[best].bytes_per_s:
+            used[key] = edge
+    return set(used.values())

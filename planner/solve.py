@@ -1,0 +1,290 @@
+"""`solve`: problem in, result out."""
+
+import time
+from collections.abc import Callable
+
+from models.latency.library import LatencyLibrary
+from models.memory import memory_of
+from planner.bound import gpu_rates, objective_bound
+from planner.check import check_deployment
+from planner.errors import UnsupportedProblemError
+from planner.evaluate import Evaluation, Evaluator
+from planner.goodput import FINAL, Effort
+from planner.plan import Alternative, Plan, ShapeEvidence
+from planner.problem import Problem
+from planner.result import MethodCounts, Result, Status, gap_to, goal_value
+from planner.search.contract import Candidate, SearchContext, SearchOutcome
+from planner.search.registry import methods_of
+from planner.serving import Planner
+from planner.stop import Never, StoppingCriterion
+from planner.verdict import verdict
+from planner.version import __version__
+
+NUM_FINALISTS = 4
+"""Deployments of each kind that are simulated long and on several seeds."""
+
+HEADROOM_FRAC = 0.05
+"""Where no rate is asked for, the workload is shown this far below the goodput."""
+
+Progress = Callable[[str], None]
+
+
+def solve(
+    problem: Problem,
+    latency: LatencyLibrary | None = None,
+    *,
+    method: str = "auto",
+    stop: StoppingCriterion | None = None,
+    seed: int = 0,
+    effort: Effort = FINAL,
+    progress: Progress = lambda _: None,
+) -> Result:
+    """Find the best deployment for `problem` and prove it by simulation.
+
+    Parameters
+    ----------
+    problem
+        Cluster, service and goal.
+    latency
+        Where step latencies come from; None: the shipped library.
+    method
+        Name of a search method, or of a group of them (`method_names()`).
+    stop
+        When to end the search; None: when it is through.
+    seed
+        Seed of every random draw.
+    effort
+        How long and on how many seeds the finalists are simulated.
+    progress
+        Called with a line of text at every step.
+
+    Returns
+    -------
+    Result
+        Status, the best plan (or best effort), bound, gap and counts.
+
+    Raises
+    ------
+    UnknownMethodError, UnsupportedProblemError
+        When no such method exists, or none that the name stands for applies.
+    """
+    started = time.monotonic()
+    planner = Planner(problem=problem, library=library_for(problem, latency))
+    evaluator = Evaluator(planner=planner, seed=seed)
+    context = SearchContext(evaluator, stop or Never())
+    outcomes, counts = run_methods(context, method, progress)
+    progress("simulating the finalists")
+    finalists = verify(evaluator, outcomes, effort)
+    bound = objective_bound(problem, gpu_rates(planner, seed=seed))
+    status, reasons = judge(problem, finalists, outcomes, bound)
+    best = None
+    if finalists:
+        progress("simulating the workload on the plan")
+        best = make_plan(evaluator, finalists, status, reasons, bound)
+    return Result(
+        status=status,
+        reasons=reasons,
+        best=best,
+        bound=bound,
+        gap_frac=best.gap_frac if best else None,
+        counts=counts,
+        runtime_s=time.monotonic() - started,
+        num_evaluations=evaluator.num_evaluations,
+    )
+
+
+def library_for(problem: Problem, latency: LatencyLibrary | None) -> LatencyLibrary:
+    """The library with the sources that the problem asks for."""
+    library = latency or LatencyLibrary.default()
+    wanted = problem.engine.latency_sources
+    return library.with_sources(*wanted) if wanted else library
+
+
+def run_methods(
+    context: SearchContext, name: str, progress: Progress
+) -> tuple[tuple[SearchOutcome, ...], tuple[MethodCounts, ...]]:
+    """Run every method behind a name that supports the problem."""
+    outcomes, counts = [], []
+    for method in methods_of(name):
+        why_not = method.supports(context.problem)
+        if why_not is None:
+            progress(f"searching: {method.name}")
+            outcome = method.search(context)
+            outcomes.append(outcome)
+        counts.append(
+            MethodCounts(
+                method=method.name,
+                num_enumerated=0 if why_not else outcome.ledger.enumerated,
+                num_evaluated=0 if why_not else outcome.ledger.evaluated,
+                rejected={} if why_not else dict(outcome.ledger.rejected),
+                is_stopped=False if why_not else outcome.is_stopped,
+                why_skipped=why_not,
+            )
+        )
+    if not outcomes:
+        reason = "; ".join(f"{c.method}: {c.why_skipped}" for c in counts)
+        raise UnsupportedProblemError(name, reason)
+    return tuple(outcomes), tuple(counts)
+
+
+def verify(
+    evaluator: Evaluator, outcomes: tuple[SearchOutcome, ...], effort: Effort
+) -> tuple[Candidate, ...]:
+    """Simulate the best of both kinds long and on several seeds; best first."""
+    problem = evaluator.planner.problem
+    ranked = sorted(
+        (c for outcome in outcomes for c in outcome.candidates),
+        key=lambda c: (c.rank(problem), c.deployment.describe()),
+    )
+    chosen: list[Candidate] = []
+    for is_disaggregated in (True, False):
+        kind = [c for c in ranked if c.deployment.is_disaggregated is is_disaggregated]
+        unique = {c.deployment: c for c in reversed(kind)}
+        chosen += sorted(unique.values(), key=lambda c: c.rank(problem))[:NUM_FINALISTS]
+    verified = [
+        Candidate(
+            method=c.method,
+            deployment=c.deployment,
+            goodput=evaluator.goodput(c.deployment, effort=effort),
+            usd_per_hour=c.usd_per_hour,
+        )
+        for c in chosen
+    ]
+    return tuple(
+        sorted(verified, key=lambda c: (c.rank(problem), c.deployment.describe()))
+    )
+
+
+def judge(
+    problem: Problem,
+    finalists: tuple[Candidate, ...],
+    outcomes: tuple[SearchOutcome, ...],
+    bound: float | None,
+) -> tuple[Status, tuple[str, ...]]:
+    """Status of the search and the reasons for it."""
+    if not finalists:
+        reasons: dict[str, int] = {}
+        for outcome in outcomes:
+            for why, number in outcome.ledger.rejected.items():
+                reasons[why] = reasons.get(why, 0) + number
+        told = tuple(f"{n} x {why}" for why, n in reasons.items() if n)
+        return Status.INFEASIBLE, ("no replica can run the model", *told)
+    best = finalists[0]
+    rate = best.goodput.rate_rps
+    target = problem.service.workload.rate_rps if problem.objective.needs_rate else None
+    slo = problem.service.slo.describe()
+    if target is not None and bound == float("inf"):
+        why = f"{target:g} requests/s is beyond the capacity of the whole cluster"
+        return Status.INFEASIBLE, (why,)
+    if target is not None and rate < target:
+        return Status.NOT_FOUND, (f"best {rate:.3f} of {target:g} requests/s at {slo}",)
+    if rate <= 0:
+        return Status.NOT_FOUND, (f"no deployment meets {slo} at any rate",)
+    if all(outcome.is_exact for outcome in outcomes):
+        return Status.OPTIMAL, ()
+    return Status.FEASIBLE, ()
+
+
+def make_plan(
+    evaluator: Evaluator,
+    finalists: tuple[Candidate, ...],
+    status: Status,
+    reasons: tuple[str, ...],
+    bound: float | None,
+) -> Plan:
+    """The best finalist with the evidence for it."""
+    planner = evaluator.planner
+    problem = planner.problem
+    best = finalists[0]
+    check_deployment(problem, best.deployment)
+    goal = problem.objective.goal
+    value = goal_value(
+        goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour
+    )
+    finite = bound if bound is not None and bound < float("inf") else None
+    return Plan(
+        tool_version=__version__,
+        status=str(status),
+        reasons=reasons,
+        seed=evaluator.seed,
+        method=best.method,
+        verdict=verdict(problem, finalists),
+        deployment=best.deployment,
+        goodput=best.goodput,
+        evaluation=evaluate_workload(evaluator, best),
+        usd_per_hour=best.usd_per_hour,
+        bound=finite,
+        gap_frac=gap_to(goal, value, finite) if status.is_success else None,
+        alternatives=tuple(
+            Alternative(
+                method=c.method,
+                deployment=c.deployment.describe(),
+                is_disaggregated=c.deployment.is_disaggregated,
+                num_gpus=c.deployment.num_gpus,
+                goodput=c.goodput,
+                usd_per_hour=c.usd_per_hour,
+            )
+            for c in finalists[1:]
+        ),
+        evidence=evidence_of(planner, best),
+        warnings=warnings_of(planner, best),
+        problem=problem,
+    )
+
+
+def evaluate_workload(evaluator: Evaluator, best: Candidate) -> Evaluation:
+    """Simulate the workload itself: at its own rate, or with headroom at the goodput.
+
+    A trace is replayed from its first to its last request.
+    """
+    workload = evaluator.planner.problem.service.workload
+    wanted = workload.mean_rate_rps
+    needs_rate = evaluator.planner.problem.objective.needs_rate
+    sustained = best.goodput.rate_rps * (1.0 - HEADROOM_FRAC)
+    rate = wanted if needs_rate or not sustained else sustained
+    if workload.trace is not None:
+        num_requests = len(workload.trace)
+    else:
+        num_requests = FINAL.num_requests(rate or 1.0)
+    requests = workload.draw(num_requests, seed=evaluator.seed, rate_rps=rate)
+    return evaluator.evaluate(best.deployment, requests)
+
+
+def evidence_of(planner: Planner, best: Candidate) -> tuple[ShapeEvidence, ...]:
+    """Where the latencies and the memory of each pool come from."""
+    found = []
+    for pool in best.deployment.pools():
+        replica = pool.replicas[0]
+        choice = planner.latency(replica.shape, replica.stage_gpus)
+        gpu = planner.problem.cluster.topology.gpu(replica.gpu_indices[0]).type
+        llm = planner.problem.service.llm
+        memory = memory_of(llm, replica.parallelism, gpu, planner.problem.engine.memory)
+        found.append(
+            ShapeEvidence(
+                shape=str(pool.shape),
+                num_replicas=len(pool.replicas),
+                latency_source=choice.source,
+                latency_provenance=str(choice.provenance),
+                latency_reason=choice.reason,
+                expected_error_frac=choice.expected_error_frac,
+                weights_bytes=memory.weights_bytes,
+                kv_capacity_tokens=replica.kv_capacity_tokens,
+            )
+        )
+    return tuple(found)
+
+
+def warnings_of(planner: Planner, best: Candidate) -> tuple[str, ...]:
+    """What a reader of the plan should be careful about."""
+    found = []
+    for evidence in evidence_of(planner, best):
+        error = evidence.expected_error_frac
+        if error is not None and error > _LARGE_ERROR_FRAC:
+            found.append(
+                f"{evidence.shape}: latencies are {evidence.latency_provenance} with an "
+                f"expected error of {error:.0%}; measure before you buy"
+            )
+    return tuple(found)
+
+
+_LARGE_ERROR_FRAC = 0.15

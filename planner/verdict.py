@@ -1,0 +1,57 @@
+"""The honest answer to the first question: disaggregate or not, and by how much."""
+
+from planner.objective import Goal
+from planner.problem import Problem
+from planner.search.contract import Candidate
+
+
+def verdict(problem: Problem, finalists: tuple[Candidate, ...]) -> str:
+    """One sentence that compares the best of both kinds on the problem's goal."""
+    best = {
+        kind: next(
+            (c for c in finalists if c.deployment.is_disaggregated is kind), None
+        )
+        for kind in (True, False)
+    }
+    split, joint = best[True], best[False]
+    if split is None or split.goodput.rate_rps <= 0:
+        if joint is None or joint.goodput.rate_rps <= 0:
+            return "Neither disaggregated nor aggregated replicas meet the SLO."
+        return "Do not disaggregate: no disaggregated deployment meets the SLO."
+    if joint is None or joint.goodput.rate_rps <= 0:
+        return "Disaggregate: no aggregated deployment meets the SLO."
+    do_split = split.rank(problem) <= joint.rank(problem)
+    winner, loser = (split, joint) if do_split else (joint, split)
+    word = "Disaggregate" if do_split else "Do not disaggregate"
+    return f"{word}: {_advantage(problem, winner, loser)}."
+
+
+def _advantage(problem: Problem, winner: Candidate, loser: Candidate) -> str:
+    goal = problem.objective.goal
+    kind = "aggregated" if winner.deployment.is_disaggregated else "disaggregated"
+    if goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU):
+        per_gpu = goal is Goal.MAX_GOODPUT_PER_GPU
+        ours = winner.goodput_per_gpu_rps if per_gpu else winner.goodput.rate_rps
+        theirs = loser.goodput_per_gpu_rps if per_gpu else loser.goodput.rate_rps
+        unit = "requests/s per GPU" if per_gpu else "requests/s"
+        return (
+            f"{ours:.3f} against {theirs:.3f} {unit} of the best {kind} deployment "
+            f"({ours / theirs - 1.0:+.0%})"
+        )
+    target = problem.service.workload.rate_rps or 0.0
+    if loser.goodput.rate_rps < target:
+        return (
+            f"no {kind} deployment serves {target:g} requests/s "
+            f"(best {loser.goodput.rate_rps:.3f})"
+        )
+    if goal is Goal.MIN_COST and winner.usd_per_hour and loser.usd_per_hour:
+        return (
+            f"{winner.usd_per_hour:.2f} against {loser.usd_per_hour:.2f} $/h of the "
+            f"best {kind} deployment"
+        )
+    ours_gpus, theirs_gpus = winner.deployment.num_gpus, loser.deployment.num_gpus
+    text = f"{ours_gpus} against {theirs_gpus} GPUs of the best {kind} deployment"
+    if ours_gpus == theirs_gpus:
+        lead = winner.goodput.rate_rps / loser.goodput.rate_rps - 1.0
+        text += f", with {lead:+.0%} goodput"
+    return text

@@ -1,0 +1,87 @@
+"""StepTable and its knots."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusters.fields import InputError
+from models.latency.knots import choose_knots
+from models.latency.step_table import StepTable
+
+TABLE = StepTable(
+    prefill_tokens=(0.0, 10.0, 20.0),
+    prefill_ms=(1.0, 2.0, 4.0),
+    prefill_per_sq_token_ms=0.01,
+    decode_batch=(1.0, 3.0),
+    decode_ms=(5.0, 7.0),
+    decode_per_kv_token_ms=(0.1, 0.2),
+)
+
+
+def test_prefill_is_interpolated_and_adds_squares() -> None:
+    # F(15) = 3 between its knots; 0.01 * (10^2 + 5^2) = 1.25.
+    assert TABLE.prefill_step_ms([10, 5]) == pytest.approx(3 + 1.25)
+    # With 4 tokens in the cache, 10 new ones see 10^2 + 2*10*4 = 180.
+    assert TABLE.prefill_step_ms([10], [4]) == pytest.approx(2 + 1.8)
+
+
+def test_the_last_slope_continues() -> None:
+    assert TABLE.prefill_step_ms([30]) == pytest.approx(6 + 9)
+
+
+def test_decode_is_linear_in_attended_tokens() -> None:
+    # G(2) = 6, H(2) = 0.15.
+    assert TABLE.decode_step_ms(2, 100) == pytest.approx(6 + 15)
+
+
+def test_decode_arrays_are_the_curves_at_every_batch_size() -> None:
+    fixed, slope = TABLE.decode_arrays(4)
+    np.testing.assert_allclose(fixed, [5, 5, 6, 7, 8])
+    np.testing.assert_allclose(slope, [0.1, 0.1, 0.15, 0.2, 0.25])
+
+
+def test_scaling_multiplies_every_latency() -> None:
+    half = TABLE.scaled(0.5)
+    assert half.prefill_step_ms([10, 5]) == TABLE.prefill_step_ms([10, 5]) / 2
+    assert half.decode_step_ms(2, 100) == TABLE.decode_step_ms(2, 100) / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"prefill_tokens": (0.0, 0.0, 20.0)}, "prefill_tokens"),
+        ({"prefill_ms": (1.0, 2.0)}, "prefill_ms"),
+        ({"prefill_ms": (1.0, float("nan"), 4.0)}, "prefill_ms"),
+        ({"decode_ms": (-1.0, 7.0)}, "decode_ms"),
+        ({"prefill_per_sq_token_ms": -0.1}, "prefill_per_sq_token_ms"),
+    ],
+)
+def test_impossible_tables_are_refused(changes: dict[str, object], key: str) -> None:
+    values = {name: getattr(TABLE, name) for name in TABLE.__slots__}
+    with pytest.raises(InputError, match=key):
+        StepTable(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_straight_line_needs_two_knots() -> None:
+    grid = np.arange(1.0, 100.0)
+    assert choose_knots(grid, 3 + 2 * grid, tolerance=1e-6) == (
+        (1.0, 99.0),
+        (5.0, 201.0),
+    )
+
+
+def test_a_bend_becomes_a_knot() -> None:
+    grid = np.arange(1.0, 100.0)
+    knots, _ = choose_knots(grid, np.maximum(50.0, grid), tolerance=1e-6)
+    assert knots == (1.0, 50.0, 99.0)
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=60))
+def test_lines_between_knots_stay_within_the_tolerance(steps: list[float]) -> None:
+    values = np.cumsum(steps)
+    grid = np.arange(1.0, len(values) + 1)
+    knots, at_knots = choose_knots(grid, values, tolerance=0.05)
+    lines = np.interp(grid, knots, at_knots)
+    assert (np.abs(lines - values) <= 0.05 * values + 1e-9).all()
+    assert (np.diff(at_knots) > 0).all()

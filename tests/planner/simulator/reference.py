@@ -1,0 +1,329 @@
+"""A slow, plain simulator of the same serving system, to check the compiled one.
+
+Every decode step of every request is an event, every block is counted by looking at
+all requests, and queues are lists. No closed form, no numba, nothing shared with
+`planner/simulator` but the description of the system.
+
+Rules
+    At one instant: decode steps end, then prefill steps, then transfers, then requests
+    arrive; equal events in the order they were started. Then replicas, lowest index
+    first, start what they can: pulls in order, then stages from the last to the first,
+    prompts before decodes.
+"""
+
+import heapq
+import math
+from itertools import count
+
+from planner.simulator.system import Phase, Routing, ServingSystem
+from planner.workload.requests import Requests
+from tests.planner.simulator.reference_state import Job, ReplicaState
+
+DECODE_END, PREFILL_END, TRANSFER_END = 0, 1, 2
+
+
+class ReferenceSimulator:
+    """Serve `requests` on `system`; `jobs` have the times when `run` returns."""
+
+    def __init__(
+        self, system: ServingSystem, requests: Requests, clients: int | None = None
+    ) -> None:
+        rows = zip(
+            requests.arrival_ms.tolist(),
+            requests.input_tokens.tolist(),
+            requests.output_tokens.tolist(),
+            strict=True,
+        )
+        self.jobs = [Job(*row) for row in rows]
+        self.clients = clients
+        for number, job in enumerate(self.jobs if clients else []):
+            job.arrival = 0.0 if number < clients else math.inf
+        self.system = system
+        self.replicas = [ReplicaState(i, r) for i, r in enumerate(system.replicas)]
+        self.prefills = [r for r in self.replicas if r.given.phase is not Phase.DECODE]
+        self.decoders = [r for r in self.replicas if r.given.phase is Phase.DECODE]
+        self.routes = {(r.source, r.target): r for r in system.routes}
+        self.edge_free = {s.edge: 0.0 for r in system.routes for s in r.edges}
+        self.turn = {Phase.PREFILL: count(), Phase.DECODE: count()}
+        self.admissions, self.sequence = count(), count()
+        self.events: list[tuple] = []
+        self.now = 0.0
+        self.num_preemptions = 0
+
+    def run(self) -> None:
+        arriving = 0
+        while True:
+            event = self.events[0][0] if self.events else math.inf
+            more = arriving < len(self.jobs)
+            arrival = self.jobs[arriving].arrival if more else math.inf
+            upcoming = min(event, arrival)
+            if upcoming > self.now and self.start_all():
+                continue
+            if upcoming == math.inf:
+                return
+            self.now = max(self.now, upcoming)
+            if event <= arrival:
+                _, _, _, action, arguments = heapq.heappop(self.events)
+                action(*arguments)
+            else:
+                arriving += 1
+                self.arrive(self.jobs[arriving - 1])
+
+    def at(self, time: float, priority: int, action, *arguments) -> None:
+        entry = (time, priority, next(self.sequence), action, arguments)
+        heapq.heappush(self.events, entry)
+
+    def choose(self, phase: Phase, slice: int | None = None) -> ReplicaState:
+        """In turn, passing over those of other slices, or whoever has least work."""
+        everyone = self.decoders if phase is Phase.DECODE else self.prefills
+        fitting = [r for r in everyone if slice in (None, r.given.slice)]
+        if self.system.routing is Routing.SHORTEST_QUEUE:
+            return min(fitting, key=ReplicaState.work)
+        while True:
+            chosen = everyone[next(self.turn[phase]) % len(everyone)]
+            if chosen in fitting:
+                return chosen
+
+    # One request: it arrives, gets its first token, moves to decode, ends.
+
+    def arrive(self, job: Job) -> None:
+        if not self.prefills:
+            self.first_token(job, None)
+            return
+        replica = self.choose(Phase.PREFILL)
+        kept = job.input + (job.output if replica.decodes else 0)
+        if replica.blocks(kept) > replica.capacity:
+            self.end(job, is_rejected=True)
+            return
+        replica.in_system.add(job)
+        replica.prompts.append(job)
+
+    def first_token(self, job: Job, replica: ReplicaState | None) -> None:
+        job.first_token, job.done = self.now, 1
+        if replica is not None and replica.decodes:
+            self.enter_decode(job, replica)
+            return
+        job.source = replica
+        if replica is not None:
+            replica.in_system.remove(job)
+        if not self.decoders or job.output == 1:
+            self.drop_source(job)
+            self.end(job)
+            return
+        slice = None if replica is None else replica.given.slice
+        target = self.choose(Phase.DECODE, slice)
+        if target.blocks(job.input + job.output) > target.capacity:
+            self.drop_source(job)
+            self.end(job, is_rejected=True)
+            return
+        target.in_system.add(job)
+        target.pulls.append(job)
+
+    def drop_source(self, job: Job) -> None:
+        if job.source is not None:
+            del job.source.held[job]
+
+    def end_transfer(self, job: Job, target: ReplicaState) -> None:
+        self.drop_source(job)
+        self.enter_decode(job, target)
+
+    def enter_decode(self, job: Job, replica: ReplicaState) -> None:
+        if math.isnan(job.decode_ready):
+            job.decode_ready = self.now
+        if job.done == job.output:
+            self.leave(job, replica)
+        else:
+            replica.joins.append(job)
+
+    def leave(self, job: Job, replica: ReplicaState) -> None:
+        del replica.held[job]
+        replica.resident.remove(job)
+        replica.in_system.remove(job)
+        self.end(job)
+
+    def end(self, job: Job, is_rejected: bool = False) -> None:
+        job.is_rejected = is_rejected
+        if not is_rejected:
+            job.finish = self.now
+        if self.clients:
+            waiting = (j for j in self.jobs if j.arrival == math.inf)
+            freed = next(waiting, None)
+            if freed is not None:
+                freed.arrival = self.now
+
+    # Starting work.
+
+    def start_all(self) -> bool:
+        """Start what can be started; whether anything was."""
+        anything = False
+        replica = 0
+        while replica < len(self.replicas):
+            if self.start(self.replicas[replica]):
+                anything, replica = True, 0
+            else:
+                replica += 1
+        return anything
+
+    def start(self, rep: ReplicaState) -> bool:
+        started = False
+        while rep.pulls and not rep.prompts and self.pull(rep):
+            started = True
+        for stage in reversed(range(len(rep.busy))):
+            if not rep.busy[stage]:
+                started |= self.start_stage(rep, stage)
+        return started
+
+    def pull(self, rep: ReplicaState) -> bool:
+        job = rep.pulls[0]
+        blocks = rep.blocks(job.context)
+        if not rep.has_place() or not rep.can_admit(blocks):
+            return False
+        rep.pulls.pop(0)
+        rep.held[job] = blocks
+        rep.resident.add(job)
+        job.admission = next(self.admissions)
+        job.transfer_start = end = self.now
+        if job.source is not None:
+            route = self.routes[job.source.index, rep.index]
+            size = self.system.kv_bytes_per_token * job.input
+            begin = max([self.now, *(self.edge_free[s.edge] for s in route.edges)])
+            for share in route.edges:
+                self.edge_free[share.edge] = begin + size * share.ms_per_byte
+            end = begin + route.latency_ms + size * route.ms_per_byte
+        if end <= self.now:
+            self.end_transfer(job, rep)
+        else:
+            self.at(end, TRANSFER_END, self.end_transfer, job, rep)
+        return True
+
+    def start_stage(self, rep: ReplicaState, stage: int) -> bool:
+        if stage == 0:
+            batch = self.form_batch(rep)
+            group = [] if batch else self.form_group(rep)
+        else:
+            batch = rep.batches[stage].pop(0) if rep.batches[stage] else []
+            group = [] if batch else self.next_group(rep, stage)
+        table = rep.given.stages[stage]
+        if batch:
+            duration = table.prefill_step_ms([job.context for job in batch])
+            end = self.now + duration
+            self.at(end, PREFILL_END, self.end_prefill, rep, stage, batch)
+        elif group:
+            attended = sum(job.context for job in group)
+            duration = table.decode_step_ms(len(group), attended)
+            end = self.now + duration
+            self.at(end, DECODE_END, self.end_decode, rep, stage, group)
+        rep.busy[stage] = bool(batch or group)
+        return rep.busy[stage]
+
+    def form_batch(self, rep: ReplicaState) -> list[Job]:
+        batch: list[Job] = []
+        limits = rep.given.limits
+        while rep.prompts and len(batch) < limits.max_num_seqs and rep.has_place():
+            job = rep.prompts[0]
+            tokens = sum(j.context for j in batch) + job.context
+            blocks = rep.blocks(job.context + (1 if rep.decodes else 0))
+            if batch and tokens > limits.max_batch_tokens:
+                break
+            if not rep.can_admit(blocks):
+                break
+            batch.append(rep.prompts.pop(0))
+            rep.held[job] = blocks
+            if rep.decodes:
+                rep.resident.add(job)
+            job.admission = next(self.admissions)
+            if math.isnan(job.prefill_start):
+                job.prefill_start = self.now
+        return batch
+
+    def form_group(self, rep: ReplicaState) -> list[Job]:
+        if rep.cap:
+            return self.head_under_cap(rep, rep.joins)
+        if rep.num_flying >= len(rep.busy):
+            return []
+        group = self.cover(rep, rep.idle or []) + rep.joins
+        rep.idle, rep.joins = None, []
+        rep.num_flying += bool(group)
+        return group
+
+    def next_group(self, rep: ReplicaState, stage: int) -> list[Job]:
+        if not rep.groups[stage]:
+            return []
+        if not rep.cap:
+            return rep.groups[stage].pop(0)
+        waiting = [job for group in rep.groups[stage] for job in group]
+        group = self.head_under_cap(rep, waiting)
+        rep.groups[stage] = [waiting] if waiting else []
+        return group
+
+    def head_under_cap(self, rep: ReplicaState, waiting: list[Job]) -> list[Job]:
+        group: list[Job] = []
+        while waiting:
+            attended = sum(job.context for job in group) + waiting[0].context
+            if group and attended > rep.cap:
+                break
+            group.append(waiting.pop(0))
+        return group
+
+    def cover(self, rep: ReplicaState, group: list[Job]) -> list[Job]:
+        """Blocks for one more step of `group`; whoever came last gives way."""
+        group = list(group)
+        while group:
+            needed = {job: rep.blocks(job.context) for job in group}
+            if sum(needed[job] - rep.held[job] for job in group) <= rep.free:
+                rep.held.update(needed)
+                break
+            last = max(group, key=lambda job: job.admission)
+            group.remove(last)
+            self.preempt(rep, last)
+        return group
+
+    def preempt(self, rep: ReplicaState, job: Job) -> None:
+        del rep.held[job]
+        rep.resident.remove(job)
+        rep.prompts.insert(0, job)
+        self.num_preemptions += 1
+
+    # Ending work.
+
+    def end_prefill(self, rep: ReplicaState, stage: int, batch: list[Job]) -> None:
+        rep.busy[stage] = False
+        if stage + 1 < len(rep.busy):
+            rep.batches[stage + 1].append(batch)
+            return
+        for job in batch:
+            if job.done == 0:
+                self.first_token(job, rep)
+            else:
+                job.done += 1
+                self.enter_decode(job, rep)
+
+    def end_decode(self, rep: ReplicaState, stage: int, group: list[Job]) -> None:
+        rep.busy[stage] = False
+        if stage + 1 < len(rep.busy):
+            rep.groups[stage + 1].append(group)
+            return
+        for job in group:
+            job.done += 1
+            if job.done == job.output:
+                self.leave(job, rep)
+        group = [job for job in group if job.done < job.output]
+        if rep.cap:
+            self.take_turns(rep, group)
+            return
+        rep.num_flying -= 1
+        if rep.idle is None:
+            rep.idle = group or None
+        elif group:
+            # Groups that meet go on together; each takes its blocks first.
+            group = self.cover(rep, group)
+            rep.idle = self.cover(rep, rep.idle) + group
+
+    def take_turns(self, rep: ReplicaState, group: list[Job]) -> None:
+        """Survivors of a capped step queue again; who finds no block is preempted."""
+        for job in group:
+            if rep.blocks(job.context) - rep.held[job] > rep.free:
+                self.preempt(rep, job)
+            else:
+                rep.held[job] = rep.blocks(job.context)
+                rep.joins.append(job)
