@@ -88,10 +88,11 @@ def json_schema_of(cls: type) -> dict[str, Any]:
 
 def file_keys(cls: type) -> dict[str, str]:
     """Keys that a file may use, each with the field it fills."""
-    names = [declared.name for declared, _ in _fields_of(cls)]
-    keys = {name: name for name in names}
-    for name in names:
-        keys |= {also: name for also in _other_units(name) if also not in names}
+    found = _fields_of(cls)
+    keys = {declared.name: declared.name for declared, _ in found}
+    for declared, hint in found:
+        for also in _other_units(declared.name, hint):
+            keys.setdefault(also, declared.name)
     return keys
 
 
@@ -132,7 +133,7 @@ def _field_entry(declared: "dataclasses.Field[Any]", hint: Any) -> FieldEntry:
         default=default,
         range=", ".join(bounds),
         meaning=declared.metadata.get("meaning", ""),
-        also=_other_units(declared.name),
+        also=_other_units(declared.name, hint),
     )
 
 
@@ -149,8 +150,10 @@ def _default_of(declared: "dataclasses.Field[Any]") -> tuple[bool, object]:
     return True, None
 
 
-def _other_units(name: str) -> tuple[str, ...]:
-    """Keys in the units of files: ``nic_gbit_per_s`` for ``nic_bytes_per_s``."""
+def _other_units(name: str, hint: Any) -> tuple[str, ...]:
+    """Keys of a number in other units: ``nic_gbit_per_s`` for ``nic_bytes_per_s``."""
+    if not {hint, *get_args(hint)} & {int, float} or get_origin(hint) is tuple:
+        return ()
     for ours, theirs in FILE_UNITS.items():
         if name == ours or name.endswith(f"_{ours}"):
             return tuple(name.removesuffix(ours) + suffix for suffix in theirs)

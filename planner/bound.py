@@ -72,7 +72,9 @@ def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None
         return max(alone, default=0.0)
     target = problem.service.workload.rate_rps or 0.0
     if goal is Goal.MIN_GPUS:
-        least = _least_cost(rates, target, dict.fromkeys((r.gpu_type for r in rates), 1))
+        least = _least_cost(
+            rates, target, dict.fromkeys((r.gpu_type for r in rates), 1)
+        )
         return least if np.isinf(least) else float(np.ceil(least - 1e-9))
     prices = {r.gpu_type: r.usd_per_hour for r in rates}
     known = {name: price for name, price in prices.items() if price is not None}

@@ -1,6 +1,6 @@
 """Evaluator: the one place where deployments are simulated, for search and report."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clusters.fields import check_fields, spec
 from planner.cost import usd_per_hour
@@ -54,6 +54,11 @@ class Evaluation:
     """What a simulation says about a deployment at one rate."""
 
     rate_rps: float = spec("Arrival rate.", unit="requests/s", ge=0)
+    offered_rps: float | None = spec(
+        "Rate the requests were drawn at; None: as recorded, or a closed loop.",
+        unit="requests/s",
+        default=None,
+    )
     num_requests: int = spec("Requests simulated.", unit="requests", ge=1)
     num_rejected: int = spec(
         "Refused: longer than the KV cache.", unit="requests", ge=0
@@ -136,12 +141,19 @@ class Evaluator:
         )
         return meets(self.planner.system(deployment), requests, service.slo)
 
-    def evaluate(self, deployment: Deployment, requests: Requests) -> Evaluation:
-        """Simulate `requests` to the end and summarise."""
+    def evaluate(
+        self,
+        deployment: Deployment,
+        requests: Requests,
+        *,
+        offered_rps: float | None = None,
+    ) -> Evaluation:
+        """Simulate `requests` (drawn at `offered_rps`) to the end and summarise."""
         service = self.planner.problem.service
         options = SimulationOptions(concurrency=service.workload.concurrency)
         result = simulate(self.planner.system(deployment), requests, options=options)
-        return summarize(self.planner, deployment, result)
+        found = summarize(self.planner, deployment, result)
+        return replace(found, offered_rps=offered_rps)
 
 
 def summarize(

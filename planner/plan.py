@@ -1,5 +1,6 @@
 """Plan: a deployment with the evidence for it, complete enough to be replayed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clusters.fields import check_fields, spec
@@ -51,6 +52,21 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MethodCounts:
+    """What one method looked at: `num_enumerated == num_evaluated + sum(rejected)`."""
+
+    method: str = spec("Search method.")
+    num_enumerated: int = spec("Candidates.", unit="1", ge=0)
+    num_evaluated: int = spec("Of them, simulated.", unit="1", ge=0)
+    rejected: Mapping[str, int] = spec("The others, by reason.", unit="1")
+    is_stopped: bool = spec("Whether it was stopped before its end.")
+    why_skipped: str | None = spec("Why it did not run, if so.", default=None)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What to deploy, and why it is believed to work."""
 
@@ -74,6 +90,7 @@ class Plan:
         "Relative distance to the bound.", unit="1", ge=0, default=None
     )
     alternatives: tuple[Alternative, ...] = spec("Best of the other kinds.", default=())
+    counts: tuple[MethodCounts, ...] = spec("What the search looked at.", default=())
     evidence: tuple[ShapeEvidence, ...] = spec("Provenance by shape.")
     warnings: tuple[str, ...] = spec("What to be careful about.", default=())
     inputs_sha256: tuple[tuple[str, str], ...] = spec(

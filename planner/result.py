@@ -1,12 +1,11 @@
 """Result: the answer of `solve`, whose text is the report a person wants first."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from clusters.fields import check_fields, spec
 from planner.objective import Goal
-from planner.plan import Plan
+from planner.plan import MethodCounts, Plan
 
 
 class Status(StrEnum):
@@ -28,21 +27,6 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodCounts:
-    """What one method looked at: `num_enumerated == num_evaluated + sum(rejected)`."""
-
-    method: str = spec("Search method.")
-    num_enumerated: int = spec("Candidates.", unit="1", ge=0)
-    num_evaluated: int = spec("Of them, simulated.", unit="1", ge=0)
-    rejected: Mapping[str, int] = spec("The others, by reason.", unit="1")
-    is_stopped: bool = spec("Whether it was stopped before its end.")
-    why_skipped: str | None = spec("Why it did not run, if so.", default=None)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """Status, best plan, bound and counts of a search."""
 
@@ -59,7 +43,11 @@ class Result:
         check_fields(self)
 
     def __str__(self) -> str:
-        lines = [f"{self.status}: {'; '.join(self.reasons)}" if self.reasons else str(self.status)]
+        lines = [
+            f"{self.status}: {'; '.join(self.reasons)}"
+            if self.reasons
+            else str(self.status)
+        ]
         if self.best is not None:
             lines += _plan_lines(self.best)
         if self.bound is not None:
@@ -81,7 +69,9 @@ class Result:
 def _plan_lines(plan: Plan) -> list[str]:
     goodput = plan.goodput
     gpus = plan.deployment.num_gpus
-    price = "price unknown" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
+    price = (
+        "price unknown" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
+    )
     attained = plan.evaluation.attainment.joint_frac
     return [
         f"plan      {plan.deployment.describe()}",
@@ -95,7 +85,9 @@ def _plan_lines(plan: Plan) -> list[str]:
     ]
 
 
-def goal_value(goal: Goal, rate_rps: float, num_gpus: int, usd: float | None) -> float | None:
+def goal_value(
+    goal: Goal, rate_rps: float, num_gpus: int, usd: float | None
+) -> float | None:
     """Value of a goal for a plan; None when it is a price that is not known."""
     if goal is Goal.MAX_GOODPUT:
         return rate_rps

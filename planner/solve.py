@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from models.latency.library import LatencyLibrary
 from models.memory import memory_of
@@ -10,9 +11,9 @@ from planner.check import check_deployment
 from planner.errors import UnsupportedProblemError
 from planner.evaluate import Evaluation, Evaluator
 from planner.goodput import FINAL, Effort
-from planner.plan import Alternative, Plan, ShapeEvidence
+from planner.plan import Alternative, MethodCounts, Plan, ShapeEvidence
 from planner.problem import Problem
-from planner.result import MethodCounts, Result, Status, gap_to, goal_value
+from planner.result import Result, Status, gap_to, goal_value
 from planner.search.contract import Candidate, SearchContext, SearchOutcome
 from planner.search.registry import methods_of
 from planner.serving import Planner
@@ -80,7 +81,9 @@ def solve(
     best = None
     if finalists:
         progress("simulating the workload on the plan")
-        best = make_plan(evaluator, finalists, status, reasons, bound)
+        best = replace(
+            make_plan(evaluator, finalists, status, reasons, bound), counts=counts
+        )
     return Result(
         status=status,
         reasons=reasons,
@@ -247,7 +250,7 @@ def evaluate_workload(evaluator: Evaluator, best: Candidate) -> Evaluation:
     else:
         num_requests = FINAL.num_requests(rate or 1.0)
     requests = workload.draw(num_requests, seed=evaluator.seed, rate_rps=rate)
-    return evaluator.evaluate(best.deployment, requests)
+    return evaluator.evaluate(best.deployment, requests, offered_rps=rate)
 
 
 def evidence_of(planner: Planner, best: Candidate) -> tuple[ShapeEvidence, ...]:

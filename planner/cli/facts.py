@@ -66,7 +66,7 @@ def _llm_facts(name: str) -> Iterator[Fact]:
     llm = LlmSpec.load(name)
     config = read_mapping(CATALOG / f"{llm.name}.json")
     told = Source(source=str(config["_source"]), date=str(config["_date"]))
-    yield from _field_facts(llm, lambda _: told, skip=("name", "windows"))
+    yield from _field_facts(llm, _always(told), skip=("name", "windows"))
     for window in sorted({each for each in llm.windows if each is not None}):
         meaning = "Layers whose attention sees this many tokens."
         label, num = f"windows.{window}_tokens", llm.windows.count(window)
@@ -115,7 +115,7 @@ def _workload_facts(name: str) -> Iterator[Fact]:
     yield _fact("meaning", preset.meaning, "", "What traffic it stands for.", told)
     for side in ("input", "output"):
         lengths = getattr(preset, side)
-        for fact in _field_facts(lengths, lambda _: told):
+        for fact in _field_facts(lengths, _always(told)):
             yield _renamed(fact, f"{side}.{fact.name}")
         mean, meaning = lengths.mean_tokens, "Mean after clipping."
         yield _fact(f"{side}.mean_tokens", mean, "tokens", meaning, COMPUTED)
@@ -141,6 +141,11 @@ def _leaves(label: str, data: Any) -> Iterator[tuple[str, Any]]:
             yield from _leaves(f"{label}[{index}]", item)
     else:
         yield label, data
+
+
+def _always(source: Source) -> Callable[[str], Source]:
+    """Tells the same source for every field."""
+    return lambda _: source
 
 
 def _source_finder(kind: str, entry: GpuType | NodeType) -> Callable[[str], Source]:
@@ -170,7 +175,7 @@ def _field_facts(
             yield from _precision_facts(value, source)
             continue
         if hasattr(value, "__dataclass_fields__") and not isinstance(value, GpuType):
-            for fact in _field_facts(value, lambda _, given=source: given):  # type: ignore[misc]
+            for fact in _field_facts(value, _always(source)):
                 yield _renamed(fact, f"{declared.name}.{fact.name}")
             continue
         yield _fact(declared.name, value, unit, meaning, source)

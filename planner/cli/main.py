@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from planner.cli import catalog, cluster, model, schema, trace
+from planner.cli import (
+    catalog,
+    cluster,
+    compare,
+    explain,
+    model,
+    plan,
+    schema,
+    simulate,
+    trace,
+)
 from planner.cli.failures import exit_code_of, show_bug, show_warning
 
 app = typer.Typer(
@@ -20,6 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("plan")(plan.plan)
+app.command("simulate")(simulate.simulate)
+app.command("compare")(compare.compare)
+app.command("explain")(explain.explain)
 app.add_typer(catalog.app)
 app.add_typer(cluster.app)
 app.add_typer(model.app)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clusters.fields import InputError
+from planner.errors import PlannerError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -86,7 +87,7 @@ def emit(
 
     Raises
     ------
-    InputError
+    PlannerError
         If the file cannot be written.
     """
     from clusters.serde import dump_json, dump_yaml, write_text_atomic
@@ -103,8 +104,12 @@ def emit(
             text = _plain_text(table())
     if output is None:
         sys.stdout.write(text)
-    else:
+        return
+    try:
         write_text_atomic(output, text)
+    except InputError as error:
+        # The path looked fine, so this is a failure and no slip of the user.
+        raise PlannerError(str(error)) from None
 
 
 def stdout_console() -> "Console":

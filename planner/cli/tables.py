@@ -72,7 +72,7 @@ def sections(*parts: tuple[str, "RenderableType"]) -> "Group":
 
 
 def quantity(value: object, unit: str = "") -> str:
-    """A number with its unit, e.g. ``80.0 GiB``; ``-`` for None."""
+    """A number with its unit, e.g. ``80 GiB``; ``-`` for None."""
     if value is None:
         return "-"
     if isinstance(value, bool):

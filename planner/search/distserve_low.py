@@ -94,9 +94,7 @@ class DistServeLow:
             for phase in (Phase.PREFILL, Phase.DECODE)
         }
         # 1. and 2. Units, best promise first.
-        units = ranked_units(
-            context.problem, rated[Phase.PREFILL], rated[Phase.DECODE]
-        )
+        units = ranked_units(context.problem, rated[Phase.PREFILL], rated[Phase.DECODE])
         found: list[Candidate] = []
         for unit in units:
             if len(found) >= self.num_finalists or context.should_stop():
@@ -109,7 +107,9 @@ class DistServeLow:
                 continue
             ledger.evaluated += 1
             found.append(candidate)
-        ranked = sorted(found, key=lambda c: (c.rank(context.problem), str(c.deployment)))
+        ranked = sorted(
+            found, key=lambda c: (c.rank(context.problem), str(c.deployment))
+        )
         return SearchOutcome(
             method=self.name,
             candidates=tuple(ranked),

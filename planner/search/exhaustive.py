@@ -50,9 +50,7 @@ _SAMPLE_REQUESTS = 300
 class Exhaustive:
     """Simulate everything."""
 
-    max_gpus: int = spec(
-        "Largest cluster it takes on.", unit="GPUs", ge=1, default=8
-    )
+    max_gpus: int = spec("Largest cluster it takes on.", unit="GPUs", ge=1, default=8)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -109,12 +107,16 @@ class Exhaustive:
         if deployment is None:
             return True  # counted by `try_counts`
         workload = context.problem.service.workload
-        sample = workload.draw(_SAMPLE_REQUESTS, seed=context.evaluator.seed, rate_rps=1.0)
+        sample = workload.draw(
+            _SAMPLE_REQUESTS, seed=context.evaluator.seed, rate_rps=1.0
+        )
         bound = system_capacity_rps(planner.system(deployment), sample)
         return can_beat(context.problem, best, bound, deployment.num_gpus)
 
 
-def can_beat(problem: Problem, best: Candidate, bound_rps: float, num_gpus: int) -> bool:
+def can_beat(
+    problem: Problem, best: Candidate, bound_rps: float, num_gpus: int
+) -> bool:
     """Whether a deployment with this bound and size could rank before `best`."""
     goal = problem.objective.goal
     if goal is Goal.MAX_GOODPUT:

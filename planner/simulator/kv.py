@@ -78,9 +78,17 @@ def growth(w: Any, group: int, from_step: int, to_step: int, block_tokens: int) 
     steps = to_step - from_step
     cycles = steps // block_tokens
     blocks = cycles * grp.num_members
-    for step in range(from_step + cycles * block_tokens, to_step):
-        blocks += w.residues[group, (-step) % block_tokens]
+    residue = (-from_step) % block_tokens
+    for _ in range(steps - cycles * block_tokens):
+        blocks += w.residues[group, residue]
+        residue = previous_residue(residue, block_tokens)
     return int(blocks)
+
+
+@inlined
+def previous_residue(residue: int, block_tokens: int) -> int:
+    """Remainder of the members that take a block one step later."""
+    return block_tokens - 1 if residue == 0 else residue - 1
 
 
 @compiled
@@ -94,9 +102,11 @@ def steps_that_fit(w: Any, group: int, wanted: int, block_tokens: int) -> int:
     fits = max(0, free // grp.num_members - 1) * block_tokens
     fits = min(fits, wanted - 1)
     used = growth(w, group, start, start + fits, block_tokens)
+    residue = (-(start + fits)) % block_tokens
     while fits < wanted - 1:
-        used += w.residues[group, (-(start + fits)) % block_tokens]
+        used += w.residues[group, residue]
         if used > free:
             break
+        residue = previous_residue(residue, block_tokens)
         fits += 1
     return int(fits + 1)

@@ -1,0 +1,162 @@
+"""A plan as tables for a terminal: summary, pools, latencies, alternatives."""
+
+from typing import TYPE_CHECKING
+
+from clusters.units import GB
+from planner.cli.tables import facts_table, sections, table_of
+from planner.deployment import gpu_ranges
+from planner.evaluate import Evaluation
+from planner.plan import Plan
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
+
+def plan_report(plan: Plan) -> "Group":
+    """Everything a person wants to see of a plan first."""
+    parts = [
+        ("", summary_table(plan)),
+        ("Replicas", pool_table(plan)),
+        (
+            f"Simulated at {plan.evaluation.rate_rps:.2f} requests/s",
+            latency_table(plan.evaluation),
+        ),
+    ]
+    if plan.alternatives:
+        parts.append(("Alternatives, simulated alike", alternative_table(plan)))
+    return sections(*parts)
+
+
+def summary_table(plan: Plan) -> "RenderableType":
+    """Status, verdict, size and bound."""
+    goodput = plan.goodput
+    gpus = plan.deployment.num_gpus
+    price = "unknown" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
+    attainment = plan.evaluation.attainment
+    met = "met" if attainment.is_met else "MISSED"
+    rows = [
+        ("Status", " ".join([plan.status, *plan.reasons])),
+        ("Verdict", plan.verdict),
+        ("Plan", f"{plan.deployment.describe()}  ({plan.method})"),
+        (
+            "Goodput",
+            f"{goodput.rate_rps:.2f} requests/s "
+            f"(95 % CI {goodput.low_rps:.2f}-{goodput.high_rps:.2f}), "
+            f"{goodput.rate_rps / gpus:.3f} per GPU",
+        ),
+        ("SLO", f"{met}: {plan.problem.service.slo.describe()}"),
+        ("Attained", f"{attainment.joint_frac:.1%} within all limits"),
+        ("Size", f"{gpus} of {plan.problem.cluster.num_gpus} GPUs, {price}"),
+    ]
+    if plan.bound is not None:
+        gap = "" if plan.gap_frac is None else f", gap {plan.gap_frac:.0%}"
+        goal = plan.problem.objective.goal
+        rows.append(("Bound", f"{plan.bound:.4g} ({goal}){gap}"))
+    rows += [("Warning", warning) for warning in plan.warnings]
+    return facts_table(rows)
+
+
+def pool_table(plan: Plan) -> "RenderableType":
+    """One row a replica: GPUs, KV cache, load and latency source."""
+    topology = plan.problem.cluster.topology
+    sources = {e.shape: e.latency_provenance for e in plan.evidence}
+    rows = []
+    for replica, load in zip(
+        plan.deployment.replicas, plan.evaluation.replicas, strict=True
+    ):
+        nodes = dict.fromkeys(topology.gpu(g).node_name for g in replica.gpu_indices)
+        places = []
+        for node in nodes:
+            local = [
+                topology.gpu(g).local_index
+                for g in replica.gpu_indices
+                if topology.gpu(g).node_name == node
+            ]
+            places.append(f"{node}:{gpu_ranges(local)}")
+        busy = load.prefill_busy_frac + load.decode_busy_frac
+        rows.append(
+            [
+                replica.name,
+                replica.gpu_type,
+                str(replica.parallelism),
+                " ".join(places),
+                f"{replica.kv_capacity_tokens:,}",
+                f"{load.kv_peak_frac:.0%}",
+                f"{busy:.0%}",
+                sources.get(str(replica.shape), "-"),
+            ]
+        )
+    headers = [
+        "replica",
+        "GPU",
+        "split",
+        "GPUs",
+        "KV tokens",
+        "KV peak",
+        "busy",
+        "latency",
+    ]
+    return table_of(headers, rows, numeric={"KV tokens", "KV peak", "busy"})
+
+
+def latency_table(evaluation: Evaluation) -> "RenderableType":
+    """Percentiles, limits and margins."""
+    rows = []
+    for metric in evaluation.metrics:
+        limit = "-" if metric.limit_ms is None else f"{metric.limit_ms:g}"
+        margin = "-" if metric.margin_ms is None else f"{metric.margin_ms:+.1f}"
+        values = [f"{v:.1f}" for v in (metric.p50_ms, metric.p90_ms, metric.p99_ms)]
+        rows.append([metric.metric.upper(), *values, limit, margin])
+    transfer = evaluation.transfer_p90_ms
+    if transfer is not None:
+        rows.append(["KV transfer", "-", f"{transfer:.1f}", "-", "-", "-"])
+    headers = ["ms", "p50", "p90", "p99", "limit", "margin"]
+    return table_of(headers, rows, numeric=set(headers[1:]))
+
+
+def alternative_table(plan: Plan) -> "RenderableType":
+    """The other finalists."""
+    rows = [
+        [
+            each.deployment,
+            str(each.num_gpus),
+            f"{each.goodput.rate_rps:.2f}",
+            f"{each.goodput_per_gpu_rps:.3f}",
+            "-" if each.usd_per_hour is None else f"{each.usd_per_hour:.2f}",
+        ]
+        for each in plan.alternatives
+    ]
+    headers = ["deployment", "GPUs", "req/s", "per GPU", "$/h"]
+    return table_of(headers, rows, numeric=set(headers[1:]))
+
+
+def route_table(plan: Plan) -> "RenderableType":
+    """KV routes between replicas."""
+    rows = [
+        [
+            f"{route.source} -> {route.target}",
+            route.kind,
+            f"{route.bytes_per_s / GB:.1f}",
+            f"{route.latency_ms:.3f}",
+        ]
+        for route in plan.deployment.routes
+    ]
+    headers = ["KV route", "slowest link", "GB/s", "latency ms"]
+    return table_of(headers, rows, numeric={"GB/s", "latency ms"})
+
+
+def load_table(evaluation: Evaluation) -> "RenderableType":
+    """How busy every replica was."""
+    rows = [
+        [
+            load.name,
+            f"{load.num_requests:,}",
+            f"{load.prefill_busy_frac:.0%}",
+            f"{load.decode_busy_frac:.0%}",
+            f"{load.kv_mean_frac:.0%}",
+            f"{load.kv_peak_frac:.0%}",
+        ]
+        for load in evaluation.replicas
+    ]
+    headers = ["replica", "requests", "prefill", "decode", "KV mean", "KV peak"]
+    return table_of(headers, rows, numeric=set(headers[1:]))

@@ -1,0 +1,54 @@
+"""`phaseplan simulate`: replay a plan, on its own workload or on a trace."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planner.cli.failures import ExitCode
+from planner.cli.output import FormatOption, OutputOption, QuietOption, emit
+from planner.cli.progress import progress
+
+
+def simulate(
+    plan_file: Annotated[Path, typer.Argument(help="Plan (JSON).")],
+    trace: Annotated[
+        Path | None, typer.Argument(help="Trace to replay; default: the plan's own.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Mean rate to scale arrivals to, requests/s.")
+    ] = None,
+    head: Annotated[
+        int | None, typer.Option(min=1, help="Only the first rows of the trace.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Another seed than the plan's.")
+    ] = None,
+    fmt: FormatOption = None,
+    output: OutputOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Simulate a plan event by event and hold it to its SLO.
+
+    Exit code 3: the SLO is missed.
+    """
+    from clusters.mapping import to_mapping
+    from planner.cli.simulation_tables import simulation_report
+    from planner.files import read_plan
+    from planner.replay import ReplayOptions, replay
+
+    plan = read_plan(plan_file)
+    options = ReplayOptions(
+        trace=None if trace is None else str(trace), rate_rps=rate, head=head, seed=seed
+    )
+    with progress(quiet=quiet) as show:
+        show("simulating")
+        evaluation = replay(plan, options)
+    emit(
+        to_mapping(evaluation),
+        fmt=fmt,
+        table=lambda: simulation_report(plan, evaluation),
+        output=output,
+    )
+    if not evaluation.attainment.is_met:
+        raise typer.Exit(ExitCode.NO_PLAN)
