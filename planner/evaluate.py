@@ -89,7 +89,7 @@ class Evaluator:
     seed: int = 0
     effort: Effort = SCREENING
     num_evaluations: int = 0
-    _goodputs: dict[tuple[Deployment, Effort, float], Goodput] = field(
+    _goodputs: dict[tuple[ServingSystem, Slo, Effort, float], Goodput] = field(
         default_factory=dict
     )
 
@@ -101,17 +101,12 @@ class Evaluator:
         floor_rps: float = 0.0,
     ) -> Goodput:
         """Highest rate within the SLO of the problem's service."""
-        service = self.planner.problem.service
-        effort = effort or self.effort
-        key = (deployment, effort, floor_rps)
-        if key not in self._goodputs:
-            self._goodputs[key] = self.system_goodput(
-                self.planner.system(deployment),
-                service.slo,
-                effort=effort,
-                floor_rps=floor_rps,
-            )
-        return self._goodputs[key]
+        return self.system_goodput(
+            self.planner.system(deployment),
+            self.planner.problem.service.slo,
+            effort=effort,
+            floor_rps=floor_rps,
+        )
 
     def system_goodput(
         self,
@@ -122,15 +117,19 @@ class Evaluator:
         floor_rps: float = 0.0,
     ) -> Goodput:
         """Highest rate at which any system meets `slo` on the problem's workload."""
-        self.num_evaluations += 1
-        return goodput(
-            system,
-            self.planner.problem.service.workload,
-            slo,
-            effort=effort or self.effort,
-            seed=self.seed,
-            floor_rps=floor_rps,
-        )
+        effort = effort or self.effort
+        key = (system, slo, effort, floor_rps)
+        if key not in self._goodputs:
+            self.num_evaluations += 1
+            self._goodputs[key] = goodput(
+                system,
+                self.planner.problem.service.workload,
+                slo,
+                effort=effort,
+                seed=self.seed,
+                floor_rps=floor_rps,
+            )
+        return self._goodputs[key]
 
     def is_met_at(self, deployment: Deployment, rate_rps: float) -> bool:
         """Whether the SLO is met at a rate, in a run of the screening length."""

@@ -16,8 +16,7 @@ from scipy import stats
 
 from clusters.fields import InputError, check_fields, spec
 from planner.capacity import system_capacity_rps
-from planner.simulator.build import SimulationOptions
-from planner.simulator.simulate import simulate
+from planner.simulator.simulate import is_within_limits
 from planner.simulator.system import ServingSystem
 from planner.slo import Slo
 from planner.workload.requests import Requests
@@ -66,9 +65,9 @@ SCREENING = Effort(tolerance_frac=0.02)
 FINAL = Effort(
     min_requests=2000,
     max_requests=20000,
-    span_s=300.0,
+    span_s=200.0,
     num_seeds=5,
-    tolerance_frac=0.005,
+    tolerance_frac=0.01,
 )
 """For the few that a search ends with."""
 
@@ -145,9 +144,7 @@ def goodput(
 
 def meets(system: ServingSystem, requests: Requests, slo: Slo) -> bool:
     """Whether `system` serves `requests` within `slo` (runs that miss stop early)."""
-    options = SimulationOptions(stop_limits=slo.stop_limits(len(requests)))
-    result = simulate(system, requests, options=options)
-    return result.is_complete and slo.judge(result).is_met
+    return is_within_limits(system, requests, slo.stop_limits(len(requests)))
 
 
 def bisect_rate(

@@ -21,7 +21,7 @@ from planner.stop import Never, StoppingCriterion
 from planner.verdict import verdict
 from planner.version import __version__
 
-NUM_FINALISTS = 4
+NUM_FINALISTS = 3
 """Deployments of each kind that are simulated long and on several seeds."""
 
 HEADROOM_FRAC = 0.05

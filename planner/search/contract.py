@@ -1,5 +1,6 @@
 """The contract of search methods: what they are given, and what they give back."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -56,11 +57,14 @@ class Candidate:
         """Sort key: the smaller, the better for the problem's objective.
 
         Goals with a target rate put candidates that reach it first (by size or price),
-        and the others after them by the rate they reach.
+        and the others after them by the rate they reach. Those that meet the SLO at no
+        rate come last, by how nearly they do.
         """
         goal = problem.objective.goal
         rate = self.goodput.rate_rps
         num_gpus = float(self.deployment.num_gpus)
+        if rate <= 0:
+            return (math.inf, -self.goodput.light_load_frac, num_gpus)
         if goal is Goal.MAX_GOODPUT:
             return (-rate, num_gpus)
         if goal is Goal.MAX_GOODPUT_PER_GPU:
@@ -73,22 +77,52 @@ class Candidate:
         price = float("inf") if self.usd_per_hour is None else self.usd_per_hour
         return (0.0, price, num_gpus, -rate)
 
+    def score(self, problem: Problem) -> float | None:
+        """What stopping criteria watch: the goal's value, the higher the better.
 
-@dataclass(frozen=True, slots=True)
+        GPUs and price are negated. None when the SLO or the target rate is missed, or
+        the price is not known.
+        """
+        rate = self.goodput.rate_rps
+        target = problem.service.workload.rate_rps or 0.0
+        if rate <= 0 or (problem.objective.needs_rate and rate < target):
+            return None
+        goal = problem.objective.goal
+        if goal is Goal.MAX_GOODPUT:
+            return rate
+        if goal is Goal.MAX_GOODPUT_PER_GPU:
+            return self.goodput_per_gpu_rps
+        if goal is Goal.MIN_GPUS:
+            return -float(self.deployment.num_gpus)
+        return None if self.usd_per_hour is None else -self.usd_per_hour
+
+
+@dataclass(slots=True)
 class SearchContext:
-    """What a search method works with."""
+    """What the methods of one search work with, and when they have to end."""
 
     evaluator: Evaluator
     stop: StoppingCriterion
+    best_score: float | None = None
+    is_stopped: bool = False
 
     @property
     def problem(self) -> Problem:
         """The problem."""
         return self.evaluator.planner.problem
 
-    def should_stop(self, best: float | None = None) -> bool:
-        """Whether the search has to end now."""
-        return self.stop.is_met(self.evaluator.num_evaluations, best)
+    def note(self, candidate: Candidate) -> None:
+        """Let the stopping criteria see a candidate."""
+        score = candidate.score(self.problem)
+        if score is not None and (self.best_score is None or score > self.best_score):
+            self.best_score = score
+
+    def should_stop(self) -> bool:
+        """Whether the search has to end now; once it has, for all methods."""
+        if not self.is_stopped:
+            done = self.evaluator.num_evaluations
+            self.is_stopped = self.stop.is_met(done, self.best_score)
+        return self.is_stopped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +134,10 @@ class SearchOutcome:
     ledger: Ledger = spec("Counts.")
     is_exact: bool = spec("Whether nothing in its space can be better.", default=False)
     is_stopped: bool = spec("Whether it was stopped before its end.", default=False)
+
+
+STOPPED = "not reached before the search was stopped"
+"""Why the rest of an interrupted search was rejected."""
 
 
 class SearchMethod(Protocol):

@@ -46,7 +46,7 @@ from planner.search.contract import (
 )
 from planner.search.phases import rate_alone
 from planner.search.ratios import RatedShape, pair_mixes
-from planner.search.refine import Simulated, climb, simulate_promising
+from planner.search.refine import Simulated, refine
 from planner.search.shapes import usable_shapes
 from planner.simulator.system import Phase
 
@@ -86,13 +86,11 @@ class DistServeHigh:
         simulated = Simulated(self.name, context, ledger, planner.deploy)
         # 4. The most promising, whole.
         promised = [tuple((r.shape, n) for r, n in mix.counts) for mix in mixes]
-        left = simulate_promising(simulated, promised, num_finalists=self.num_finalists)
-        ledger.reject("promises less than those simulated", left)
-        # 5. Neighbours of the best.
-        climb(simulated)
+        # 5. Then the neighbours of the best.
+        refine(simulated, promised, num_finalists=self.num_finalists)
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,
             ledger=ledger,
-            is_stopped=context.should_stop(),
+            is_stopped=context.is_stopped,
         )

@@ -1,4 +1,4 @@
-"""Refinement shared by the methods: simulate the best promises, then their neighbours."""
+"""Refinement shared by the methods: the best promises, then their neighbours."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment, ReplicaShape
 from planner.goodput import Effort
-from planner.search.contract import Candidate, Ledger, SearchContext
+from planner.search.contract import STOPPED, Candidate, Ledger, SearchContext
 
 ShapeCounts = tuple[tuple[ReplicaShape, int], ...]
 
@@ -21,6 +21,7 @@ class Simulated:
     deploy: Callable[[Sequence[ReplicaShape]], Deployment | None]
     effort: Effort | None = None
     known: dict[ShapeCounts, Candidate | None] = field(default_factory=dict)
+    best: Candidate | None = None
 
     def try_counts(self, counts: ShapeCounts) -> Candidate | None:
         """Simulate these numbers of replicas; None when they do not fit the cluster."""
@@ -42,6 +43,10 @@ class Simulated:
         )
         self.ledger.evaluated += 1
         self.known[counts] = candidate
+        self.context.note(candidate)
+        problem = self.context.problem
+        if self.best is None or candidate.rank(problem) < self.best.rank(problem):
+            self.best = candidate
         return candidate
 
     @property
@@ -54,17 +59,29 @@ class Simulated:
         )
 
 
+def refine(
+    simulated: Simulated, promised: Sequence[ShapeCounts], *, num_finalists: int
+) -> None:
+    """Simulate the first promises that fit, climb from the best, count the others."""
+    simulate_promising(simulated, promised, num_finalists=num_finalists)
+    climb(simulated)
+    # Counted last: the climb may have come across some of them.
+    left = sum(1 for counts in promised if counts not in simulated.known)
+    is_cut_short = simulated.context.is_stopped
+    why = STOPPED if is_cut_short else "promises less than those simulated"
+    simulated.ledger.reject(why, left)
+
+
 def simulate_promising(
     simulated: Simulated, promised: Iterable[ShapeCounts], *, num_finalists: int
-) -> int:
-    """Simulate the first `num_finalists` that fit; returns how many were passed over."""
-    num_done, num_left = 0, 0
+) -> None:
+    """Simulate the first `num_finalists` that fit."""
+    num_done = 0
     for counts in promised:
         if num_done >= num_finalists or simulated.context.should_stop():
-            num_left += 1
-        elif simulated.try_counts(counts) is not None:
+            return
+        if simulated.try_counts(counts) is not None:
             num_done += 1
-    return num_left
 
 
 def climb(simulated: Simulated, *, max_rounds: int = 20) -> None:
@@ -72,16 +89,15 @@ def climb(simulated: Simulated, *, max_rounds: int = 20) -> None:
 
     Neighbours have one replica more or fewer of one shape, or of two shapes at once.
     """
-    problem = simulated.context.problem
     for _ in range(max_rounds):
-        if not simulated.ranked or simulated.context.should_stop():
+        best = simulated.best
+        if best is None or simulated.context.should_stop():
             return
-        best = simulated.ranked[0]
         for neighbour in _neighbours(simulated, best):
             if simulated.context.should_stop():
                 return
             simulated.try_counts(neighbour)
-        if simulated.ranked[0].rank(problem) >= best.rank(problem):
+        if simulated.best is best:
             return
 
 

@@ -1,6 +1,7 @@
 """From a ServingSystem and Requests to the arrays of the kernel."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -105,15 +106,16 @@ def build_world(
 
 def _distinct_tables(
     replicas: tuple[ServingReplica, ...],
-) -> tuple[list[StepTable], dict[StepTable, int]]:
+) -> tuple[tuple[StepTable, ...], dict[StepTable, int]]:
     table_of: dict[StepTable, int] = {}
     for replica in replicas:
         for table in replica.stages:
             table_of.setdefault(table, len(table_of))
-    return list(table_of), table_of
+    return tuple(table_of), table_of
 
 
-def _prefill_arrays(tables: list[StepTable]) -> tuple[Array, Array, Array]:
+@lru_cache(maxsize=256)
+def _prefill_arrays(tables: tuple[StepTable, ...]) -> tuple[Array, Array, Array]:
     """Knots and values padded to one width by points on the last slope."""
     width = max(2, *(len(t.prefill_tokens) for t in tables))
     knots = np.zeros((len(tables), width))
@@ -129,7 +131,10 @@ def _prefill_arrays(tables: list[StepTable]) -> tuple[Array, Array, Array]:
     return knots, values, squares
 
 
-def _decode_arrays(tables: list[StepTable], max_num_seqs: int) -> tuple[Array, Array]:
+@lru_cache(maxsize=256)
+def _decode_arrays(
+    tables: tuple[StepTable, ...], max_num_seqs: int
+) -> tuple[Array, Array]:
     rows = [table.decode_arrays(max_num_seqs) for table in tables]
     fixed = np.array([row[0] for row in rows])
     slope = np.array([row[1] for row in rows])
@@ -174,6 +179,7 @@ def _fill_replicas(
     return replica
 
 
+@lru_cache(maxsize=256)
 def _work_weight(replica: ServingReplica) -> float:
     """Time this replica needs for a token of work, to compare unlike replicas."""
     tokens = replica.limits.max_batch_tokens

@@ -17,7 +17,7 @@ from planner.simulator.stages import end_stage, pump
 
 @entry_point
 def run(w: Any) -> bool:
-    """Run until every request has ended; False when the limits were missed early."""
+    """Run until every request has ended; False as soon as the limits are missed."""
     clock = w.clock[0]
     num_stages = w.stage.shape[0]
     while True:
@@ -29,10 +29,10 @@ def run(w: Any) -> bool:
         if upcoming > clock.now_ms and clock.num_dirty > 0:
             pump_dirty(w)
             continue
-        if upcoming == math.inf:
-            return True
         if misses_exceeded(w):
             return False
+        if upcoming == math.inf:
+            return True
         clock.now_ms = max(clock.now_ms, upcoming)
         clock.num_events += 1
         if event_ms <= arrival_ms:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planner.simulator.build import SimulationOptions, build_world
+from planner.simulator.build import SimulationOptions, StopLimits, build_world
 from planner.simulator.outcome import ReplicaStats, SimulationResult
 from planner.simulator.state import DONE, REJECTED, World
 from planner.simulator.system import ServingSystem
@@ -37,6 +37,19 @@ def simulate(
     world = build_world(system, requests, options or SimulationOptions())
     is_complete = bool(run(world))
     return _collect(world, is_complete)
+
+
+def is_within_limits(
+    system: ServingSystem, requests: Requests, limits: StopLimits
+) -> bool:
+    """Whether `requests` are served within `limits`; ends at the first miss too many.
+
+    The verdict of a whole simulation for a fraction of its time.
+    """
+    from planner.simulator.kernel import run
+
+    world = build_world(system, requests, SimulationOptions(stop_limits=limits))
+    return bool(run(world))
 
 
 def _collect(world: World, is_complete: bool) -> SimulationResult:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 
 from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable
@@ -120,15 +121,15 @@ class ServingSystem:
         check_fields(self)
         if not self.replicas:
             raise InputError("replicas", self.replicas, "at least one replica")
-        known = {(route.source, route.target) for route in self.routes}
-        for source in self.indices(Phase.PREFILL):
-            for target in self.indices(Phase.DECODE):
-                is_pair = self.replicas[source].slice == self.replicas[target].slice
-                if is_pair and (source, target) not in known:
-                    raise InputError(
-                        "routes", f"{source}->{target} missing", "a KV route a pair"
-                    )
         phases = {replica.phase for replica in self.replicas}
+        if Phase.BOTH in phases and len(phases) > 1:
+            raise InputError(
+                "replicas", sorted(phases), "either 'both' or 'prefill' and 'decode'"
+            )
+        self._check_slices()
+        self._check_routes()
+
+    def _check_slices(self) -> None:
         slices = {self.replicas[i].slice for i in self.indices(Phase.DECODE)}
         for index in self.indices(Phase.PREFILL):
             if slices and self.replicas[index].slice not in slices:
@@ -137,10 +138,25 @@ class ServingSystem:
                     self.replicas[index].slice,
                     "a slice with a decode replica",
                 )
-        if Phase.BOTH in phases and len(phases) > 1:
-            raise InputError(
-                "replicas", sorted(phases), "either 'both' or 'prefill' and 'decode'"
-            )
+
+    def _check_routes(self) -> None:
+        """One route at most for each pair, and one for each pair of a slice."""
+        pairs = set(product(self.indices(Phase.PREFILL), self.indices(Phase.DECODE)))
+        known: set[tuple[int, int]] = set()
+        for index, route in enumerate(self.routes):
+            pair = (route.source, route.target)
+            if pair not in pairs or pair in known:
+                raise InputError(
+                    f"routes[{index}]",
+                    f"{route.source}->{route.target}",
+                    "one route from a prefill to a decode replica, each pair once",
+                )
+            known.add(pair)
+        for source, target in sorted(pairs - known):
+            if self.replicas[source].slice == self.replicas[target].slice:
+                raise InputError(
+                    "routes", f"{source}->{target} missing", "a KV route a pair"
+                )
 
     def indices(self, phase: Phase) -> tuple[int, ...]:
         """Indices of the replicas of exactly this phase."""

@@ -12,6 +12,6 @@ from tests.planner.simulator.systems import (
 
 
 @given(systems(), many_requests())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_fast_forward_equals_step_by_step(system, requests):
     assert_same_times(simulate(system, requests), step_by_step(system, requests))
