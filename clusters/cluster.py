@@ -104,7 +104,7 @@ class Cluster:
             return cls.load(beside if beside.is_file() else data)
         if not isinstance(data, Mapping):
             raise InputError("", data, "a cluster's name or path, or a mapping")
-        content = from_fields(_ClusterFile, data, file=file)
+        content = from_fields(ClusterFile, data, file=file)
         cluster = cls(
             name=content.name,
             description=content.description,
@@ -201,7 +201,7 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ClusterFile:
+class ClusterFile:
     """The keys of a cluster file."""
 
     name: str = spec("Name of the cluster.", default="cluster")

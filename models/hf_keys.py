@@ -10,7 +10,7 @@ Config = Mapping[str, Any]
 Types = Mapping[str, tuple[type, ...]]
 
 _MAX_LAYERS = 10_000
-_MAX_INTEGER = 10**9
+_MAX_INTEGER = 2_000_000_000
 """No real model comes near; a typo must not make the reader work for minutes."""
 _WORDS = {Mapping: "a JSON object", list: "a list", int: "a whole number", str: "text"}
 

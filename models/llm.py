@@ -65,7 +65,10 @@ class MlaSpec:
     """Multi-head latent attention (DeepSeek-V2): a shared latent replaces K and V."""
 
     q_lora_rank: int | None = spec(
-        "Width of the compressed query; None: full-rank queries.", ge=1, default=None
+        "Width of the compressed query; None: full-rank queries.",
+        unit="1",
+        ge=1,
+        default=None,
     )
     kv_lora_rank: int = spec("Width of the cached latent.", unit="1", ge=1)
     qk_nope_head_dim: int = spec("Query/key width without positions.", unit="1", ge=1)

@@ -1,11 +1,12 @@
 """Bound: the best value of the objective that any plan in the search space can reach.
 
-Every request costs GPU time in each phase, at least what the cheapest usable shape takes
-for it (`planner.capacity`). Splitting the GPUs of each type between the phases in any
-real proportion gives a linear programme whose optimum no plan exceeds: an aggregated
-replica spends at least the sum of both costs, so it is covered too.
+Every request costs GPU time in each phase, at least what the cheapest usable shape
+takes for it (`planner.capacity`). Splitting the GPUs of each type between the phases in
+any real proportion gives a linear programme whose optimum no plan exceeds: an
+aggregated replica spends at least the sum of both costs, so it is covered too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from clusters.fields import spec
-from planner.capacity import replica_capacity_rps
+from planner.capacity import FloatArray, replica_capacity_rps
 from planner.objective import Goal
 from planner.problem import Problem
 from planner.search.contract import Ledger
@@ -21,7 +22,7 @@ from planner.search.shapes import usable_gpu_types, usable_shapes
 from planner.serving import Planner
 from planner.simulator.system import Phase
 
-_SAMPLE_REQUESTS = 2000
+_SAMPLE_REQUESTS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,21 +65,22 @@ def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None
 
     Upper for goodput goals, lower for GPUs and cost (infinity: the rate is impossible).
     """
-    goal = problem.objective.goal
+    goal, most = problem.objective.goal, problem.search.max_gpus
     if goal is Goal.MAX_GOODPUT:
-        return _max_rate(rates, problem.search.max_gpus)
+        return _max_rate(rates, most)
     if goal is Goal.MAX_GOODPUT_PER_GPU:
         alone = [_per_gpu(rate, other) for rate in rates for other in rates]
         return max(alone, default=0.0)
     target = problem.service.workload.rate_rps or 0.0
     if goal is Goal.MIN_GPUS:
-        least = _least_cost(
-            rates, target, dict.fromkeys((r.gpu_type for r in rates), 1)
-        )
-        return least if np.isinf(least) else float(np.ceil(least - 1e-9))
+        ones = dict.fromkeys((rate.gpu_type for rate in rates), 1.0)
+        least = _least_cost(rates, most, target, ones)
+        return least if math.isinf(least) else float(math.ceil(least - 1e-9))
     prices = {r.gpu_type: r.usd_per_hour for r in rates}
     known = {name: price for name, price in prices.items() if price is not None}
-    return _least_cost(rates, target, known) if len(known) == len(prices) else None
+    if len(known) < len(prices):
+        return None
+    return _least_cost(rates, most, target, known)
 
 
 def rate_bound(problem: Problem, rates: Sequence[GpuRates]) -> float:
@@ -93,53 +95,47 @@ def _per_gpu(prefill: GpuRates, decode: GpuRates) -> float:
 
 
 def _max_rate(rates: Sequence[GpuRates], max_gpus: int | None) -> float:
-    """Maximise R: GPUs a_t prefill and b_t decode, R <= sum of each, a_t + b_t <= N_t."""
-    num = len(rates)
-    a_ub, b_ub = _phase_rows(rates)
-    for index, rate in enumerate(rates):
-        row = np.zeros(2 * num + 1)
-        row[index] = row[num + index] = 1.0
-        a_ub.append(row)
-        b_ub.append(float(rate.num_gpus))
-    if max_gpus is not None:
-        a_ub.append(np.append(np.ones(2 * num), 0.0))
-        b_ub.append(float(max_gpus))
-    cost = np.zeros(2 * num + 1)
+    """Maximise R, subject to the rows of `_rows`."""
+    a_ub, b_ub = _rows(rates, max_gpus)
+    cost = np.zeros(2 * len(rates) + 1)
     cost[-1] = -1.0
-    solution = linprog(cost, A_ub=np.array(a_ub), b_ub=np.array(b_ub))
-    return float(-solution.fun)
+    solution = linprog(cost, A_ub=a_ub, b_ub=b_ub)
+    return -float(solution.fun or 0.0)
 
 
 def _least_cost(
-    rates: Sequence[GpuRates], target_rps: float, price: Mapping[str, float]
+    rates: Sequence[GpuRates],
+    max_gpus: int | None,
+    target_rps: float,
+    price: Mapping[str, float],
 ) -> float:
     """Minimise the price of the GPUs that serve the target; infinity if none do."""
     num = len(rates)
-    a_ub, b_ub = _phase_rows(rates)
-    for index, rate in enumerate(rates):
-        row = np.zeros(2 * num + 1)
-        row[index] = row[num + index] = 1.0
-        a_ub.append(row)
-        b_ub.append(float(rate.num_gpus))
+    a_ub, b_ub = _rows(rates, max_gpus)
     cost = np.array([price[r.gpu_type] for r in rates] * 2 + [0.0], dtype=np.float64)
     bounds = [(0.0, None)] * (2 * num) + [(target_rps, target_rps)]
-    solution = linprog(cost, A_ub=np.array(a_ub), b_ub=np.array(b_ub), bounds=bounds)
-    return float(solution.fun) if solution.success else float("inf")
+    solution = linprog(cost, A_ub=a_ub, b_ub=b_ub, bounds=bounds)
+    return math.inf if solution.fun is None else float(solution.fun)
 
 
-def _phase_rows(rates: Sequence[GpuRates]) -> tuple[list[np.ndarray], list[float]]:
-    """R <= sum_t rate_t * GPUs_t in each phase; variables a_1.., b_1.., R."""
+def _rows(
+    rates: Sequence[GpuRates], max_gpus: int | None
+) -> tuple[FloatArray, FloatArray]:
+    """Rows ``a x <= b`` over a_t GPUs that prefill, b_t that decode, and the rate R.
+
+    R <= sum_t rate_t * GPUs_t in each phase; a_t + b_t <= N_t for each type; all GPUs
+    together at most `max_gpus`. Shapes ``(num_rows, 2 * num_gpu_types + 1)`` and
+    ``(num_rows,)``.
+    """
     num = len(rates)
-    prefill, decode = np.zeros(2 * num + 1), np.zeros(2 * num + 1)
-    for index, rate in enumerate(rates):
-        prefill[index] = -min(rate.prefill_rps, _HUGE_RPS)
-        decode[num + index] = -min(rate.decode_rps, _HUGE_RPS)
-    prefill[-1] = decode[-1] = 1.0
-    return [prefill, decode], [0.0, 0.0]
-
-
-_HUGE_RPS = 1e12
-"""Stands for infinity in the programme (a phase without work)."""
+    prefill = [-rate.prefill_rps for rate in rates] + [0.0] * num + [1.0]
+    decode = [0.0] * num + [-rate.decode_rps for rate in rates] + [1.0]
+    each = np.hstack([np.eye(num), np.eye(num), np.zeros((num, 1))])
+    rows, limits = [prefill, decode, *each], [0.0, 0.0, *(r.num_gpus for r in rates)]
+    if max_gpus is not None:
+        rows.append([1.0] * (2 * num) + [0.0])
+        limits.append(max_gpus)
+    return np.array(rows), np.array(limits, dtype=np.float64)
 
 
 def _gpus_of(problem: Problem, name: str) -> list[int]:

@@ -4,10 +4,9 @@ A prefill step of the prompts L_i takes F(sum L_i) + c * sum L_i^2. With phi the
 F(x)/x over any batch, a prompt costs a stage at least phi*L + c*L^2. A decode step of a
 batch B takes G(B) + H(B)*S, so a token costs a stage at least g = min G(B)/B plus
 h = min H(B) for each token it attends to. The slowest stage of a replica bounds its
-rate, and the replicas of a phase add up.
+rate, and the replicas of a phase add up. A request that a replica can never hold is
+refused and costs nothing.
 """
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,10 @@ from planner.slo import Slo
 from planner.workload.requests import Requests
 
 FloatArray = NDArray[np.float64]
+
+UNLIMITED_RPS = 1e12
+"""Capacity of a replica without work (decode of one-token answers): finite, so that
+rates can be drawn and compared."""
 
 
 def prefill_cost_ms(
@@ -43,11 +46,15 @@ def decode_cost_ms(
 ) -> float:
     """Least mean time of a stage for all decode steps of a request, in ms.
 
-    With an `slo` on TPOT, the share of requests that must meet it decodes in steps of
-    that length on average. A step of B requests takes at least t(B) = G(B) + H(B)*B
+    With an `slo` on TPOT, the requests that must meet it decode in steps of that
+    length on average. A step of B requests takes at least t(B) = G(B) + H(B)*B
     and costs each of them G(B)/B; on the lower convex hull of these points the mean
-    cost is at least the hull at the mean step length (Jensen).
+    cost is at least the hull at the mean step length (Jensen). The requests that may
+    miss are taken to be the longest.
     """
+    steps = (requests.output_tokens - 1).astype(np.float64)
+    if not steps.any():
+        return 0.0
     fixed, slope = stage.decode_arrays(max(1, max_batch))
     sizes = np.arange(1, len(fixed))
     share_ms = fixed[1:] / sizes
@@ -55,9 +62,10 @@ def decode_cost_ms(
     if slo is not None and slo.tpot_ms is not None:
         step_ms = fixed[1:] + slope[1:] * sizes
         good_ms = hull_at(step_ms, share_ms, slo.tpot_ms)
-        good = slo.attainment_frac
-        least_ms = good * good_ms + (1.0 - good) * least_ms
-    steps = (requests.output_tokens - 1).astype(np.float64)
+        num_good = len(steps) - slo.max_misses(len(steps))
+        good = float(np.sort(steps)[:num_good].sum() / steps.sum())
+        if good > 0.0:  # all of them may be requests of one token
+            least_ms = good * good_ms + (1.0 - good) * least_ms
     attended = steps * requests.input_tokens + steps * (steps + 1) / 2
     per_kv_ms = float(slope[1:].min())
     return least_ms * float(steps.mean()) + per_kv_ms * float(attended.mean())
@@ -98,10 +106,14 @@ def max_batch_by_memory(replica: ServingReplica, requests: Requests) -> int:
 def replica_capacity_rps(
     replica: ServingReplica, requests: Requests, slo: Slo | None = None
 ) -> float:
-    """Rate one replica cannot exceed for long, in requests/s (inf: no work for it).
+    """Rate one replica cannot exceed for long, in requests/s.
 
     With an `slo`, a rate at which it cannot be met for long.
     """
+    fits = _fitting(replica, requests)
+    if not fits.any():
+        return UNLIMITED_RPS
+    requests = _subset(requests, fits)
     costs_ms = []
     for stage in replica.stages:
         cost = 0.0
@@ -111,8 +123,28 @@ def replica_capacity_rps(
             batch = max_batch_by_memory(replica, requests)
             cost += decode_cost_ms(stage, requests, batch, slo)
         costs_ms.append(cost)
-    slowest = max(costs_ms)
-    return MS_PER_S / slowest if slowest > 0 else math.inf
+    slowest = max(costs_ms) * float(fits.mean())
+    return MS_PER_S / slowest if slowest > 0 else UNLIMITED_RPS
+
+
+def _fitting(replica: ServingReplica, requests: Requests) -> NDArray[np.bool_]:
+    """Which requests the replica can ever hold; it refuses others without any work."""
+    tokens = requests.input_tokens
+    if replica.phase is not Phase.PREFILL:
+        tokens = tokens + requests.output_tokens
+    blocks = -(-tokens // replica.kv_block_tokens)
+    fits: NDArray[np.bool_] = (
+        blocks <= replica.kv_capacity_tokens // replica.kv_block_tokens
+    )
+    return fits
+
+
+def _subset(requests: Requests, kept: NDArray[np.bool_]) -> Requests:
+    return Requests(
+        arrival_ms=requests.arrival_ms[kept],
+        input_tokens=requests.input_tokens[kept],
+        output_tokens=requests.output_tokens[kept],
+    )
 
 
 def system_capacity_rps(system: ServingSystem, requests: Requests) -> float:

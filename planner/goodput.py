@@ -16,13 +16,15 @@ from scipy import stats
 
 from clusters.fields import InputError, check_fields, spec
 from planner.capacity import system_capacity_rps
-from planner.simulator.simulate import is_within_limits
+from planner.simulator.simulate import is_within_limits, simulate
 from planner.simulator.system import ServingSystem
 from planner.slo import Slo
 from planner.workload.requests import Requests
 from planner.workload.workload import Workload
 
 _CONFIDENCE_FRAC = 0.95
+_LOWEST_FRAC = 1e-6
+"""Share of the capacity below which no rate is tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,13 @@ class Goodput:
     confidence_frac: float = spec("Confidence of the interval.", unit="1", ge=0, le=1)
     num_seeds: int = spec("Seeds.", unit="1", ge=1)
     capacity_rps: float = spec("Bound no schedule exceeds.", unit="requests/s", ge=0)
+    light_load_frac: float = spec(
+        "Where the SLO is met at no rate: share of good requests at a very low one.",
+        unit="1",
+        ge=0,
+        le=1,
+        default=1.0,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -118,8 +127,7 @@ def goodput(
     rates = []
     capacity = math.inf
     for run in range(effort.num_seeds):
-        sample = workload.draw(effort.min_requests, seed=seed + run, rate_rps=1.0)
-        bound = system_capacity_rps(system, sample)
+        bound = rate_limit_rps(system, workload, effort=effort, seed=seed + run)
         capacity = min(capacity, bound)
         floor = floor_rps if run == 0 else 0.0
 
@@ -129,9 +137,14 @@ def goodput(
             return meets(system, requests, slo)
 
         rates.append(bisect_rate(is_met, bound, effort.tolerance_frac, floor))
-        if rates[0] <= floor_rps:
+        if rates[0] == 0.0:
             break
     low, high = _interval(rates)
+    light_load_frac = 1.0
+    if rates[0] == 0.0:
+        lowest = floor_rps or capacity * _LOWEST_FRAC
+        requests = workload.draw(effort.min_requests, seed=seed, rate_rps=lowest)
+        light_load_frac = slo.binding_frac(slo.judge(simulate(system, requests)))
     return Goodput(
         rate_rps=float(np.mean(rates)),
         low_rps=low,
@@ -139,7 +152,16 @@ def goodput(
         confidence_frac=_CONFIDENCE_FRAC if len(rates) > 1 else 0.0,
         num_seeds=len(rates),
         capacity_rps=capacity,
+        light_load_frac=light_load_frac,
     )
+
+
+def rate_limit_rps(
+    system: ServingSystem, workload: Workload, *, effort: Effort, seed: int
+) -> float:
+    """Capacity bound under the requests of the longest run, in requests/s."""
+    sample = workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
+    return system_capacity_rps(system, sample)
 
 
 def meets(system: ServingSystem, requests: Requests, slo: Slo) -> bool:
@@ -166,7 +188,7 @@ def bisect_rate(
         low, high = bound_rps / 2.0, bound_rps
         while not is_met(low):
             low, high = low / 4.0, low
-            if low < bound_rps * 1e-6:
+            if low < bound_rps * _LOWEST_FRAC:
                 return 0.0
     while high - low > tolerance_frac * high:
         middle = 0.5 * (low + high)

@@ -108,6 +108,13 @@ class Slo:
             is_met=bool(binding >= needed),
         )
 
+    def binding_frac(self, attainment: "Attainment") -> float:
+        """The share that decides: all limits together, or the worst limit alone."""
+        if self.rule is SloRule.JOINT:
+            return attainment.joint_frac
+        each = (attainment.ttft_frac, attainment.tpot_frac, attainment.e2e_frac)
+        return min(share for share in each if share is not None)
+
     def describe(self) -> str:
         """E.g. ``TTFT <= 400 ms, TPOT <= 40 ms for 90 % of requests (joint)``."""
         parts = [f"{m.upper()} <= {limit:g} ms" for m, limit in self.limits_ms.items()]

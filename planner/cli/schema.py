@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from clusters.dictionary import ClassEntry
 
 DOCUMENTED = {
-    "cluster": "clusters.cluster:_ClusterFile",
+    "cluster": "clusters.cluster:ClusterFile",
     "gpu": "clusters.gpu:GpuType",
     "instance": "clusters.node:NodeType",
     "llm": "models.llm:LlmSpec",
     "step-table": "models.latency.step_table:StepTable",
+    "problem": "planner.problem:Problem",
+    "plan": "planner.plan:Plan",
     "workload": "planner.workload.workload_file:WorkloadFile",
 }
 """The classes of files by the name of their schema; imported when asked for."""

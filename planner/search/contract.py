@@ -28,7 +28,8 @@ class Ledger:
 
     def reject(self, reason: str, num: int = 1) -> None:
         """Count candidates that were not evaluated, with the reason."""
-        self.rejected[reason] += num
+        if num:
+            self.rejected[reason] += num
 
     def add(self, other: "Ledger") -> None:
         """Count the candidates of another ledger too."""

@@ -39,6 +39,7 @@ from planner.deployment import Deployment
 from planner.placement import FreeGpus, StageGpus
 from planner.problem import Problem
 from planner.search.contract import (
+    STOPPED,
     Candidate,
     Ledger,
     SearchContext,
@@ -97,7 +98,10 @@ class DistServeLow:
         units = ranked_units(context.problem, rated[Phase.PREFILL], rated[Phase.DECODE])
         found: list[Candidate] = []
         for unit in units:
-            if len(found) >= self.num_finalists or context.should_stop():
+            if context.should_stop():
+                ledger.reject(STOPPED)
+                continue
+            if len(found) >= self.num_finalists:
                 ledger.reject("promises less than those simulated")
                 continue
             # 3. and 4. One unit, then as many as needed.
@@ -114,7 +118,7 @@ class DistServeLow:
             method=self.name,
             candidates=tuple(ranked),
             ledger=ledger,
-            is_stopped=context.should_stop(),
+            is_stopped=context.is_stopped,
         )
 
     def _replicated(self, context: SearchContext, unit: Unit) -> Candidate | None:
@@ -123,29 +127,43 @@ class DistServeLow:
             return None
         problem = context.problem
         best = self._candidate(context, one)
-        rate = best.goodput.rate_rps
-        most = gpu_budget(problem) // unit.mix.num_gpus
-        if problem.search.max_replicas:
-            widest = max(count for _, count in unit.mix.counts)
-            most = min(most, problem.search.max_replicas // widest)
-        wanted = most
-        if problem.objective.needs_rate and rate > 0:
-            target = problem.service.workload.rate_rps or 0.0
-            wanted = min(most, math.ceil(target / rate))
-        for count in range(wanted, 1, -1):
+        for count in _repetitions(problem, unit, best.goodput.rate_rps):
             whole = place_units(context, unit, count)
-            if whole is not None:
-                bigger = self._candidate(context, whole)
-                return min(best, bigger, key=lambda c: c.rank(problem))
+            if whole is None:
+                continue
+            bigger = self._candidate(context, whole)
+            best = min(best, bigger, key=lambda c: c.rank(problem))
+            if not problem.objective.needs_rate or best.score(problem) is not None:
+                break
         return best
 
     def _candidate(self, context: SearchContext, deployment: Deployment) -> Candidate:
-        return Candidate(
+        candidate = Candidate(
             method=self.name,
             deployment=deployment,
             goodput=context.evaluator.goodput(deployment),
             usd_per_hour=usd_per_hour(context.problem.cluster, deployment),
         )
+        context.note(candidate)
+        return candidate
+
+
+def _repetitions(problem: Problem, unit: Unit, rate_rps: float) -> range:
+    """Numbers of units to try after one, the likeliest first.
+
+    With a target rate as many as it takes, and more if they do not reach it; without
+    one as many as fit.
+    """
+    most = gpu_budget(problem) // unit.mix.num_gpus
+    if problem.search.max_replicas:
+        widest = max(count for _, count in unit.mix.counts)
+        most = min(most, problem.search.max_replicas // widest)
+    if not problem.objective.needs_rate:
+        return range(most, 1, -1)
+    target = problem.service.workload.rate_rps or 0.0
+    if not 0 < rate_rps < target:
+        return range(0)
+    return range(min(most, math.ceil(target / rate_rps)), most + 1)
 
 
 def ranked_units(
@@ -153,6 +171,7 @@ def ranked_units(
 ) -> list[Unit]:
     """All units that a set of nodes can hold, the best promise first."""
     widest = max(len(node.slots) for node in problem.cluster.nodes)
+    budget = gpu_budget(problem)
     num_nodes = len(problem.cluster.nodes)
     cap = problem.search.max_replicas or widest
     units = []
@@ -164,17 +183,18 @@ def ranked_units(
             for cut in range(1, min(num_nodes, *stages) + 1):
                 if stages[0] % cut or stages[1] % cut:
                     continue
-                for mix in _fillings(prefill, decode, widest * cut, cap):
+                room = min(widest * cut, budget)
+                for mix in _fillings(prefill, decode, room, cap):
                     units.append(Unit(mix=mix, num_nodes=cut))
-    # The best use of GPUs first; a unit is replicated, so its size hardly matters.
-    return sorted(
-        units,
-        key=lambda u: (
-            -u.mix.promised_rps / u.mix.num_gpus,
-            u.mix.num_gpus,
-            str(u.mix.counts),
-        ),
-    )
+    return sorted(units, key=lambda unit: _promise(problem, unit))
+
+
+def _promise(problem: Problem, unit: Unit) -> tuple[float, ...]:
+    """Sort key: the best use of GPUs first; a unit is replicated, so size follows."""
+    mix = unit.mix
+    if mix.promised_rps <= 0:
+        return mix.rank(problem)
+    return (-mix.promised_rps / mix.num_gpus, mix.num_gpus)
 
 
 def _fillings(
@@ -186,7 +206,8 @@ def _fillings(
         left = num_gpus - x * prefill.num_gpus
         for y in range(1, min(cap, left // decode.num_gpus) + 1):
             promised = min(x * prefill.rate_rps, y * decode.rate_rps)
-            if promised > 0:
+            # Nothing promised: a best effort still needs candidates, one of each.
+            if promised > 0 or x == y == 1:
                 counts = ((prefill, x), (decode, y))
                 found.append(Mix(counts=counts, promised_rps=promised))
     return found

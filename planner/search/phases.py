@@ -3,7 +3,7 @@
 from planner.capacity import replica_capacity_rps
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment
-from planner.search.contract import Ledger, SearchContext
+from planner.search.contract import STOPPED, Ledger, SearchContext
 from planner.search.ratios import RatedShape
 from planner.simulator.system import Phase
 from planner.slo import Slo
@@ -35,19 +35,22 @@ def rate_alone(
     rated = []
     for alone in usable:
         if context.should_stop():
-            ledger.reject("not reached before the search was stopped")
+            ledger.reject(STOPPED)
             continue
         system = context.evaluator.planner.system(alone)
         if part is None:
             sample = service.workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)
-            rate = replica_capacity_rps(system.replicas[0], sample)
+            rate, light_load_frac = replica_capacity_rps(system.replicas[0], sample), 1.0
         else:
-            rate = context.evaluator.system_goodput(system, part).rate_rps
+            alone_goodput = context.evaluator.system_goodput(system, part)
+            rate = alone_goodput.rate_rps
+            light_load_frac = alone_goodput.light_load_frac
         ledger.evaluated += 1
         rated.append(
             RatedShape(
                 shape=alone.replicas[0].shape,
                 rate_rps=rate,
+                light_load_frac=light_load_frac,
                 usd_per_hour=usd_per_hour(context.problem.cluster, alone),
             )
         )

@@ -21,6 +21,13 @@ class RatedShape:
 
     shape: ReplicaShape = spec("The shape.")
     rate_rps: float = spec("Goodput of one replica.", unit="requests/s", ge=0)
+    light_load_frac: float = spec(
+        "Good requests at a very low rate, where the goodput is 0.",
+        unit="1",
+        ge=0,
+        le=1,
+        default=1.0,
+    )
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
 
     def __post_init__(self) -> None:
@@ -56,6 +63,9 @@ class Mix:
         """Sort key like `Candidate.rank`, on what is promised."""
         goal = problem.objective.goal
         rate, gpus = self.promised_rps, float(self.num_gpus)
+        if rate <= 0:
+            nearly = min(rated.light_load_frac for rated, _ in self.counts)
+            return (math.inf, -nearly, gpus)
         if goal is Goal.MAX_GOODPUT:
             return (-rate, gpus)
         if goal is Goal.MAX_GOODPUT_PER_GPU:
@@ -115,6 +125,9 @@ def _pair_counts(
     """
     budget = gpu_budget(problem)
     if prefill.rate_rps <= 0 or decode.rate_rps <= 0:
+        # Nothing is promised, but a best effort needs candidates: one of each.
+        if prefill.num_gpus + decode.num_gpus <= budget:
+            yield Mix(counts=((prefill, 1), (decode, 1)), promised_rps=0.0)
         return
     for x in range(1, _most(problem, prefill.num_gpus, budget) + 1):
         left = _most(problem, decode.num_gpus, budget - x * prefill.num_gpus)
@@ -129,9 +142,12 @@ def _pair_counts(
 
 
 def _single_counts(problem: Problem, rated: RatedShape) -> Iterator[int]:
-    """One replica, and as many as fit; with a target every number up to enough."""
+    """One replica, and as many as fit; with a target as many as it takes."""
     most = _most(problem, rated.num_gpus, gpu_budget(problem))
-    if rated.rate_rps <= 0 or most == 0:
+    if most == 0:
+        return
+    if rated.rate_rps <= 0:
+        yield 1  # a best effort needs candidates
         return
     if not problem.objective.needs_rate:
         yield from sorted({1, most})

@@ -55,10 +55,10 @@ class SimulationResult:
     decode_replica: IntArray
     is_done: BoolArray
     is_rejected: BoolArray
-    num_preemptions: int
-    num_events: int
-    end_ms: float
-    sample_ms: float
+    num_preemptions: int = spec("Preemptions.", unit="1")
+    num_events: int = spec("Events of the simulation.", unit="1")
+    end_ms: float = spec("When it ended.", unit="ms")
+    sample_ms: float = spec("Time between samples of the KV occupancy.", unit="ms")
     replicas: tuple[ReplicaStats, ...]
     is_complete: bool
 

@@ -107,9 +107,9 @@ class KvRoute:
 class ServingSystem:
     """Replicas of one LLM and the routes between them.
 
-    Prefill replicas need a route to every decode replica. With decode replicas only,
-    requests arrive with their KV cache in place; with prefill replicas only, they leave
-    with their first token: that is how one phase is studied alone.
+    Prefill replicas need a route to every decode replica of their slice. With decode
+    replicas only, requests arrive with their KV cache in place; with prefill replicas
+    only, they leave with their first token: that is how one phase is studied alone.
     """
 
     replicas: tuple[ServingReplica, ...] = spec("Replicas, in order.")

@@ -22,7 +22,7 @@ from models.latency.step_table import StepTable
 from models.llm import LlmSpec, Precision, WeightFormat
 from models.parallelism import Parallelism
 
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
+REFERENCE = Path(__file__).parents[4] / "shared" / "reference"
 Build = Callable[..., LatencyRequest]
 A100 = GpuType.load("a100_sxm")
 H100 = GpuType.load("h100_sxm")

@@ -1,0 +1,81 @@
+"""``phaseplan export``: launch files of a plan for a serving system."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clusters.fields import InputError
+from planner.cli.output import say
+
+SCRIPT_MODE = 0o755
+
+
+def export(
+    plan_file: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="A plan of `phaseplan plan`.")
+    ],
+    to: Annotated[str, typer.Option(help="Serving system to write for.")] = "vllm",
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir", "-o", help="Folder to write; default: <plan>-<target>."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace files that are there, filled in or not."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the files, write none.")
+    ] = False,
+) -> None:
+    """Write scripts that start a plan on its cluster; list them on stdout."""
+    from planner.export import registry
+    from planner.files import read_plan
+
+    plan = read_plan(plan_file)
+    files = registry.export(plan, to)
+    folder = output_dir or Path(f"{plan_file.stem}-{to}")
+    others = check_folder(folder, files, overwrite=overwrite)
+    if not dry_run:
+        write_files(folder, files)
+    for name in files:
+        typer.echo(folder / name)
+    for caveat in registry.exporter_for(to).caveats(plan):
+        say(caveat, label="note")
+    if others:
+        say(f"not of this plan, and left in {folder}: {', '.join(others)}")
+
+
+def check_folder(
+    folder: Path, names: Iterable[str], *, overwrite: bool
+) -> tuple[str, ...]:
+    """Names of other files in a folder that may be written.
+
+    Raises
+    ------
+    InputError
+        If it is a file, or not empty without `overwrite`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError("--output-dir", str(folder), "a folder")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found and not overwrite:
+        form = "a new or empty folder (or --overwrite)"
+        raise InputError("--output-dir", str(folder), form)
+    return tuple(sorted(found - set(names)))
+
+
+def write_files(folder: Path, files: dict[str, str]) -> None:
+    """Write each file whole; those that begin with ``#!`` become executable."""
+    from clusters.serde import write_text_atomic
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write_text_atomic(folder / name, text)
+        if text.startswith("#!"):
+            (folder / name).chmod(SCRIPT_MODE)

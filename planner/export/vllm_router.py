@@ -1,0 +1,108 @@
+"""Routers of a vLLM bundle: one for each slice, in front of its replicas.
+
+Sources
+-------
+vllm-project/router docs/cli_reference.md (flags and defaults of both its launchers) and
+docs/model-routing/pd-disaggregation.md.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clusters.fields import check_fields, spec
+from planner.export.instances import Instance, NodePart
+from planner.export.shell import Word, command_lines, comment
+from planner.export.vllm_flags import Options
+from planner.export.vllm_scripts import PREAMBLE, host, script
+from planner.plan import Plan
+from planner.simulator.system import Phase, Routing
+
+FIRST_ROUTER_PORT = 30000
+FIRST_METRICS_PORT = 28000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    """A router with its place and the replicas behind it."""
+
+    script_name: str = spec("Its file.")
+    members: tuple[Instance, ...] = spec("Replicas behind it.")
+    http_port: int = spec("Port of its API.", unit="1", ge=1)
+    metrics_port: int = spec("Port of its Prometheus metrics.", unit="1", ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def place(self) -> NodePart:
+        """Where it runs: the first node of its first replica."""
+        return self.members[0].head
+
+
+def routers_of(instances: Sequence[Instance]) -> tuple[Router, ...]:
+    """A router for each slice; those on one node get different ports."""
+    slices = sorted({instance.replica.slice for instance in instances})
+    on_node: Counter[int] = Counter()
+    routers = []
+    for index in slices:
+        members = tuple(each for each in instances if each.replica.slice == index)
+        node = members[0].head.node
+        routers.append(
+            Router(
+                script_name=f"router-{index}.sh" if len(slices) > 1 else "router.sh",
+                members=members,
+                http_port=FIRST_ROUTER_PORT + on_node[node],
+                metrics_port=FIRST_METRICS_PORT + on_node[node],
+            )
+        )
+        on_node[node] += 1
+    return tuple(routers)
+
+
+def router_script(plan: Plan, router: Router, stamp: str) -> str:
+    """Script that starts a router and stays with it."""
+    return script(
+        comment(f"Router of {len(router.members)} replicas"),
+        comment(stamp),
+        *PREAMBLE,
+        "",
+        command_lines(
+            ("exec", "vllm-router"),
+            [
+                *_worker_options(plan, router.members),
+                ("--host", "0.0.0.0"),
+                ("--port", str(router.http_port)),
+                ("--prometheus-port", str(router.metrics_port)),
+                ("--worker-startup-timeout-secs", "1800"),
+            ],
+        ),
+    )
+
+
+def _worker_options(plan: Plan, members: Sequence[Instance]) -> Options:
+    """The replicas behind a router, and how it chooses among them."""
+    routing = plan.deployment.routing
+    if not plan.deployment.is_disaggregated:
+        return [
+            ("--worker-urls", *(_url(each) for each in members)),
+            ("--policy", _policy(routing, members)),
+            # Also how often power_of_two asks for loads; the default is 30 s.
+            ("--worker-startup-check-interval", "1"),
+        ]
+    options: Options = [("--vllm-pd-disaggregation",), ("--kv-connector", "nixl")]
+    for phase in (Phase.PREFILL, Phase.DECODE):
+        workers = [each for each in members if each.replica.phase is phase]
+        options += [(f"--{phase}", _url(each)) for each in workers]
+        options.append((f"--{phase}-policy", _policy(routing, workers)))
+    return options
+
+
+def _policy(routing: Routing, workers: Sequence[Instance]) -> str:
+    """The router's nearest policy; power_of_two wants at least two workers."""
+    is_shortest = routing is Routing.SHORTEST_QUEUE and len(workers) > 1
+    return "power_of_two" if is_shortest else "round_robin"
+
+
+def _url(instance: Instance) -> Word:
+    return ("http://", host(instance.head), f":{instance.http_port}")

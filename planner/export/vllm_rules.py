@@ -1,0 +1,189 @@
+"""What is known not to work, or to work differently, when vLLM runs a plan.
+
+Each rule is a function that yields its caveats; those about vLLM name the thread or the
+document they rest on. Rules that make a plan impossible to express are in `why_not`.
+"""
+
+from collections.abc import Callable, Iterator
+
+from planner.export.instances import why_not_even
+from planner.export.vllm_flags import (
+    BLOCK_SIZES,
+    PUSH_CONNECTOR,
+    connector,
+    kv_dtype_flag,
+)
+from planner.plan import Plan
+from planner.simulator.system import Phase, Routing
+
+DESCRIPTOR_BLOCK_TOKENS = 64
+"""Blocks from which descriptors stop to matter (vllm-project/vllm issue 50913)."""
+
+SERVABLE = ("OPTIMAL", "FEASIBLE")
+
+
+def why_not(plan: Plan) -> str | None:
+    """Why vLLM has no flags for a plan, or None."""
+    llm = plan.problem.service.llm
+    if kv_dtype_flag(llm) is None:
+        return f"it has no KV cache in {llm.precision.kv}"
+    if plan.deployment.is_disaggregated and not plan.deployment.routes:
+        return "no KV cache has a way from prefill to decode"
+    for replica in plan.deployment.replicas:
+        degrees = replica.parallelism
+        if max(degrees.ep, degrees.attention_dp, degrees.cp) > 1:
+            return f"{replica.name} has {degrees}, and only TP and PP are exported"
+        if replica.kv_block_tokens not in BLOCK_SIZES:
+            known = ", ".join(str(size) for size in BLOCK_SIZES)
+            size = replica.kv_block_tokens
+            return f"{replica.name} has KV blocks of {size} tokens, not one of {known}"
+        limits = replica.limits
+        if limits.max_num_seqs > limits.max_batch_tokens:
+            return (
+                f"{replica.name} allows {limits.max_num_seqs} requests in a step of "
+                f"{limits.max_batch_tokens} tokens, and vLLM wants a token for each"
+            )
+        uneven = why_not_even(replica, plan.problem.cluster.topology)
+        if uneven:
+            return uneven
+    return None
+
+
+def caveats(plan: Plan) -> tuple[str, ...]:
+    """All caveats of a plan, the gravest first."""
+    return tuple(text for rule in _RULES for text in rule(plan))
+
+
+def _unservable(plan: Plan) -> Iterator[str]:
+    if plan.status not in SERVABLE:
+        why = "; ".join(plan.reasons) or "no reason given"
+        yield f"The plan is {plan.status}: it does not meet its SLO ({why})."
+
+
+def _decode_stages(plan: Plan) -> Iterator[str]:
+    for replica in plan.deployment.of_phase(Phase.DECODE):
+        if replica.parallelism.pp > 1:
+            yield (
+                f"{replica.name} will not start: it has {replica.parallelism.pp} "
+                "pipeline stages, and NIXL connectors refuse a decode replica with more "
+                "than one (vllm-project/vllm#45880, #52913). Plan again with "
+                "search.max_pp: 1."
+            )
+
+
+def _prefill_stages(plan: Plan) -> Iterator[str]:
+    staged = any(r.parallelism.pp > 1 for r in plan.deployment.of_phase(Phase.PREFILL))
+    if staged and plan.problem.service.llm.windows:
+        yield (
+            "A prefill replica with pipeline stages cannot send the KV cache of a model "
+            "with sliding windows (vllm-project/vllm#45880)."
+        )
+
+
+def _block_sizes(plan: Plan) -> Iterator[str]:
+    prefill = {r.kv_block_tokens for r in plan.deployment.of_phase(Phase.PREFILL)}
+    decode = {r.kv_block_tokens for r in plan.deployment.of_phase(Phase.DECODE)}
+    if len(prefill | decode) < 2 or not (prefill and decode):
+        return
+    if max(prefill) > min(decode) or plan.problem.service.llm.windows:
+        yield (
+            f"KV blocks of prefill ({_listed(prefill)}) and decode ({_listed(decode)}) "
+            "cannot be matched: blocks may differ only if those of prefill are smaller "
+            "and the model has no sliding windows (nixl_connector_compatibility.md)."
+        )
+
+
+def _mla(plan: Plan) -> Iterator[str]:
+    if plan.problem.service.llm.mla is None:
+        return
+    sizes = {replica.kv_block_tokens for replica in plan.deployment.replicas}
+    if min(sizes) < DESCRIPTOR_BLOCK_TOKENS:
+        yield (
+            f"MLA backends set their own KV blocks (FlashMLA 64, CUTLASS 128 tokens) "
+            f"and override --block-size {_listed(sizes)} (vllm/platforms/cuda.py)."
+        )
+    degrees = {replica.parallelism.tp for replica in plan.deployment.replicas}
+    if plan.deployment.is_disaggregated and len(degrees) > 1:
+        yield (
+            "Prefill and decode differ in TP: for MLA models this works without "
+            "splitting heads, so test it (nixl_connector_compatibility.md)."
+        )
+
+
+def _architectures(plan: Plan) -> Iterator[str]:
+    topology = plan.problem.cluster.topology
+    found = {topology.gpu(i).type.architecture for i in plan.deployment.gpu_indices}
+    if plan.deployment.is_disaggregated and len(found) > 1:
+        yield (
+            f"Replicas run on {', '.join(sorted(found))} GPUs, where vLLM may choose "
+            "different attention backends, and the KV handshake then fails: set the "
+            "same --attention-backend on all (nixl_connector_compatibility.md)."
+        )
+
+
+def _push(plan: Plan) -> Iterator[str]:
+    if plan.deployment.is_disaggregated and connector(plan) == PUSH_CONNECTOR:
+        yield (
+            f"KV caches are pushed ({PUSH_CONNECTOR}, in vLLM 0.26): UCX reads between "
+            "GPUs of a node at the speed of TCP (vllm-project/vllm#52607), and pipeline "
+            "stages of prefill cannot be read at all (#45880)."
+        )
+
+
+def _descriptors(plan: Plan) -> Iterator[str]:
+    sizes = {replica.kv_block_tokens for replica in plan.deployment.replicas}
+    if plan.deployment.is_disaggregated and min(sizes) < DESCRIPTOR_BLOCK_TOKENS:
+        yield (
+            f"KV blocks of {min(sizes)} tokens make many small transfers, which the "
+            "simulation does not cost (5,000 tokens took 58 ms longer with 16 than with "
+            "64, vllm-project/vllm#50913). Consider engine.memory.block_tokens: 64."
+        )
+
+
+def _slices(plan: Plan) -> Iterator[str]:
+    num = len({replica.slice for replica in plan.deployment.replicas})
+    if num > 1:
+        yield (
+            f"KV caches stay within {num} groups of replicas, and a router cannot be "
+            "told so: each group has a router of its own. Split the traffic over the "
+            "routers in proportion to the prefill GPUs behind them."
+        )
+
+
+def _routing(plan: Plan) -> Iterator[str]:
+    if plan.deployment.routing is Routing.SHORTEST_QUEUE:
+        yield (
+            "The simulation sends each request to the replica with the least work; the "
+            "router's nearest policy, power_of_two, compares two at random."
+        )
+
+
+def _batching(plan: Plan) -> Iterator[str]:
+    if not plan.deployment.is_disaggregated:
+        yield (
+            "vLLM mixes chunks of prompts with decoding in one step; the simulation "
+            "runs them in steps of their own, prompts first."
+        )
+    if any(r.limits.max_step_context_tokens for r in plan.deployment.replicas):
+        yield "vLLM has no limit like max_step_context_tokens: it is left out."
+    if plan.problem.engine.memory.feed_forward_block_tokens:
+        yield "vLLM has no limit like feed_forward_block_tokens: it is left out."
+
+
+def _listed(sizes: set[int]) -> str:
+    return ", ".join(str(size) for size in sorted(sizes))
+
+
+_RULES: tuple[Callable[[Plan], Iterator[str]], ...] = (
+    _unservable,
+    _decode_stages,
+    _prefill_stages,
+    _block_sizes,
+    _mla,
+    _architectures,
+    _push,
+    _descriptors,
+    _slices,
+    _routing,
+    _batching,
+)
