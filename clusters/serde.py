@@ -27,6 +27,7 @@ __all__ = [
     "dump_json",
     "dump_yaml",
     "from_mapping",
+    "parse_yaml",
     "read_json",
     "read_mapping",
     "read_text",
@@ -119,7 +120,11 @@ def read_yaml(path: str | Path) -> object:
     InputError
         With line and column where the syntax is wrong or a key is given twice.
     """
-    text = read_text(path)
+    return parse_yaml(read_text(path), path)
+
+
+def parse_yaml(text: str, path: str | Path) -> object:
+    """Plain data of YAML text; `path` names where it comes from in errors."""
     try:
         _check_depth(text, path)
         return yaml.load(text, Loader=_StrictLoader)

@@ -174,6 +174,15 @@ def _group(
         gemms=projections + feed_forward,
         attention=_attention(llm, tp, window),
         elementwise_bytes_per_token=float(ACTIVATION_BYTES * elements),
+        norm_bytes_per_token=float(ACTIVATION_BYTES * 4 * llm.hidden),
+        activation_bytes_per_token=float(
+            ACTIVATION_BYTES
+            * sum(
+                gemm.n + (gemm.n // 2 if gemm.name == "gate_up" else gemm.n)
+                for gemm in feed_forward
+                if gemm.name in ("gate_up", "up")
+            )
+        ),
     )
 
 
@@ -272,6 +281,10 @@ def _attention(llm: LlmSpec, tp: int, window: int | None) -> AttentionShape:
         decode_dim=decode_dim,
         kv_bytes_per_token=cached * kv_bytes,
         window=window,
+        num_kv_heads=kv_heads_per_gpu(llm, tp),
+        kv_element_bytes=kv_bytes,
+        qk_norm=llm.qk_norm,
+        is_latent=llm.mla is not None,
     )
 
 

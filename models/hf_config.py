@@ -13,6 +13,7 @@ from models.hf_families import (
     GATED_ACTIVATIONS,
     HYBRID_KEYS,
     HYBRID_TYPES,
+    QK_NORM_TYPES,
     SLIDING,
     TIED_BY_DEFAULT,
     UNGATED,
@@ -60,6 +61,7 @@ def llm_from_config(config: object, *, name: str) -> LlmSpec:
             text.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT)
         ),
         learned_positions=model_type in {"opt", "gpt2", "gpt_bigcode"},
+        qk_norm=model_type in QK_NORM_TYPES or bool(text.get("use_qk_norm")),
         precision=precision_of(text),
         mla=_mla(text),
         moe=_moe(text),

@@ -35,6 +35,9 @@ HYBRID_KEYS = (
     "ssm_cfg",
 )
 SLIDING = frozenset({"sliding_attention", "chunked_attention"})
+QK_NORM_TYPES = frozenset(
+    {"qwen3", "qwen3_moe", "gemma3", "gemma3_text", "glm4_moe", "olmo2", "minimax_m2"}
+)
 WRAPPERS = ("text_config", "llm_config", "language_config")
 # Keys older families use for the same number; the first that is present counts.
 ALIASES: dict[str, tuple[str, ...]] = {

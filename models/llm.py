@@ -126,6 +126,7 @@ class LlmSpec:
     max_positions: int = spec("Longest context.", unit="tokens", ge=1)
     tied_embeddings: bool = spec("LM head shares the embedding.", default=False)
     learned_positions: bool = spec("Has a position table (OPT).", default=False)
+    qk_norm: bool = spec("Normalises queries and keys per head.", default=False)
     precision: Precision = spec("Weight formats by part and KV format.")
     mla: MlaSpec | None = spec("Latent attention, if any.", default=None)
     moe: MoeSpec | None = spec("Mixture of experts, if any.", default=None)

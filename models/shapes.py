@@ -73,6 +73,12 @@ class AttentionShape:
     decode_dim: int = spec("The same against the cache (MLA: latent).", unit="1")
     kv_bytes_per_token: float = spec("KV cache of a token here.", unit="bytes/token")
     window: int | None = spec("Attention window, None: unbounded.", unit="tokens")
+    num_kv_heads: int = spec("Key/value heads on this GPU.", unit="heads", default=1)
+    kv_element_bytes: float = spec(
+        "Bytes of a cached element.", unit="bytes", default=2.0
+    )
+    qk_norm: bool = spec("Queries and keys are normalised per head.", default=False)
+    is_latent: bool = spec("Multi-head latent attention.", default=False)
 
     @property
     def has_short_window(self) -> bool:
@@ -97,6 +103,12 @@ class LayerGroup:
     attention: AttentionShape = spec("Attention.")
     elementwise_bytes_per_token: float = spec(
         "Traffic of norms, rotary, activation and residual.", unit="bytes/token"
+    )
+    norm_bytes_per_token: float = spec(
+        "Of that, one norm fused with the residual.", unit="bytes/token", default=0.0
+    )
+    activation_bytes_per_token: float = spec(
+        "Of that, the activation of the dense MLP.", unit="bytes/token", default=0.0
     )
 
     @property

@@ -4,7 +4,9 @@ The road: ``Problem -> solve -> Result.best (a Plan) -> simulate / explain / exp
 Names are imported when they are first used, so importing `planner` costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -103,3 +105,18 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'planner' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+class _Package(ModuleType):
+    """The package, in which `planner.solve` is the function and not its module.
+
+    The import system binds a module to its package once it is loaded, which would
+    hide the function of the same name from everyone who asks later.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

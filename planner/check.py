@@ -1,5 +1,6 @@
 """`check_plan`: what must hold of any plan, from any method or any file."""
 
+import math
 from collections import Counter
 
 from clusters.fields import InputError
@@ -30,6 +31,7 @@ def check_deployment(problem: Problem, deployment: Deployment) -> None:
         Naming the first thing that does not hold.
     """
     _check_gpus(problem, deployment)
+    _check_search_space(problem, deployment)
     for index, replica in enumerate(deployment.replicas):
         try:
             _check_replica(problem, replica)
@@ -49,6 +51,20 @@ def _check_gpus(problem: Problem, deployment: Deployment) -> None:
             raise InputError("deployment.gpus", gpu, "each GPU in one replica only")
 
 
+def _check_search_space(problem: Problem, deployment: Deployment) -> None:
+    space = problem.search
+    if space.max_gpus is not None and deployment.num_gpus > space.max_gpus:
+        raise InputError(
+            "deployment.gpus", deployment.num_gpus, f"at most {space.max_gpus} GPUs"
+        )
+    for phase in Phase:
+        num = len(deployment.of_phase(phase))
+        if space.max_replicas is not None and num > space.max_replicas:
+            raise InputError(
+                "deployment.replicas", num, f"at most {space.max_replicas} of a phase"
+            )
+
+
 def _check_replica(problem: Problem, replica: Replica) -> None:
     llm = problem.service.llm
     parallelism = replica.parallelism
@@ -64,9 +80,11 @@ def _check_replica(problem: Problem, replica: Replica) -> None:
     types = {topology.gpu(gpu).type.name for gpu in replica.gpu_indices}
     if types != {replica.gpu_type}:
         raise InputError("gpu_type", replica.gpu_type, f"the type of its GPUs {types}")
-    if sum(parallelism.layers_per_stage(llm)) != llm.num_layers:
-        layers = parallelism.layers_per_stage(llm)
-        raise InputError("stage_layers", layers, f"{llm.num_layers} layers in all")
+    for stage, gpus in enumerate(replica.stage_gpus):
+        if len({topology.domain_of(gpu) for gpu in gpus}) > 1:
+            raise InputError(
+                f"stage_gpus[{stage}]", gpus, "GPUs of one node or NVLink domain"
+            )
     gpu = topology.gpu(replica.gpu_indices[0]).type
     memory = memory_of(llm, parallelism, gpu, problem.engine.memory)
     if memory.why_not:
@@ -88,22 +106,37 @@ def _check_phases(deployment: Deployment) -> None:
 
 
 def _check_routes(problem: Problem, deployment: Deployment) -> None:
-    by_name = {replica.name: replica for replica in deployment.replicas}
+    by_phase = {
+        phase: {replica.name: replica for replica in deployment.of_phase(phase)}
+        for phase in Phase
+    }
     known = set()
-    edges = len(problem.cluster.topology.edges)
     for index, route in enumerate(deployment.routes):
-        for end in (route.source, route.target):
-            if end not in by_name:
-                raise InputError(
-                    f"deployment.routes[{index}]", end, "the name of a replica"
-                )
-        for edge in route.edges:
-            if not 0 <= edge < edges:
-                raise InputError(
-                    f"deployment.routes[{index}].edges", edge, "a link of the topology"
-                )
+        where = f"deployment.routes[{index}]"
+        source = by_phase[Phase.PREFILL].get(route.source)
+        target = by_phase[Phase.DECODE].get(route.target)
+        if source is None:
+            raise InputError(
+                f"{where}.source", route.source, "the name of a prefill replica"
+            )
+        if target is None:
+            raise InputError(
+                f"{where}.target", route.target, "the name of a decode replica"
+            )
+        path = problem.cluster.topology.route(source.gpu_indices, target.gpu_indices)
+        if route.edges != path.edges:
+            raise InputError(f"{where}.edges", route.edges, f"{path.edges}")
+        if not math.isclose(route.bytes_per_s, path.bytes_per_s, rel_tol=1e-6):
+            raise InputError(
+                f"{where}.bytes_per_s", route.bytes_per_s, f"{path.bytes_per_s:g}"
+            )
         known.add((route.source, route.target))
+    slices = {replica.slice for replica in deployment.of_phase(Phase.DECODE)}
     for source in deployment.of_phase(Phase.PREFILL):
+        if source.slice not in slices:
+            raise InputError(
+                f"{source.name}.slice", source.slice, "a slice with a decode replica"
+            )
         for target in deployment.of_phase(Phase.DECODE):
             pair = (source.name, target.name)
             if source.slice == target.slice and pair not in known:

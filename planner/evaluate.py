@@ -5,7 +5,14 @@ from dataclasses import dataclass, field, replace
 from clusters.fields import check_fields, spec
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment
-from planner.goodput import SCREENING, Effort, Goodput, goodput, meets
+from planner.goodput import (
+    SCREENING,
+    Effort,
+    Goodput,
+    goodput,
+    meets,
+    rate_limit_rps,
+)
 from planner.serving import Planner
 from planner.simulator.build import SimulationOptions
 from planner.simulator.outcome import SimulationResult
@@ -130,6 +137,15 @@ class Evaluator:
                 floor_rps=floor_rps,
             )
         return self._goodputs[key]
+
+    def rate_limit_rps(self, deployment: Deployment) -> float:
+        """Rate that `goodput` of a deployment cannot exceed, without simulating it."""
+        return rate_limit_rps(
+            self.planner.system(deployment),
+            self.planner.problem.service.workload,
+            effort=self.effort,
+            seed=self.seed,
+        )
 
     def is_met_at(self, deployment: Deployment, rate_rps: float) -> bool:
         """Whether the SLO is met at a rate, in a run of the screening length."""

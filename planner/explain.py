@@ -7,7 +7,8 @@ import numpy as np
 from clusters.fields import check_fields, spec
 from models.latency.library import LatencyLibrary
 from planner.evaluate import Evaluator
-from planner.goodput import SCREENING
+from planner.goodput import FINAL
+from planner.neighbours import neighbours, ratio_of
 from planner.plan import Plan
 from planner.serving import Planner
 from planner.simulator.simulate import simulate
@@ -18,6 +19,9 @@ from planner.workload.requests import Requests
 
 STEP_FRAC = 0.1
 """Size of the changes of the sensitivity table."""
+
+_EFFORT = replace(FINAL, num_seeds=1, tolerance_frac=0.02)
+"""As long as the plan's own simulations: a short run flatters overloaded replicas."""
 
 _OVERLOAD = 1.05
 """How far beyond the goodput the first limit to break is looked for."""
@@ -49,6 +53,24 @@ class PhaseRoom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RatioStep:
+    """The plan with one replica more or fewer, the others staying where they are."""
+
+    change: str = spec("What changes.")
+    ratio: str = spec("Replicas it leaves, e.g. 2P1D.")
+    num_gpus: int = spec("GPUs.", unit="GPUs", ge=1)
+    goodput_rps: float = spec("Its goodput.", unit="requests/s", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def goodput_per_gpu_rps(self) -> float:
+        """Goodput for each GPU."""
+        return self.goodput_rps / self.num_gpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Bottleneck, margins and sensitivity of a plan."""
 
@@ -56,6 +78,7 @@ class Explanation:
     phases: tuple[PhaseRoom, ...] = spec("Room of each phase.")
     overload: Attainment = spec("Attainment 5 % beyond the goodput.")
     sensitivities: tuple[Sensitivity, ...] = spec("Changes of rate and lengths.")
+    ratios: tuple[RatioStep, ...] = spec("The plan itself, then replicas changed.")
 
 
 def explain(plan: Plan, latency: LatencyLibrary | None = None) -> Explanation:
@@ -78,6 +101,7 @@ def explain(plan: Plan, latency: LatencyLibrary | None = None) -> Explanation:
         phases=phases,
         overload=overload,
         sensitivities=_sensitivities(evaluator, plan),
+        ratios=_ratio_steps(evaluator, plan),
     )
 
 
@@ -97,7 +121,7 @@ def _phase_rooms(evaluator: Evaluator, plan: Plan) -> tuple[PhaseRoom, ...]:
         system = evaluator.planner.system(
             replace(plan.deployment, replicas=replicas, routes=())
         )
-        rate = evaluator.system_goodput(system, part, effort=SCREENING).rate_rps
+        rate = evaluator.system_goodput(system, part, effort=_EFFORT).rate_rps
         served = plan.goodput.rate_rps
         rooms.append(
             PhaseRoom(
@@ -113,7 +137,7 @@ def _phase_rooms(evaluator: Evaluator, plan: Plan) -> tuple[PhaseRoom, ...]:
 def _attainment_at(evaluator: Evaluator, plan: Plan, rate_rps: float) -> Attainment:
     rate = max(rate_rps, 1e-6)
     requests = plan.problem.service.workload.draw(
-        SCREENING.max_requests, seed=plan.seed, rate_rps=rate
+        _EFFORT.num_requests(rate), seed=plan.seed, rate_rps=rate
     )
     return _attainment(evaluator, plan, requests)
 
@@ -143,10 +167,25 @@ def _bottleneck(plan: Plan, phases: tuple[PhaseRoom, ...], overload: Attainment)
     )
 
 
+def _ratio_steps(evaluator: Evaluator, plan: Plan) -> tuple[RatioStep, ...]:
+    """Goodput of the plan and of its neighbours, all simulated alike."""
+    steps = {"as planned": plan.deployment}
+    steps |= neighbours(evaluator.planner, plan.deployment)
+    return tuple(
+        RatioStep(
+            change=change,
+            ratio=ratio_of(deployment),
+            num_gpus=deployment.num_gpus,
+            goodput_rps=evaluator.goodput(deployment, effort=_EFFORT).rate_rps,
+        )
+        for change, deployment in steps.items()
+    )
+
+
 def _sensitivities(evaluator: Evaluator, plan: Plan) -> tuple[Sensitivity, ...]:
     workload = plan.problem.service.workload
     base = workload.draw(
-        min(plan.evaluation.num_requests, 4 * SCREENING.max_requests),
+        plan.evaluation.num_requests,
         seed=plan.seed,
         rate_rps=plan.evaluation.rate_rps or None,
     )

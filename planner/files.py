@@ -1,26 +1,46 @@
 """Plan files: JSON that replays, byte for byte the same for the same inputs."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from clusters.fields import InputError
 from clusters.mapping import from_mapping, to_mapping
-from clusters.serde import dump_json, read_mapping, write_text_atomic
+from clusters.serde import dump_json, dump_yaml, read_mapping, write_text_atomic
 from planner.check import check_plan
 from planner.plan import PLAN_VERSION, Plan
 
 
-def plan_to_mapping(plan: Plan) -> dict[str, Any]:
-    """Plain data of a plan, in the order of its fields."""
+def plan_to_mapping(plan: Plan, *, folder: str | Path = ".") -> dict[str, Any]:
+    """Plain data of a plan, in the order of its fields.
+
+    A trace is named as seen from `folder`, where the plan's file is going to be.
+    """
     mapping: dict[str, Any] = to_mapping(plan)
+    for service in mapping["problem"]["services"]:
+        workload = service["workload"]
+        for part in (workload, workload.get("lengths")):
+            if isinstance(part, dict) and part.get("trace") is not None:
+                part["trace"] = seen_from(folder, part["trace"])
     return mapping
 
 
+def seen_from(folder: str | Path, path: str | Path) -> str:
+    """A path, given from the working folder, as one that starts from `folder`."""
+    relative = os.path.relpath(Path(path).resolve(), Path(folder).resolve())
+    return Path(relative).as_posix()
+
+
 def write_plan(plan: Plan, path: str | Path) -> None:
-    """Write a plan file (atomically: an old file stays whole until the new one is)."""
-    write_text_atomic(path, dump_json(plan_to_mapping(plan)))
+    """Write a plan file (atomically: an old file stays whole until the new one is).
+
+    JSON, or YAML where the name ends so.
+    """
+    mapping = plan_to_mapping(plan, folder=Path(path).parent)
+    dump = dump_yaml if Path(path).suffix in (".yaml", ".yml") else dump_json
+    write_text_atomic(path, dump(mapping))
 
 
 def read_plan(path: str | Path) -> Plan:

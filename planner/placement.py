@@ -82,6 +82,14 @@ class FreeGpus:
         """Free GPUs of a type."""
         return sum(h.num_free for h in self.hosts if h.gpu_type == gpu_type)
 
+    def most_replicas(self, shape: ReplicaShape) -> int:
+        """Replicas of one shape that fit beside each other."""
+        width = shape.parallelism.gpus_per_stage
+        stages = sum(
+            h.num_free // width for h in self.hosts if h.gpu_type == shape.gpu_type
+        )
+        return stages // shape.parallelism.pp
+
     def take_replica(self, shape: ReplicaShape) -> StageGpus | None:
         """GPUs for one replica, or None (and nothing taken) when it does not fit."""
         width = shape.parallelism.gpus_per_stage

@@ -1,14 +1,17 @@
 """Replay: simulate a plan again, on its own workload or on another one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from clusters.fields import check_fields, spec
+from clusters.fields import InputError, check_fields, spec
 from models.latency.library import LatencyLibrary
 from planner.evaluate import Evaluation, Evaluator
+from planner.objective import Objective
 from planner.plan import Plan
 from planner.serving import Planner
 from planner.solve import library_for
-from planner.workload.requests import Requests
+from planner.workload.arrivals import ClosedLoop
+from planner.workload.lengths import EmpiricalLengths
+from planner.workload.trace_source import TraceSource
 from planner.workload.workload import Workload
 
 
@@ -20,13 +23,21 @@ class ReplayOptions:
     rate_rps: float | None = spec(
         "Mean rate to scale to.", unit="requests/s", gt=0, default=None
     )
+    concurrency: int | None = spec(
+        "Closed loop with so many requests at a time.",
+        unit="requests",
+        ge=1,
+        default=None,
+    )
     head: int | None = spec(
-        "Only the first rows of the trace.", unit="requests", ge=1, default=None
+        "Only the first requests.", unit="requests", ge=1, default=None
     )
     seed: int | None = spec("Another seed.", unit="1", ge=0, default=None)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.concurrency is not None and self.rate_rps is not None:
+            raise InputError("concurrency", self.concurrency, "no rate beside it")
 
 
 def replay(
@@ -40,28 +51,40 @@ def replay(
     Without options this repeats the plan's own evaluation, number by number.
     """
     options = options or ReplayOptions()
-    planner = Planner(problem=plan.problem, library=library_for(plan.problem, latency))
+    workload = replay_workload(plan, options)
+    service = replace(plan.problem.service, workload=workload)
+    # The goal plays no part, and one that needs a rate refuses a closed loop.
+    problem = replace(plan.problem, services=(service,), objective=Objective())
+    planner = Planner(problem=problem, library=library_for(problem, latency))
     seed = plan.seed if options.seed is None else options.seed
-    evaluator = Evaluator(planner=planner, seed=seed)
-    requests = replay_requests(plan, options)
     rate = options.rate_rps
-    if options.trace is None:
+    if options.trace is None and workload.concurrency is None:
         rate = rate or plan.evaluation.offered_rps
+    num_requests = options.head or plan.evaluation.num_requests
+    if options.trace is not None and workload.trace is not None:
+        num_requests = len(workload.trace)
+    requests = workload.draw(num_requests, seed=seed, rate_rps=rate)
+    evaluator = Evaluator(planner=planner, seed=seed)
     return evaluator.evaluate(plan.deployment, requests, offered_rps=rate)
 
 
-def replay_requests(plan: Plan, options: ReplayOptions) -> Requests:
-    """The requests of a replay: those of the plan's evaluation, or of a trace."""
-    seed = plan.seed if options.seed is None else options.seed
-    if options.trace is not None:
-        workload = Workload.from_trace(
+def replay_workload(plan: Plan, options: ReplayOptions) -> Workload:
+    """The workload of a replay: the plan's own, that of a trace, or a closed loop."""
+    own = plan.problem.service.workload
+    if options.concurrency is None:
+        if options.trace is None:
+            return own
+        return Workload.from_trace(
             options.trace, head=options.head, rate_rps=options.rate_rps
         )
-        num_requests = len(workload.trace or ()) or plan.evaluation.num_requests
-        return workload.draw(num_requests, seed=seed)
-    workload = plan.problem.service.workload
-    rate = options.rate_rps or plan.evaluation.offered_rps
-    num_requests = options.head or plan.evaluation.num_requests
-    if workload.concurrency is not None:
-        return workload.draw(num_requests, seed=seed)
-    return workload.draw(num_requests, seed=seed, rate_rps=rate)
+    source = own.source
+    if options.trace is not None:
+        source = TraceSource(path=options.trace, head=options.head)
+    lengths = own.lengths if options.trace is None else None
+    if lengths is None and source is not None:
+        lengths = EmpiricalLengths.of(source.read(), source=source)
+    if lengths is None:
+        raise InputError("concurrency", options.concurrency, "lengths to draw from")
+    return Workload.of_lengths(
+        lengths, arrivals=ClosedLoop(concurrency=options.concurrency)
+    )

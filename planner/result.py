@@ -58,10 +58,9 @@ class Result:
                 lines.append(f"{each.method}: skipped, {each.why_skipped}")
                 continue
             rejected = ", ".join(f"{n} {why}" for why, n in each.rejected.items())
-            lines.append(
-                f"{each.method}: {each.num_evaluated} of {each.num_enumerated} simulated"
-                + (f" ({rejected})" if rejected else "")
-            )
+            share = f"{each.num_evaluated} of {each.num_enumerated}"
+            why = f" ({rejected})" if rejected else ""
+            lines.append(f"{each.method}: {share} simulated{why}")
         lines.append(f"searched for {self.runtime_s:.1f} s")
         return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from clusters.fields import spec
 from clusters.topology import Topology
 from clusters.units import MS_PER_S
 from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
-from models.memory import kv_bytes_per_token, memory_of
+from models.memory import kv_bytes, memory_of
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.placement import StageGpus, place
 from planner.problem import Problem
@@ -99,9 +99,18 @@ class Planner:
         return ServingSystem(
             replicas=replicas,
             routes=self._simulated_routes(deployment),
-            kv_bytes_per_token=kv_bytes_per_token(self.problem.service.llm),
+            kv_bytes_per_token=self._sent_bytes_per_token(),
             routing=deployment.routing,
         )
+
+    def _sent_bytes_per_token(self) -> float:
+        """KV bytes of a prompt for each of its tokens, at the workload's mean length.
+
+        Layers with a sliding window send no more than their window.
+        """
+        service = self.problem.service
+        tokens = service.workload.mean_input_tokens
+        return kv_bytes(service.llm, tokens) / tokens
 
     def _simulated_routes(self, deployment: Deployment) -> tuple[KvRoute, ...]:
         engine = self.problem.engine

@@ -1,13 +1,15 @@
 """`solve`: problem in, result out."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from models.latency.library import LatencyLibrary
 from models.memory import memory_of
-from planner.bound import gpu_rates, objective_bound
+from planner.bound import gpu_rates, objective_bound, rate_bound
 from planner.check import check_deployment
+from planner.deployment import Deployment
 from planner.errors import UnsupportedProblemError
 from planner.evaluate import Evaluation, Evaluator
 from planner.goodput import FINAL, Effort
@@ -76,8 +78,9 @@ def solve(
     outcomes, counts = run_methods(context, method, progress)
     progress("simulating the finalists")
     finalists = verify(evaluator, outcomes, effort)
-    bound = objective_bound(problem, gpu_rates(planner, seed=seed))
-    status, reasons = judge(problem, finalists, outcomes, bound)
+    rates = gpu_rates(planner, seed=seed)
+    bound = finite(objective_bound(problem, rates))
+    status, reasons = judge(problem, finalists, outcomes, rate_bound(problem, rates))
     best = None
     if finalists:
         progress("simulating the workload on the plan")
@@ -139,45 +142,74 @@ def verify(
         (c for outcome in outcomes for c in outcome.candidates),
         key=lambda c: (c.rank(problem), c.deployment.describe()),
     )
-    chosen: list[Candidate] = []
+    unique: dict[Deployment, Candidate] = {}
+    for candidate in ranked:
+        unique.setdefault(candidate.deployment, candidate)
+    verified: list[Candidate] = []
     for is_disaggregated in (True, False):
-        kind = [c for c in ranked if c.deployment.is_disaggregated is is_disaggregated]
-        unique = {c.deployment: c for c in reversed(kind)}
-        chosen += sorted(unique.values(), key=lambda c: c.rank(problem))[:NUM_FINALISTS]
-    verified = [
-        Candidate(
-            method=c.method,
-            deployment=c.deployment,
-            goodput=evaluator.goodput(c.deployment, effort=effort),
-            usd_per_hour=c.usd_per_hour,
-        )
-        for c in chosen
-    ]
+        kind = [
+            c
+            for c in unique.values()
+            if c.deployment.is_disaggregated is is_disaggregated
+        ]
+        verified += verify_kind(evaluator, kind, effort)
     return tuple(
         sorted(verified, key=lambda c: (c.rank(problem), c.deployment.describe()))
     )
+
+
+def verify_kind(
+    evaluator: Evaluator, ranked: Sequence[Candidate], effort: Effort
+) -> list[Candidate]:
+    """The first few, simulated long.
+
+    Where a rate is to be served, more of them: a short run may have flattered the
+    smallest deployments, so the list goes on until one is confirmed.
+    """
+    problem = evaluator.planner.problem
+    verified: list[Candidate] = []
+    for candidate in ranked:
+        is_confirmed = any(c.score(problem) is not None for c in verified)
+        may_be = problem.objective.needs_rate and candidate.score(problem) is not None
+        if len(verified) >= NUM_FINALISTS and (is_confirmed or not may_be):
+            break
+        whole = evaluator.goodput(candidate.deployment, effort=effort)
+        verified.append(replace(candidate, goodput=whole))
+    return verified
 
 
 def judge(
     problem: Problem,
     finalists: tuple[Candidate, ...],
     outcomes: tuple[SearchOutcome, ...],
-    bound: float | None,
+    most_rps: float,
 ) -> tuple[Status, tuple[str, ...]]:
-    """Status of the search and the reasons for it."""
+    """Status of the search and the reasons for it.
+
+    No plan exceeds `most_rps`, in requests/s.
+    """
+    if not finalists and any(outcome.is_stopped for outcome in outcomes):
+        return Status.NOT_FOUND, ("stopped before any deployment was simulated",)
     if not finalists:
         reasons: dict[str, int] = {}
         for outcome in outcomes:
             for why, number in outcome.ledger.rejected.items():
                 reasons[why] = reasons.get(why, 0) + number
         told = tuple(f"{n} x {why}" for why, n in reasons.items() if n)
-        return Status.INFEASIBLE, ("no replica can run the model", *told)
+        is_usable = any(outcome.ledger.evaluated for outcome in outcomes)
+        what = (
+            "no deployment fits the GPUs" if is_usable else "no replica runs the model"
+        )
+        return Status.INFEASIBLE, (what, *told)
     best = finalists[0]
     rate = best.goodput.rate_rps
     target = problem.service.workload.rate_rps if problem.objective.needs_rate else None
     slo = problem.service.slo.describe()
-    if target is not None and bound == float("inf"):
-        why = f"{target:g} requests/s is beyond the capacity of the whole cluster"
+    if target is not None and target > most_rps:
+        why = (
+            f"{target:g} requests/s is beyond the {most_rps:.3f} requests/s that all "
+            "GPUs together could serve"
+        )
         return Status.INFEASIBLE, (why,)
     if target is not None and rate < target:
         return Status.NOT_FOUND, (f"best {rate:.3f} of {target:g} requests/s at {slo}",)
@@ -204,7 +236,6 @@ def make_plan(
     value = goal_value(
         goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour
     )
-    finite = bound if bound is not None and bound < float("inf") else None
     return Plan(
         tool_version=__version__,
         status=str(status),
@@ -216,8 +247,8 @@ def make_plan(
         goodput=best.goodput,
         evaluation=evaluate_workload(evaluator, best),
         usd_per_hour=best.usd_per_hour,
-        bound=finite,
-        gap_frac=gap_to(goal, value, finite) if status.is_success else None,
+        bound=bound,
+        gap_frac=gap_to(goal, value, bound) if status.is_success else None,
         alternatives=tuple(
             Alternative(
                 method=c.method,
@@ -233,6 +264,11 @@ def make_plan(
         warnings=warnings_of(planner, best),
         problem=problem,
     )
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is unlimited."""
+    return None if value is None or math.isinf(value) else value
 
 
 def evaluate_workload(evaluator: Evaluator, best: Candidate) -> Evaluation:
@@ -284,8 +320,8 @@ def warnings_of(planner: Planner, best: Candidate) -> tuple[str, ...]:
         error = evidence.expected_error_frac
         if error is not None and error > _LARGE_ERROR_FRAC:
             found.append(
-                f"{evidence.shape}: latencies are {evidence.latency_provenance} with an "
-                f"expected error of {error:.0%}; measure before you buy"
+                f"{evidence.shape}: latencies are {evidence.latency_provenance} with "
+                f"an expected error of {error:.0%}; measure before you buy"
             )
     return tuple(found)
 

@@ -28,8 +28,11 @@ class Never:
 class MaxRuntime:
     """Stop after some seconds of wall time, counted from the first question."""
 
-    max_s: float
+    max_s: float = spec("Wall time.", unit="s", gt=0)
     _start_s: float | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def is_met(self, num_evaluations: int, best: float | None) -> bool:
         """Whether the time is over."""
@@ -57,9 +60,12 @@ class MaxEvaluations:
 class NoImprovement:
     """Stop when the best value has not changed for a number of evaluations."""
 
-    num: int
+    num: int = spec("Evaluations without a better one.", unit="evaluations", ge=1)
     _best: float | None = field(default=None, init=False)
     _since: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def is_met(self, num_evaluations: int, best: float | None) -> bool:
         """Whether nothing improved for long enough."""
@@ -70,9 +76,15 @@ class NoImprovement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetValue:
-    """Stop when the best value has reached a target (goodput or rate, higher better)."""
+    """Stop when the best value has reached a target.
+
+    It is the value of the goal; GPUs and price count negative, so higher is better.
+    """
 
     value: float = spec("Value that is enough.", unit="of the objective")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def is_met(self, num_evaluations: int, best: float | None) -> bool:
         """Whether it is reached."""

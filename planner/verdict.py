@@ -14,11 +14,15 @@ def verdict(problem: Problem, finalists: tuple[Candidate, ...]) -> str:
         for kind in (True, False)
     }
     split, joint = best[True], best[False]
-    if split is None or split.goodput.rate_rps <= 0:
-        if joint is None or joint.goodput.rate_rps <= 0:
-            return "Neither disaggregated nor aggregated replicas meet the SLO."
+    if split is None:
+        return "Not compared: no disaggregated deployment was simulated."
+    if joint is None:
+        return "Not compared: no aggregated deployment was simulated."
+    if split.goodput.rate_rps <= 0 and joint.goodput.rate_rps <= 0:
+        return "Neither disaggregated nor aggregated replicas meet the SLO."
+    if split.goodput.rate_rps <= 0:
         return "Do not disaggregate: no disaggregated deployment meets the SLO."
-    if joint is None or joint.goodput.rate_rps <= 0:
+    if joint.goodput.rate_rps <= 0:
         return "Disaggregate: no aggregated deployment meets the SLO."
     do_split = split.rank(problem) <= joint.rank(problem)
     winner, loser = (split, joint) if do_split else (joint, split)
@@ -39,6 +43,12 @@ def _advantage(problem: Problem, winner: Candidate, loser: Candidate) -> str:
             f"({ours / theirs - 1.0:+.0%})"
         )
     target = problem.service.workload.rate_rps or 0.0
+    if winner.goodput.rate_rps < target:
+        return (
+            f"{winner.goodput.rate_rps:.3f} against {loser.goodput.rate_rps:.3f} "
+            f"requests/s of the best {kind} deployment, though neither serves "
+            f"{target:g} requests/s"
+        )
     if loser.goodput.rate_rps < target:
         return (
             f"no {kind} deployment serves {target:g} requests/s "

@@ -10,7 +10,9 @@ from planner.cli.progress import progress
 
 
 def explain(
-    plan_file: Annotated[Path, typer.Argument(help="Plan (JSON).")],
+    plan_file: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="Plan (JSON or YAML).")
+    ],
     fmt: FormatOption = None,
     output: OutputOption = None,
     quiet: QuietOption = False,

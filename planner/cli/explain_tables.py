@@ -25,6 +25,7 @@ def explain_report(plan: Plan, found: Explanation) -> "Group":
         ("Each phase alone", _rooms(found)),
         ("Margins", latency_table(plan.evaluation)),
         ("Sensitivity", _sensitivity(found)),
+        (_ratio_title(plan), _ratios(found)),
     ]
     if plan.deployment.routes:
         parts.append(("KV routes", route_table(plan)))
@@ -34,7 +35,7 @@ def explain_report(plan: Plan, found: Explanation) -> "Group":
 
 def _rooms(found: Explanation) -> "RenderableType":
     rows = [
-        [room.shape, f"{room.capacity_rps:.2f}", f"{room.room_frac:+.0%}"]
+        [room.shape, f"{room.capacity_rps:.2f}", signed(room.room_frac)]
         for room in found.phases
     ]
     headers = ["replicas", "req/s", "beyond the plan"]
@@ -47,6 +48,28 @@ def _sensitivity(found: Explanation) -> "RenderableType":
         for each in found.sensitivities
     ]
     return table_of(["change", "attained", "SLO"], rows, numeric={"attained"})
+
+
+def _ratio_title(plan: Plan) -> str:
+    free = plan.problem.cluster.num_gpus - plan.deployment.num_gpus
+    return f"One replica more or fewer ({free} GPUs are free)"
+
+
+def _ratios(found: Explanation) -> "RenderableType":
+    base = found.ratios[0].goodput_rps
+    rows = [
+        [
+            each.change,
+            each.ratio,
+            str(each.num_gpus),
+            f"{each.goodput_rps:.2f}",
+            signed(each.goodput_rps / base - 1.0) if base > 0 else "-",
+            f"{each.goodput_per_gpu_rps:.3f}",
+        ]
+        for each in found.ratios
+    ]
+    headers = ["replicas", "ratio", "GPUs", "req/s", "change", "per GPU"]
+    return table_of(headers, rows, numeric=set(headers[2:]))
 
 
 def _counts(plan: Plan) -> "RenderableType":
@@ -63,15 +86,21 @@ def _counts(plan: Plan) -> "RenderableType":
 
 
 def _evidence(plan: Plan) -> "RenderableType":
-    rows = [
-        [
-            each.shape,
-            each.latency_provenance,
-            "-"
-            if each.expected_error_frac is None
-            else f"{each.expected_error_frac:.0%}",
-            each.latency_reason,
-        ]
-        for each in plan.evidence
-    ]
+    rows: list[list[str]] = []
+    for each in plan.evidence:
+        error = each.expected_error_frac
+        is_told = any(row[-1] == each.latency_reason for row in rows)
+        rows.append(
+            [
+                each.shape,
+                each.latency_provenance,
+                "-" if error is None else f"{error:.0%}",
+                "as above" if is_told else each.latency_reason,
+            ]
+        )
     return table_of(["shape", "provenance", "error", "why"], rows, numeric={"error"})
+
+
+def signed(change_frac: float) -> str:
+    """A relative change in percent, without a minus before zero."""
+    return f"{round(change_frac, 2) + 0.0:+.0%}"

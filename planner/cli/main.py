@@ -15,6 +15,7 @@ from planner.cli import (
     cluster,
     compare,
     explain,
+    export,
     model,
     plan,
     schema,
@@ -34,6 +35,7 @@ app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
+app.command("export")(export.export)
 app.add_typer(catalog.app)
 app.add_typer(cluster.app)
 app.add_typer(model.app)

@@ -7,64 +7,88 @@ import typer
 
 from planner.cli.failures import ExitCode
 from planner.cli.output import (
-    FormatOption,
     OutputFormat,
-    OutputOption,
     QuietOption,
+    check_output,
     emit,
+    say,
+)
+from planner.cli.problem_file import (
+    MethodOption,
+    SeedOption,
+    SettingsOption,
+    check_positive,
+    check_supported,
+    errors_name,
+    files_of,
+    read_problem,
 )
 from planner.cli.progress import progress
 
 if TYPE_CHECKING:
     from planner.plan import Plan
 
-MethodOption = Annotated[
-    str,
-    typer.Option(
-        help="auto, distserve, distserve-high, distserve-low, aggregated, exhaustive."
-    ),
-]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 TimeLimitOption = Annotated[
     float | None,
-    typer.Option(min=0.0, help="Seconds after which the search ends with its best."),
+    typer.Option(
+        callback=check_positive,
+        help="Seconds after which the search ends with its best.",
+    ),
+]
+PlanFormatOption = Annotated[
+    OutputFormat | None,
+    typer.Option("--format", help="What to print; default: table."),
+]
+PlanOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        callback=check_output,
+        help="Write the plan to this file too (JSON, or YAML by its suffix).",
+    ),
 ]
 
 
 def plan(
-    problem_file: Annotated[Path, typer.Argument(help="Problem (YAML or JSON).")],
+    problem_file: Annotated[
+        Path, typer.Argument(metavar="PROBLEM", help="Problem (YAML or JSON).")
+    ],
+    settings: SettingsOption = None,
     method: MethodOption = "auto",
     seed: SeedOption = 0,
     time_limit: TimeLimitOption = None,
-    fmt: FormatOption = None,
-    output: OutputOption = None,
+    fmt: PlanFormatOption = None,
+    output: PlanOutputOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Find the best deployment for a problem; `-o` writes the plan as JSON.
+    """Find the best deployment for a problem.
 
-    Exit code 3: no plan meets the SLO (the best effort is still written).
+    Exit code 3: no plan meets the SLO, and the best effort is given; or nothing can run
+    the model, and no file is written.
     """
     from dataclasses import replace
 
     from planner.files import input_hashes, write_plan
-    from planner.problem import Problem
     from planner.solve import solve
     from planner.stop import MaxRuntime, Never
 
-    problem = Problem.load(problem_file)
+    problem = read_problem(problem_file, settings)
+    check_supported(problem, method, problem_file)
     stop = Never() if time_limit is None else MaxRuntime(time_limit)
-    with progress(quiet=quiet) as show:
+    with errors_name(problem_file), progress(quiet=quiet) as show:
         result = solve(problem, method=method, stop=stop, seed=seed, progress=show)
+    why_not = f"{problem_file}: {'; '.join(result.reasons)}"
     if result.best is None:
-        tell_why_not(result.reasons)
+        say(f"{why_not}; nothing is written", label="no plan", style="bold red")
         raise typer.Exit(ExitCode.NO_PLAN)
-    best = replace(
-        result.best, inputs_sha256=input_hashes(files_of(problem_file, result.best))
-    )
+    hashes = input_hashes(files_of(problem_file, result.best))
+    best = replace(result.best, inputs_sha256=hashes)
     if output is not None:
         write_plan(best, output)
-    emit_plan(best, fmt if output is None else fmt or OutputFormat.TABLE)
+    emit_plan(best, fmt)
     if not result.status.is_success:
+        say(f"{why_not}; this is the best effort", label="no plan", quiet=quiet)
         raise typer.Exit(ExitCode.NO_PLAN)
 
 
@@ -74,17 +98,3 @@ def emit_plan(best: "Plan", fmt: OutputFormat | None) -> None:
     from planner.files import plan_to_mapping
 
     emit(plan_to_mapping(best), fmt=fmt, table=lambda: plan_report(best))
-
-
-def tell_why_not(reasons: tuple[str, ...]) -> None:
-    """Tell why nothing can run."""
-    from planner.cli.output import say
-
-    for reason in reasons:
-        say(reason, label="no plan", style="bold red")
-
-
-def files_of(problem_file: Path, best: "Plan") -> tuple[Path, ...]:
-    """Files that a plan was made from."""
-    source = best.problem.service.workload.source
-    return (problem_file,) if source is None else (problem_file, Path(source.path))

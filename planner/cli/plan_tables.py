@@ -1,5 +1,6 @@
 """A plan as tables for a terminal: summary, pools, latencies, alternatives."""
 
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from clusters.units import GB
@@ -10,6 +11,9 @@ from planner.plan import Plan
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
+
+MAX_ROWS = 24
+"""Replicas and routes shown; the files have all of them."""
 
 
 def plan_report(plan: Plan) -> "Group":
@@ -31,11 +35,11 @@ def summary_table(plan: Plan) -> "RenderableType":
     """Status, verdict, size and bound."""
     goodput = plan.goodput
     gpus = plan.deployment.num_gpus
-    price = "unknown" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
+    price = "no price" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
     attainment = plan.evaluation.attainment
     met = "met" if attainment.is_met else "MISSED"
     rows = [
-        ("Status", " ".join([plan.status, *plan.reasons])),
+        ("Status", ": ".join([plan.status, *plan.reasons])),
         ("Verdict", plan.verdict),
         ("Plan", f"{plan.deployment.describe()}  ({plan.method})"),
         (
@@ -51,9 +55,28 @@ def summary_table(plan: Plan) -> "RenderableType":
     if plan.bound is not None:
         gap = "" if plan.gap_frac is None else f", gap {plan.gap_frac:.0%}"
         goal = plan.problem.objective.goal
-        rows.append(("Bound", f"{plan.bound:.4g} ({goal}){gap}"))
-    rows += [("Warning", warning) for warning in plan.warnings]
+        rows.append(("Bound", f"{goal}: nothing is better than {plan.bound:.4g}{gap}"))
+    shapes = {evidence.shape for evidence in plan.evidence}
+    rows += [("Warning", warning) for warning in folded(plan.warnings, shapes)]
     return facts_table(rows)
+
+
+def folded(warnings: Sequence[str], shapes: Collection[str]) -> list[str]:
+    """Warnings of which several shapes have the same, said once.
+
+    Where all shapes have it, they are not named.
+    """
+    by_text: dict[str, list[str]] = {}
+    for warning in warnings:
+        shape, _, text = warning.partition(": ")
+        subject, text = (shape, text) if shape in shapes else ("", warning)
+        by_text.setdefault(text, []).append(subject)
+    return [
+        text
+        if subjects == [""] or len(subjects) == len(shapes)
+        else f"{', '.join(subjects)}: {text}"
+        for text, subjects in by_text.items()
+    ]
 
 
 def pool_table(plan: Plan) -> "RenderableType":
@@ -96,7 +119,15 @@ def pool_table(plan: Plan) -> "RenderableType":
         "busy",
         "latency",
     ]
-    return table_of(headers, rows, numeric={"KV tokens", "KV peak", "busy"})
+    return table_of(headers, shortened(rows), numeric={"KV tokens", "KV peak", "busy"})
+
+
+def shortened(rows: list[list[str]]) -> list[list[str]]:
+    """The first rows of a long table, and how many more there are."""
+    if len(rows) <= MAX_ROWS:
+        return rows
+    last = [f"{len(rows) - MAX_ROWS + 1} more", *([""] * (len(rows[0]) - 1))]
+    return [*rows[: MAX_ROWS - 1], last]
 
 
 def latency_table(evaluation: Evaluation) -> "RenderableType":
@@ -117,17 +148,18 @@ def latency_table(evaluation: Evaluation) -> "RenderableType":
 def alternative_table(plan: Plan) -> "RenderableType":
     """The other finalists."""
     rows = [
-        [
+        (
             each.deployment,
             str(each.num_gpus),
             f"{each.goodput.rate_rps:.2f}",
             f"{each.goodput_per_gpu_rps:.3f}",
             "-" if each.usd_per_hour is None else f"{each.usd_per_hour:.2f}",
-        ]
+        )
         for each in plan.alternatives
     ]
     headers = ["deployment", "GPUs", "req/s", "per GPU", "$/h"]
-    return table_of(headers, rows, numeric=set(headers[1:]))
+    # Two methods may come to the same deployment.
+    return table_of(headers, dict.fromkeys(rows), numeric=set(headers[1:]))
 
 
 def route_table(plan: Plan) -> "RenderableType":
@@ -142,7 +174,7 @@ def route_table(plan: Plan) -> "RenderableType":
         for route in plan.deployment.routes
     ]
     headers = ["KV route", "slowest link", "GB/s", "latency ms"]
-    return table_of(headers, rows, numeric={"GB/s", "latency ms"})
+    return table_of(headers, shortened(rows), numeric={"GB/s", "latency ms"})
 
 
 def load_table(evaluation: Evaluation) -> "RenderableType":
@@ -159,4 +191,4 @@ def load_table(evaluation: Evaluation) -> "RenderableType":
         for load in evaluation.replicas
     ]
     headers = ["replica", "requests", "prefill", "decode", "KV mean", "KV peak"]
-    return table_of(headers, rows, numeric=set(headers[1:]))
+    return table_of(headers, shortened(rows), numeric=set(headers[1:]))

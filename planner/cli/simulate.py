@@ -6,20 +6,33 @@ from typing import Annotated
 import typer
 
 from planner.cli.failures import ExitCode
-from planner.cli.output import FormatOption, OutputOption, QuietOption, emit
+from planner.cli.output import FormatOption, OutputOption, QuietOption, emit, say
+from planner.cli.problem_file import check_positive, errors_name
 from planner.cli.progress import progress
 
 
 def simulate(
-    plan_file: Annotated[Path, typer.Argument(help="Plan (JSON).")],
+    plan_file: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="Plan (JSON or YAML).")
+    ],
     trace: Annotated[
-        Path | None, typer.Argument(help="Trace to replay; default: the plan's own.")
+        Path | None,
+        typer.Argument(
+            metavar="TRACE", help="Trace to replay; default: the plan's own."
+        ),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Mean rate to scale arrivals to, requests/s.")
+        float | None,
+        typer.Option(
+            callback=check_positive, help="Mean rate to scale to, requests/s."
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="No rate but so many requests at any time."),
     ] = None,
     head: Annotated[
-        int | None, typer.Option(min=1, help="Only the first rows of the trace.")
+        int | None, typer.Option(min=1, help="Only the first requests.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Another seed than the plan's.")
@@ -39,9 +52,13 @@ def simulate(
 
     plan = read_plan(plan_file)
     options = ReplayOptions(
-        trace=None if trace is None else str(trace), rate_rps=rate, head=head, seed=seed
+        trace=None if trace is None else str(trace),
+        rate_rps=rate,
+        concurrency=concurrency,
+        head=head,
+        seed=seed,
     )
-    with progress(quiet=quiet) as show:
+    with errors_name(trace or plan_file), progress(quiet=quiet) as show:
         show("simulating")
         evaluation = replay(plan, options)
     emit(
@@ -50,5 +67,9 @@ def simulate(
         table=lambda: simulation_report(plan, evaluation),
         output=output,
     )
+    if options == ReplayOptions() and evaluation != plan.evaluation:
+        text = "is not what was simulated when the plan was made: it has been edited"
+        version = f"made by another version ({plan.tool_version})"
+        say(f"{plan_file}: this {text}, or {version}", label="warning", quiet=quiet)
     if not evaluation.attainment.is_met:
         raise typer.Exit(ExitCode.NO_PLAN)

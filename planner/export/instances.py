@@ -86,9 +86,7 @@ def instances_of(deployment: Deployment, topology: Topology) -> tuple[Instance, 
     return tuple(instances)
 
 
-def gpus_by_node(
-    replica: Replica, topology: Topology
-) -> tuple[Sequence[Gpu], ...]:
+def gpus_by_node(replica: Replica, topology: Topology) -> tuple[Sequence[Gpu], ...]:
     """GPUs of a replica in rank order, cut where the node changes."""
     gpus = [topology.gpu(index) for index in replica.gpu_indices]
     runs = groupby(gpus, key=lambda gpu: gpu.node)
@@ -106,6 +104,8 @@ def why_not_even(replica: Replica, topology: Topology) -> str | None:
         return f"{replica.name} returns to a node in a later stage ({', '.join(nodes)})"
     sizes = [len(run) for run in runs]
     if len(set(sizes)) > 1:
-        counts = ", ".join(f"{n} on {node}" for n, node in zip(sizes, nodes, strict=True))
+        counts = ", ".join(
+            f"{n} on {node}" for n, node in zip(sizes, nodes, strict=True)
+        )
         return f"{replica.name} has unequal numbers of GPUs on its nodes ({counts})"
     return None

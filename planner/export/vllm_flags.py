@@ -32,7 +32,7 @@ Options = list[tuple[Word, ...]]
 
 
 def engine_options(plan: Plan, replica: Replica) -> Options:
-    """Flags that decide how an engine batches and what it holds, for any of its nodes."""
+    """Flags that decide how an engine batches and what it holds, on all its nodes."""
     llm = plan.problem.service.llm
     utilisation = plan.problem.engine.memory.utilisation_frac
     options: Options = [
@@ -46,7 +46,7 @@ def engine_options(plan: Plan, replica: Replica) -> Options:
         ("--max-num-seqs", str(replica.limits.max_num_seqs)),
         ("--gpu-memory-utilization", f"{utilisation:g}"),
     ]
-    kv_dtype = kv_dtype_flag(llm)
+    kv_dtype = kv_dtype_flag(llm) or "auto"
     if kv_dtype != "auto":
         options.append(("--kv-cache-dtype", kv_dtype))
     if plan.deployment.is_disaggregated:
@@ -73,10 +73,10 @@ def kv_transfer_config(plan: Plan, replica: Replica) -> dict[str, object]:
 def connector(plan: Plan) -> str:
     """The NIXL connector that suits the routes; one for all, as the two do not mix.
 
-    Pull reads from the prefill replica. Push writes, which is what UCX does at full rate
-    between GPUs that reach each other directly (vllm-project/vllm issue 52607: 49
-    against 0.5 GB/s), and the only way for a prefill replica with pipeline stages (pull
-    request 45880).
+    Pull reads from the prefill replica. Push writes to the decode replica, which UCX
+    does at full rate between GPUs that reach each other directly (vllm-project/vllm
+    issue 52607: 49 against 0.5 GB/s), and which is the only way for a prefill replica
+    with pipeline stages (pull request 45880).
     """
     prefill = plan.deployment.of_phase(Phase.PREFILL)
     is_direct = any(r.kind != LinkKind.NETWORK for r in plan.deployment.routes)

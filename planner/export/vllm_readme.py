@@ -37,7 +37,7 @@ def _summary(plan: Plan, version: str) -> str:
             f"# {_text(service.name)}: {_text(service.llm.name)} on vLLM {version}",
             "",
             f"- Deployment: {_text(plan.deployment.describe())}",
-            f"- Status: {_text(plan.status)}, by {_text(plan.method)}",
+            f"- Status: {_text(plan.status)} (method {_text(plan.method)})",
             f"- Verdict: {_text(plan.verdict)}",
             f"- Goodput: {plan.goodput.rate_rps:.2f} requests/s within the SLO",
             f"- Written by phaseplan {_text(plan.tool_version)}",

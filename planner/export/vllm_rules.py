@@ -65,8 +65,8 @@ def _decode_stages(plan: Plan) -> Iterator[str]:
         if replica.parallelism.pp > 1:
             yield (
                 f"{replica.name} will not start: it has {replica.parallelism.pp} "
-                "pipeline stages, and NIXL connectors refuse a decode replica with more "
-                "than one (vllm-project/vllm#45880, #52913). Plan again with "
+                "pipeline stages, and NIXL connectors refuse a decode replica with "
+                "more than one (vllm-project/vllm#45880, #52913). Plan again with "
                 "search.max_pp: 1."
             )
 
@@ -75,8 +75,8 @@ def _prefill_stages(plan: Plan) -> Iterator[str]:
     staged = any(r.parallelism.pp > 1 for r in plan.deployment.of_phase(Phase.PREFILL))
     if staged and plan.problem.service.llm.windows:
         yield (
-            "A prefill replica with pipeline stages cannot send the KV cache of a model "
-            "with sliding windows (vllm-project/vllm#45880)."
+            "A prefill replica with pipeline stages cannot send the KV cache of a "
+            "model with sliding windows (vllm-project/vllm#45880)."
         )
 
 
@@ -124,9 +124,10 @@ def _architectures(plan: Plan) -> Iterator[str]:
 def _push(plan: Plan) -> Iterator[str]:
     if plan.deployment.is_disaggregated and connector(plan) == PUSH_CONNECTOR:
         yield (
-            f"KV caches are pushed ({PUSH_CONNECTOR}, in vLLM 0.26): UCX reads between "
-            "GPUs of a node at the speed of TCP (vllm-project/vllm#52607), and pipeline "
-            "stages of prefill cannot be read at all (#45880)."
+            f"KV caches are pushed ({PUSH_CONNECTOR}), not read by decode replicas: "
+            "UCX reads between GPUs of a node at the speed of TCP "
+            "(vllm-project/vllm#52607), and NIXL cannot read from pipeline stages "
+            "(#45880). Older releases than vLLM 0.26 may lack this connector."
         )
 
 
@@ -135,8 +136,9 @@ def _descriptors(plan: Plan) -> Iterator[str]:
     if plan.deployment.is_disaggregated and min(sizes) < DESCRIPTOR_BLOCK_TOKENS:
         yield (
             f"KV blocks of {min(sizes)} tokens make many small transfers, which the "
-            "simulation does not cost (5,000 tokens took 58 ms longer with 16 than with "
-            "64, vllm-project/vllm#50913). Consider engine.memory.block_tokens: 64."
+            "simulation does not cost (5,000 tokens took 58 ms longer with 16 than "
+            "with 64, vllm-project/vllm#50913). Consider block_tokens: 64 under "
+            "engine.memory."
         )
 
 

@@ -18,6 +18,7 @@ from planner.export.shell import (
 )
 from planner.export.vllm_flags import Options, engine_options, model_id
 from planner.plan import Plan
+from planner.simulator.system import Phase
 
 HOSTS_FILE = "hosts.env"
 
@@ -39,9 +40,10 @@ def launch_script(plan: Plan, instance: Instance, rank: int, stamp: str) -> str:
     part = instance.parts[rank]
     replica = instance.replica
     gpus = ", ".join(str(gpu) for gpu in part.local_gpus)
+    kind = "aggregated" if replica.phase is Phase.BOTH else str(replica.phase)
     return script(
         comment(
-            f"{replica.name}: {replica.phase} replica, {replica.parallelism}, "
+            f"{replica.name}: {kind} replica, {replica.parallelism}, "
             f"on {part.node_name}, {replica.gpu_type} GPUs {gpus}"
         ),
         comment(stamp),

@@ -6,8 +6,8 @@ Reference
 
 Idea
     The alternative to disaggregation, on the same GPUs under the same SLO. It needs no
-    KV transfer and no ratio, but prompts delay the tokens of requests that decode. It is
-    always evaluated, so that a plan can say honestly whether to disaggregate.
+    KV transfer and no ratio, but prompts delay the tokens of requests that decode. It
+    is always evaluated, so that a plan can say honestly whether to disaggregate.
 
 Steps
     1. Enumerate TP and PP; drop what does not divide, fit or have a latency.

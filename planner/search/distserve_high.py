@@ -2,14 +2,15 @@
 
 Reference
     Zhong et al., "DistServe: Disaggregating Prefill and Decoding for Goodput-optimized
-    Large Language Model Serving", OSDI 2024, arXiv 2401.09670, Algorithm 1 (section 4.1).
+    Large Language Model Serving", OSDI 2024, arXiv 2401.09670.
+    Algorithm 1 (section 4.1).
 
 Idea
     When the network between nodes carries the KV cache easily, prefill and decode
     replicas can be anywhere, so the best parallelism of each phase can be found without
-    the other. Simulate one prefill replica against the TTFT limit and one decode replica
-    against the TPOT limit, then replicate each to the traffic. The ratio of prefill to
-    decode replicas is part of the answer.
+    the other. Simulate one prefill replica against the TTFT limit and one decode
+    replica against the TPOT limit, then replicate each to the traffic. The ratio of
+    prefill to decode replicas is part of the answer.
 
 Steps
     1. Enumerate TP and PP for each phase; drop what does not divide, fit or have a

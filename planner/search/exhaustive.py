@@ -4,14 +4,14 @@ Reference
     None: complete enumeration.
 
 Idea
-    On few GPUs every multiset of replicas can be simulated. What it finds is the best
-    that any method can find in the same space with the same evaluator, so heuristics are
-    tested against it.
+    On few GPUs every multiset of replicas can be simulated, and every unit of low
+    node-affinity. What it finds is the best that any method can find in the same space
+    with the same evaluator, so heuristics are tested against it.
 
 Steps
     1. Usable shapes of each phase.
     2. Every multiset of prefill shapes with every multiset of decode shapes, and every
-       multiset of aggregated shapes, within the GPUs.
+       multiset of aggregated shapes, within the GPUs; every unit, once and repeated.
     3. Drop those whose capacity bound cannot beat the best found so far (no schedule
        does better), and simulate the others.
 
@@ -20,30 +20,30 @@ Differences from the paper
 
 Assumes   one service with open arrivals; at most 8 GPUs
 Cost      exponential in the GPUs: tens of deployments on 4 GPUs, thousands on 8
-Guarantee exact over the multisets of shapes, given the placement rule and the evaluator
+Guarantee exact over these deployments, given the placement rules and the evaluator
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from clusters.fields import check_fields, spec
-from planner.capacity import system_capacity_rps
-from planner.deployment import ReplicaShape
+from planner.deployment import Deployment, ReplicaShape
 from planner.objective import Goal
 from planner.problem import Problem
 from planner.search.contract import (
+    STOPPED,
     Candidate,
     Ledger,
     SearchContext,
     SearchOutcome,
     why_not_open,
 )
-from planner.search.ratios import gpu_budget
+from planner.search.ratios import RatedShape, gpu_budget
 from planner.search.refine import ShapeCounts, Simulated
 from planner.search.shapes import usable_shapes
+from planner.search.units import most_units, place_units, ranked_units
+from planner.serving import Planner
 from planner.simulator.system import Phase
-
-_SAMPLE_REQUESTS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,8 @@ class Exhaustive:
         """Small clusters with open arrivals."""
         budget = gpu_budget(problem)
         if budget > self.max_gpus:
-            return f"{budget} GPUs are too many to try everything (at most {self.max_gpus})"
+            most = self.max_gpus
+            return f"{budget} GPUs are too many to try everything (at most {most})"
         return why_not_open(problem)
 
     def search(self, context: SearchContext) -> SearchOutcome:
@@ -77,41 +78,35 @@ class Exhaustive:
             for phase in Phase
         }
         simulated = Simulated(self.name, context, ledger, planner.deploy)
-        is_stopped = False
-        # 2. Multisets of shapes.
-        for counts in all_counts(context.problem, shapes):
+        # 2. Deployments.
+        seen: set[Deployment] = set()
+        for deployment in all_deployments(planner, shapes, ledger):
+            if deployment in seen:
+                continue  # a unit that a multiset has made already
+            seen.add(deployment)
             if context.should_stop():
-                is_stopped = True
-                ledger.reject("not reached before the search was stopped")
+                ledger.reject(STOPPED)
             # 3. Bound, then simulate.
-            elif not self._can_win(context, simulated, counts):
+            elif not _can_win(context, simulated.best, deployment):
                 ledger.reject("its capacity cannot beat the best")
             else:
-                simulated.try_counts(counts)
+                simulated.try_deployment(deployment)
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,
             ledger=ledger,
-            is_exact=not is_stopped,
-            is_stopped=is_stopped,
+            is_exact=not context.is_stopped,
+            is_stopped=context.is_stopped,
         )
 
-    def _can_win(
-        self, context: SearchContext, simulated: Simulated, counts: ShapeCounts
-    ) -> bool:
-        if not simulated.ranked:
-            return True
-        best = simulated.ranked[0]
-        planner = context.evaluator.planner
-        deployment = planner.deploy([s for s, n in counts for _ in range(n)])
-        if deployment is None:
-            return True  # counted by `try_counts`
-        workload = context.problem.service.workload
-        sample = workload.draw(
-            _SAMPLE_REQUESTS, seed=context.evaluator.seed, rate_rps=1.0
-        )
-        bound = system_capacity_rps(planner.system(deployment), sample)
-        return can_beat(context.problem, best, bound, deployment.num_gpus)
+
+def _can_win(
+    context: SearchContext, best: Candidate | None, deployment: Deployment
+) -> bool:
+    if best is None:
+        return True
+    bound = context.evaluator.rate_limit_rps(deployment)
+    return can_beat(context.problem, best, bound, deployment.num_gpus)
 
 
 def can_beat(
@@ -125,7 +120,33 @@ def can_beat(
         return bound_rps / num_gpus >= best.goodput_per_gpu_rps
     target = problem.service.workload.rate_rps or 0.0
     reached = best.goodput.rate_rps >= target
+    if reached and goal is Goal.MIN_GPUS and num_gpus > best.deployment.num_gpus:
+        return False
     return bound_rps >= (target if reached else best.goodput.rate_rps)
+
+
+def all_deployments(
+    planner: Planner, shapes: dict[Phase, list[ReplicaShape]], ledger: Ledger
+) -> Iterator[Deployment]:
+    """Multisets of replicas, then units of low node-affinity, once and repeated."""
+    problem = planner.problem
+    for counts in all_counts(problem, shapes):
+        deployment = planner.deploy([s for s, n in counts for _ in range(n)])
+        if deployment is None:
+            ledger.reject("does not fit the nodes")
+        else:
+            yield deployment
+    alike = {
+        phase: [RatedShape(shape=shape, rate_rps=1.0) for shape in shapes[phase]]
+        for phase in (Phase.PREFILL, Phase.DECODE)
+    }
+    for unit in ranked_units(problem, alike[Phase.PREFILL], alike[Phase.DECODE]):
+        for count in range(1, most_units(problem, unit) + 1):
+            deployment = place_units(planner, unit, count)
+            if deployment is None:
+                ledger.reject("does not fit the nodes")
+            else:
+                yield deployment
 
 
 def all_counts(

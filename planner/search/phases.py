@@ -40,7 +40,10 @@ def rate_alone(
         system = context.evaluator.planner.system(alone)
         if part is None:
             sample = service.workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)
-            rate, light_load_frac = replica_capacity_rps(system.replicas[0], sample), 1.0
+            rate, light_load_frac = (
+                replica_capacity_rps(system.replicas[0], sample),
+                1.0,
+            )
         else:
             alone_goodput = context.evaluator.system_goodput(system, part)
             rate = alone_goodput.rate_rps

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from clusters.fields import check_fields, spec
 from planner.deployment import ReplicaShape
 from planner.objective import Goal
+from planner.placement import FreeGpus
 from planner.problem import Problem
 
 
@@ -85,23 +86,25 @@ def pair_mixes(
     problem: Problem, prefills: Sequence[RatedShape], decodes: Sequence[RatedShape]
 ) -> list[Mix]:
     """All sensible x * prefill + y * decode of one shape each, best promise first."""
+    room = Room(problem=problem, free=FreeGpus.of(problem.cluster))
     mixes = [
         mix
         for prefill in prefills
         for decode in decodes
-        for mix in _pair_counts(problem, prefill, decode)
+        for mix in _pair_counts(room, prefill, decode)
     ]
-    return sorted(mixes, key=lambda mix: (mix.rank(problem), str(mix.counts)))
+    return sorted(mixes, key=lambda mix: mix.rank(problem))
 
 
 def single_mixes(problem: Problem, rated: Sequence[RatedShape]) -> list[Mix]:
     """All sensible numbers of replicas of one shape, best promise first."""
+    room = Room(problem=problem, free=FreeGpus.of(problem.cluster))
     mixes = []
     for each in rated:
-        for count in _single_counts(problem, each):
+        for count in _single_counts(room, each):
             promised = each.rate_rps * count
             mixes.append(Mix(counts=((each, count),), promised_rps=promised))
-    return sorted(mixes, key=lambda mix: (mix.rank(problem), str(mix.counts)))
+    return sorted(mixes, key=lambda mix: mix.rank(problem))
 
 
 def gpu_budget(problem: Problem) -> int:
@@ -110,40 +113,52 @@ def gpu_budget(problem: Problem) -> int:
     return min(total, problem.search.max_gpus or total)
 
 
-def _most(problem: Problem, num_gpus: int, budget: int) -> int:
-    cap = problem.search.max_replicas or budget
-    return max(0, min(cap, budget // num_gpus))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """GPUs and replicas that a plan may use."""
+
+    problem: Problem = spec("The problem.")
+    free: FreeGpus = spec("All GPUs of the cluster.")
+
+    def most(
+        self, rated: RatedShape, *, beside: RatedShape | None = None, count: int = 0
+    ) -> int:
+        """Most replicas of a shape, beside `count` replicas of another."""
+        taken = count * beside.num_gpus if beside is not None else 0
+        of_type = self.free.num_free(rated.shape.gpu_type)
+        if beside is not None and beside.shape.gpu_type == rated.shape.gpu_type:
+            of_type -= taken
+        left = min(gpu_budget(self.problem) - taken, of_type) // rated.num_gpus
+        limit = self.problem.search.max_replicas or left
+        return max(0, min(limit, left, self.free.most_replicas(rated.shape)))
 
 
-def _pair_counts(
-    problem: Problem, prefill: RatedShape, decode: RatedShape
-) -> Iterator[Mix]:
+def _pair_counts(room: Room, prefill: RatedShape, decode: RatedShape) -> Iterator[Mix]:
     """Of every number of prefill replicas, the decode replicas that match it.
 
     More decode replicas than match only idle; the next number down is kept too, since
     rounding decides which of the two phases is the bottleneck.
     """
-    budget = gpu_budget(problem)
     if prefill.rate_rps <= 0 or decode.rate_rps <= 0:
         # Nothing is promised, but a best effort needs candidates: one of each.
-        if prefill.num_gpus + decode.num_gpus <= budget:
+        if room.most(decode, beside=prefill, count=1) > 0:
             yield Mix(counts=((prefill, 1), (decode, 1)), promised_rps=0.0)
         return
-    for x in range(1, _most(problem, prefill.num_gpus, budget) + 1):
-        left = _most(problem, decode.num_gpus, budget - x * prefill.num_gpus)
+    for x in range(1, room.most(prefill) + 1):
+        left = room.most(decode, beside=prefill, count=x)
         matching = x * prefill.rate_rps / decode.rate_rps
         wanted = {math.floor(matching), math.ceil(matching)}
         for y in sorted({min(max(1, n), left) for n in wanted if left > 0}):
             promised = min(x * prefill.rate_rps, y * decode.rate_rps)
             counts = ((prefill, x), (decode, y))
             yield Mix(counts=counts, promised_rps=promised)
-            if _is_enough(problem, promised):
+            if _is_enough(room.problem, promised):
                 return
 
 
-def _single_counts(problem: Problem, rated: RatedShape) -> Iterator[int]:
+def _single_counts(room: Room, rated: RatedShape) -> Iterator[int]:
     """One replica, and as many as fit; with a target as many as it takes."""
-    most = _most(problem, rated.num_gpus, gpu_budget(problem))
+    problem, most = room.problem, room.most(rated)
     if most == 0:
         return
     if rated.rate_rps <= 0:

@@ -21,6 +21,7 @@ class Simulated:
     deploy: Callable[[Sequence[ReplicaShape]], Deployment | None]
     effort: Effort | None = None
     known: dict[ShapeCounts, Candidate | None] = field(default_factory=dict)
+    candidates: dict[Deployment, Candidate] = field(default_factory=dict)
     best: Candidate | None = None
 
     def try_counts(self, counts: ShapeCounts) -> Candidate | None:
@@ -34,6 +35,13 @@ class Simulated:
             self.ledger.reject("does not fit the nodes")
             self.known[counts] = None
             return None
+        self.known[counts] = self.try_deployment(deployment)
+        return self.known[counts]
+
+    def try_deployment(self, deployment: Deployment) -> Candidate:
+        """Simulate a deployment, if it has not been."""
+        if deployment in self.candidates:
+            return self.candidates[deployment]
         evaluator = self.context.evaluator
         candidate = Candidate(
             method=self.method,
@@ -42,7 +50,7 @@ class Simulated:
             usd_per_hour=usd_per_hour(self.context.problem.cluster, deployment),
         )
         self.ledger.evaluated += 1
-        self.known[counts] = candidate
+        self.candidates[deployment] = candidate
         self.context.note(candidate)
         problem = self.context.problem
         if self.best is None or candidate.rank(problem) < self.best.rank(problem):
@@ -53,9 +61,11 @@ class Simulated:
     def ranked(self) -> tuple[Candidate, ...]:
         """All simulated candidates, best first."""
         problem = self.context.problem
-        found = [c for c in self.known.values() if c is not None]
         return tuple(
-            sorted(found, key=lambda c: (c.rank(problem), c.deployment.describe()))
+            sorted(
+                self.candidates.values(),
+                key=lambda c: (c.rank(problem), c.deployment.describe()),
+            )
         )
 
 

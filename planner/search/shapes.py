@@ -15,7 +15,10 @@ from planner.simulator.system import Phase
 def parallelisms(
     problem: Problem, largest_group: int, num_gpus: int
 ) -> list[Parallelism]:
-    """Every TP and PP within the search space and these numbers of GPUs."""
+    """Every TP and PP of the search space that these numbers of GPUs can hold.
+
+    Degrees that the problem asks for are listed in any case, to be counted.
+    """
     space = problem.search
     degrees = space.tp or tuple(range(1, largest_group + 1))
     limit = min(num_gpus, space.max_gpus or num_gpus)
@@ -23,7 +26,7 @@ def parallelisms(
         Parallelism(tp=tp, pp=pp)
         for tp in sorted(set(degrees))
         for pp in range(1, space.max_pp + 1)
-        if tp <= largest_group and tp * pp <= limit
+        if tp * pp <= limit or (space.tp and pp == 1)
     ]
 
 
@@ -43,6 +46,7 @@ def usable_shapes(
     """
     problem = planner.problem
     free = FreeGpus.of(problem.cluster)
+    budget = problem.search.max_gpus or problem.cluster.num_gpus
     found = []
     for gpu_type in usable_gpu_types(problem):
         group, total = free.largest_group(gpu_type), free.num_free(gpu_type)
@@ -51,6 +55,8 @@ def usable_shapes(
                 phase=phase, gpu_type=gpu_type, parallelism=parallelism
             )
             reason = why_not(planner, shape)
+            if reason is None and parallelism.num_gpus > budget:
+                reason = "needs more GPUs than the plan may use"
             alone = None if reason else planner.deploy([shape])
             if alone is None:
                 ledger.reject(reason or "does not fit the nodes")

@@ -11,7 +11,6 @@ References
     Language Model Serving with PagedAttention", SOSP 2023, section 4.5.
 """
 
-import math
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
@@ -83,7 +82,7 @@ def form_prefill(w: Any, replica: int) -> int:
         rep.num_running += rep.decodes
         req.admission = clock.admissions
         clock.admissions += 1
-        if math.isnan(req.prefill_start_ms):
+        if req.done_tokens == 0:  # else its context is recomputed
             req.prefill_start_ms = clock.now_ms
         if first.batch_count > 0:
             w.request[first.batch_tail].next = request

@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from planner import Problem, solve, write_plan
 from planner.cli.main import run
 
 
@@ -38,3 +40,43 @@ def phaseplan(
         return Ended(code=code, stdout=written.out, stderr=written.err)
 
     return run_with
+
+
+TINY_PROBLEM = """\
+api_version: phaseplan/v1
+cluster: a100_1x4
+services:
+  - llm: opt-13b
+    workload: {lengths: 512x64, rate_rps: 4}
+    slo: {ttft_ms: 200, tpot_ms: 100}
+objective: {goal: max_goodput_per_gpu}
+search: {max_pp: 1, tp: [1]}
+"""
+"""OPT-13B on four A100 of one node: planned within a second."""
+
+
+@pytest.fixture
+def problem_file(tmp_path: Path) -> Path:
+    """The tiny problem in a folder of its own."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_PROBLEM, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The text of the tiny problem's plan file."""
+    path = tmp_path_factory.mktemp("planned") / "tiny.yaml"
+    path.write_text(TINY_PROBLEM, encoding="utf-8")
+    best = solve(Problem.load(path)).best
+    assert best is not None
+    write_plan(best, path.with_suffix(".json"))
+    return path.with_suffix(".json").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def plan_file(planned: str, tmp_path: Path) -> Path:
+    """The plan of the tiny problem."""
+    path = tmp_path / "plan.json"
+    path.write_text(planned, encoding="utf-8")
+    return path

@@ -68,7 +68,7 @@ def with_deployment(problem: Problem, deployment: Deployment) -> Plan:
         tool_version="0.0.0",
         status="FEASIBLE",
         seed=0,
-        method="by hand",
+        method="none",
         verdict="made for a test",
         deployment=deployment,
         goodput=Goodput(
@@ -96,7 +96,7 @@ def with_deployment(problem: Problem, deployment: Deployment) -> Plan:
                 latency_source="none",
                 latency_provenance="published",
                 latency_reason="made for a test",
-                weights_bytes=0,
+                weights_bytes=0.0,
                 kv_capacity_tokens=0,
             ),
         ),

@@ -232,7 +232,7 @@ class ReferenceSimulator:
             if rep.decodes:
                 rep.resident.add(job)
             job.admission = next(self.admissions)
-            if math.isnan(job.prefill_start):
+            if job.done == 0:
                 job.prefill_start = self.now
         return batch
 

@@ -1,5 +1,6 @@
 """KV blocks: admission, growth, preemption, and that all come back."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,6 +51,15 @@ def test_the_last_admitted_request_is_preempted_and_recomputed():
         assert result.replicas[0].kv_peak_frac == 1.0
 
 
+def test_recomputing_a_context_is_not_the_start_of_a_prefill():
+    """Decode only, 10 blocks: r1 is preempted at 1, recomputed from 3 to 4."""
+    decode = tiny_replica(Phase.DECODE, UNIT_STEPS, kv_capacity_tokens=10)
+    result = simulate(tiny_system(decode), tiny_requests((0.0, 4, 4), (0.0, 4, 3)))
+    assert result.num_preemptions == 1
+    assert result.finish_ms.tolist() == [3.0, 4.0]
+    assert np.isnan(result.prefill_start_ms).all()
+
+
 def test_pulls_go_on_as_soon_as_preempted_prompts_are_recomputing():
     """Three prefill replicas and a decode replica of 44 blocks, every step 1 ms.
 
@@ -89,6 +99,21 @@ def test_a_full_decode_replica_holds_prefilled_requests_back():
     assert result.finish_ms.tolist() == [3.0, 5.0]
     # 5 blocks for 1 ms (r0), then 5 for 2 ms (r1), of 50 over 5 ms.
     assert result.replicas[0].kv_mean_frac == pytest.approx(15.0 / 250.0)
+
+
+def test_a_pull_in_the_middle_of_a_run_sees_the_blocks_the_run_has_filled():
+    """20 blocks; r0 holds 5 at 0, one more a step of 1 ms, and ends at 11.
+
+    At 8.5 it attends to 13 tokens: 7 blocks are free, r1 needs 10 and waits for the end
+    of r0, though 15 were free when the run began. r2 comes at 8.75 and waits behind it.
+    """
+    decode = tiny_replica(Phase.DECODE, UNIT_STEPS, kv_capacity_tokens=20)
+    requests = tiny_requests((0.0, 4, 12), (8.5, 9, 2), (8.75, 1, 2))
+    for run in (simulate, step_by_step):
+        result = run(tiny_system(decode), requests)
+        assert result.transfer_start_ms.tolist() == [0.0, 11.0, 11.0]
+        assert result.finish_ms.tolist() == [11.0, 12.0, 12.0]
+        assert result.replicas[0].kv_peak_frac == 15 / 20
 
 
 def test_admission_leaves_the_watermark_free_unless_the_replica_is_empty():

@@ -1,0 +1,350 @@
+"""Fitted step latencies against a file of step latencies, slice by slice.
+
+    python benchmarks/accuracy/step_latency.py FILE [--format json|text]
+
+FILE is a CSV with the columns ``system, backend, backend_version, model, precision,
+gemm_quant, kvcache_quant, tp, moe_tp, moe_ep, phase, batch, isl_or_context,
+latency_ms``. A prefill row is `batch` prompts of that length, a decode row one step of
+`batch` requests with that context. No row of such a file is ever fitted.
+
+A row is left out, and listed, when it breaks physics: when more work of the same
+configuration (more requests, longer, or both) took clearly less time, so that no
+monotone model can meet both. Rows of a model or system this package does not know are
+counted as not covered.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from clusters.fields import InputError
+from clusters.gpu import Dtype, DtypeRate, GpuType
+from clusters.links import GroupLink, GroupLinks, LinkKind
+from models.latency.fit_file import ENGINES, load_fit, shipped_systems
+from models.latency.fitted import FittedSource
+from models.latency.operators.collective import AllReduceModel
+from models.latency.request import LatencyRequest, LatencyUnavailableError
+from models.latency.roofline import RooflineSource
+from models.latency.step_table import StepTable
+from models.llm import LlmSpec, Precision, WeightFormat
+from models.parallelism import Parallelism
+
+FASTER_WITH_MORE_WORK_FRAC = 0.02
+"""Share by which more work must be faster before the slower row counts as broken."""
+WORST_ROWS = 20
+SLICE = ("system", "backend", "model", "precision", "phase")
+CONFIGURATION = (
+    *("system", "backend", "model", "precision", "gemm_quant", "kvcache_quant"),
+    *("tp", "moe_tp", "moe_ep", "phase"),
+)
+STORED = {
+    "bfloat16": (2.0, Dtype.BF16),
+    "float16": (2.0, Dtype.BF16),
+    "fp8": (1.0, Dtype.FP8),
+    "fp8_static": (1.0, Dtype.FP8),
+    "fp8_block": (1.0 + 4 / 128**2, Dtype.FP8),
+    "nvfp4": (0.5625, Dtype.FP4),
+    "int8_wo": (1.02, Dtype.BF16),
+    "int4_wo": (0.52, Dtype.BF16),
+}
+"""Stored bytes and compute format of a weight by the file's name of it."""
+PREFIXES = ("meta-",)
+SUFFIXES = ("-instruct", "-base", "-v0.1", "-fp8", "-0528", "-hf", "-chat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One step of the file and what was predicted for it."""
+
+    system: str
+    backend: str
+    model: str
+    precision: str
+    gemm_quant: str
+    kvcache_quant: str
+    tp: int
+    moe_tp: int
+    moe_ep: int
+    phase: str
+    batch: int
+    length: int
+    latency_ms: float
+    predicted_ms: float | None = None
+    is_moe: bool = False
+    problem: str = ""
+
+    @property
+    def error_frac(self) -> float:
+        """Signed relative error."""
+        assert self.predicted_ms is not None
+        return self.predicted_ms / self.latency_ms - 1.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the comparison; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
+    parser.add_argument("--source", choices=("fitted", "roofline"), default="fitted")
+    options = parser.parse_args(arguments)
+    rows = predicted(read_rows(options.file), source=options.source)
+    report = report_of(rows)
+    if options.format == "json":
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    else:
+        sys.stdout.write(markdown_of(report))
+    return 0
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a step-latency file."""
+    with path.open(newline="") as file:
+        return [
+            Row(
+                **{key: line[key] for key in SLICE},
+                gemm_quant=line["gemm_quant"],
+                kvcache_quant=line["kvcache_quant"],
+                tp=_count(line["tp"]),
+                moe_tp=_count(line.get("moe_tp")),
+                moe_ep=_count(line.get("moe_ep")),
+                batch=int(line["batch"]),
+                length=int(line["isl_or_context"]),
+                latency_ms=float(line["latency_ms"]),
+            )
+            for line in csv.DictReader(file)
+        ]
+
+
+def predicted(rows: Iterable[Row], *, source: str = "fitted") -> list[Row]:
+    """Rows with a prediction or the problem that kept them from one."""
+    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(getattr(row, key) for key in CONFIGURATION)].append(row)
+    done: list[Row] = []
+    for group in groups.values():
+        first = group[0]
+        try:
+            llm = llm_of(first.model, first.gemm_quant, first.kvcache_quant)
+            table = step_table(first, llm, source)
+        except (InputError, LatencyUnavailableError) as error:
+            done += [replace(row, problem=f"not covered: {error}") for row in group]
+            continue
+        broken = faster_with_more_work(group)
+        done += [
+            replace(
+                row,
+                predicted_ms=predict(table, row),
+                is_moe=llm.moe is not None,
+                problem="more work took less time" if is_broken else "",
+            )
+            for row, is_broken in zip(group, broken, strict=True)
+        ]
+    return done
+
+
+def predict(table: StepTable, row: Row) -> float:
+    """Latency of a row's step, in ms."""
+    if row.phase == "prefill":
+        return table.prefill_step_ms([row.length] * row.batch)
+    return table.decode_step_ms(row.batch, float(row.batch * (row.length + 1)))
+
+
+def faster_with_more_work(rows: Sequence[Row]) -> list[bool]:
+    """Which rows some row with at least as much work beats clearly."""
+    batch = np.asarray([row.batch for row in rows])
+    length = np.asarray([row.length for row in rows])
+    time = np.asarray([row.latency_ms for row in rows])
+    more = (batch[None] >= batch[:, None]) & (length[None] >= length[:, None])
+    faster = time[None] < time[:, None] * (1.0 - FASTER_WITH_MORE_WORK_FRAC)
+    return [bool(found) for found in (more & faster).any(axis=1)]
+
+
+def step_table(row: Row, llm: LlmSpec, source: str) -> StepTable:
+    """Our table for a row's configuration."""
+    gpu = gpu_of(row.system)
+    if row.backend not in ENGINES:
+        raise InputError("backend", row.backend, f"one of {', '.join(ENGINES)}")
+    parallelism = Parallelism(tp=row.tp, ep=row.moe_ep if llm.moe else 1)
+    problem = parallelism.why_not(llm) or parallelism.why_not_costed()
+    if problem:
+        raise LatencyUnavailableError(problem)
+    request = LatencyRequest(
+        llm=llm,
+        parallelism=parallelism,
+        gpu=gpu,
+        links=GroupLinks(tp=(ring_of(row.system, row.backend, gpu),)),
+    )
+    if source == "roofline":
+        return RooflineSource().compile(request)[0]
+    engine = FittedSource(engine=row.backend, step_overhead_ms=0.0)
+    return engine.compile(request)[0]
+
+
+@cache
+def llm_of(model: str, gemm_quant: str, kvcache_quant: str) -> LlmSpec:
+    """The catalogue's model in the file's number formats."""
+    name = model.rsplit("/", 1)[-1].lower()
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    llm = LlmSpec.load(name)
+    if gemm_quant not in STORED:
+        raise InputError("gemm_quant", gemm_quant, f"one of {', '.join(STORED)}")
+    stored, compute = STORED[gemm_quant]
+    weights = WeightFormat(bytes_per_weight=stored, compute_dtype=compute)
+    experts = weights
+    if name.startswith("gpt-oss"):
+        experts = llm.precision.experts
+    precision = Precision(
+        attention=weights,
+        mlp=weights,
+        experts=experts,
+        embedding=WeightFormat.plain(Dtype.BF16),
+        kv=Dtype.FP8 if "fp8" in kvcache_quant else Dtype.BF16,
+    )
+    return replace(llm, precision=precision)
+
+
+@cache
+def gpu_of(system: str) -> GpuType:
+    """The catalogue's GPU, or one with the peaks stated in the system's fit."""
+    if system in GpuType.names():
+        return GpuType.load(system)
+    engines = [engine for engine in ENGINES if system in shipped_systems(engine)]
+    if not engines:
+        raise InputError("system", system, "a GPU of the catalogue or with a fit")
+    fit = load_fit(system, engines[0])
+    return GpuType(
+        name=system,
+        vendor="nvidia",
+        architecture=fit.architecture,
+        memory_bytes=1,
+        memory_bytes_per_s=fit.memory_bytes_per_s,
+        flops=tuple(
+            DtypeRate(dtype=Dtype(dtype), flops_per_s=rate)
+            for dtype, rate in fit.flops_per_s.items()
+        ),
+        pcie_generation=5,
+        pcie_bytes_per_s=1.0,
+        num_sms=1,
+        tdp_w=1.0,
+    )
+
+
+@cache
+def ring_of(system: str, engine: str, gpu: GpuType) -> GroupLink:
+    """The ring of the machine: what its own all-reduce tables were measured on."""
+    if system in shipped_systems(engine):
+        for model in load_fit(system, engine).variants("all_reduce").values():
+            assert isinstance(model, AllReduceModel)
+            return GroupLink(
+                bytes_per_s=model.link_bytes_per_s, latency_ms=0.002, kind=model.kind
+            )
+    rate = gpu.nvlink_bytes_per_s or gpu.pcie_bytes_per_s
+    kind = LinkKind.NVLINK if gpu.nvlink_bytes_per_s else LinkKind.PCIE
+    return GroupLink(bytes_per_s=rate, latency_ms=0.002, kind=kind)
+
+
+def report_of(rows: Sequence[Row]) -> dict[str, object]:
+    """Summary, slices, worst rows and what was left out."""
+    used = [row for row in rows if not row.problem]
+    slices: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in used:
+        slices[tuple(getattr(row, key) for key in SLICE)].append(row)
+    uncovered = [row for row in rows if row.problem.startswith("not covered")]
+    broken = [row for row in rows if row.problem and row not in uncovered]
+    return {
+        "summary": {
+            kind: {
+                **_errors([row for row in used if row.is_moe is is_moe]),
+                "excluded": sum(row.is_moe is is_moe for row in broken),
+            }
+            for kind, is_moe in (("dense", False), ("moe", True))
+        },
+        "not_covered": dict(Counter(row.problem for row in uncovered)),
+        "excluded_by_slice": [
+            {**dict(zip(SLICE, key, strict=True)), "rows": count}
+            for key, count in sorted(
+                Counter(tuple(getattr(r, k) for k in SLICE) for r in broken).items()
+            )
+        ],
+        "excluded_rows": [asdict(row) for row in broken],
+        "slices": [
+            {**dict(zip(SLICE, key, strict=True)), **_errors(group)}
+            for key, group in sorted(slices.items())
+        ],
+        "worst": [
+            {**asdict(row), "error_frac": round(row.error_frac, 4)}
+            for row in sorted(used, key=lambda row: -abs(row.error_frac))[:WORST_ROWS]
+        ],
+    }
+
+
+def markdown_of(report: dict[str, object]) -> str:
+    """The report as tables."""
+    summary, slices, worst = report["summary"], report["slices"], report["worst"]
+    assert isinstance(summary, dict)
+    assert isinstance(slices, list)
+    assert isinstance(worst, list)
+    lines = ["| models | rows | left out | median | p90 | bias |", "|---|---|---|---|---|---|"]
+    for kind, found in summary.items():
+        lines.append(
+            f"| {kind} | {found['rows']} | {found['excluded']} | "
+            f"{_percent(found['median_ape'])} | {_percent(found['p90_ape'])} | "
+            f"{_percent(found['bias'])} |"
+        )
+    for problem, count in dict(report["not_covered"]).items():  # type: ignore[call-overload]
+        lines.append(f"\n{count} rows {problem}")
+    lines += [
+        "",
+        "| " + " | ".join(SLICE) + " | rows | median | p90 | bias |",
+        "|" + "---|" * (len(SLICE) + 4),
+    ]
+    for entry in slices:
+        cells = [str(entry[key]) for key in SLICE] + [str(entry["rows"])]
+        cells += [_percent(entry[key]) for key in ("median_ape", "p90_ape", "bias")]
+        lines.append("| " + " | ".join(cells) + " |")
+    shown = (*SLICE, "tp", "batch", "length", "latency_ms", "predicted_ms", "error_frac")
+    lines += ["", "Worst rows:", "", "| " + " | ".join(shown) + " |"]
+    lines.append("|" + "---|" * len(shown))
+    for entry in worst:
+        cells = [
+            f"{entry[key]:.3f}" if isinstance(entry[key], float) else str(entry[key])
+            for key in shown
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _errors(rows: Sequence[Row]) -> dict[str, object]:
+    if not rows:
+        return {"rows": 0, "median_ape": None, "p90_ape": None, "bias": None}
+    errors = np.asarray([row.error_frac for row in rows])
+    absolute = np.abs(errors)
+    return {
+        "rows": len(rows),
+        "median_ape": round(float(np.median(absolute)), 5),
+        "p90_ape": round(float(np.quantile(absolute, 0.9)), 5),
+        "bias": round(float(np.median(errors)), 5),
+    }
+
+
+def _percent(share: object) -> str:
+    return "-" if share is None else f"{100.0 * float(str(share)):.1f} %"
+
+
+def _count(text: str | None) -> int:
+    return int(float(text)) if text else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,160 @@
+"""Fit the shipped operator models from the tables of aiconfigurator-core.
+
+    python benchmarks/fit/fit.py SYSTEMS_FOLDER [--system h200_sxm] [--engine vllm]
+
+See README.md beside this file.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from measure import fit_all_reduce, fit_attention, fit_gemms, fit_moe
+from tables import ENGINES, LICENCE, PACKAGE, PACKAGE_VERSION, Tables
+
+from clusters.links import LinkKind
+from clusters.serde import write_text_atomic
+from models.latency.fit_file import FITS, EngineFit, FitSource, FittedOperator
+from models.latency.operators.elementwise import ElementwiseModel
+from models.latency.operators.gemm import Peaks
+
+SEED = 0
+ARCHITECTURES = {
+    "a100_sxm": "ampere",
+    "h100_sxm": "hopper",
+    "h200_sxm": "hopper",
+    "b200_sxm": "blackwell",
+    "b300_sxm": "blackwell",
+    "gb200": "blackwell",
+    "gb300": "blackwell",
+    "l40s": "ada",
+    "rtx_pro_6000_server": "blackwell",
+    "b60": "xe2",
+}
+PEAK_KEYS = {"bf16": "bfloat16", "fp8": "fp8", "int8": "int8", "fp4": "fp4"}
+COMPUTE = {
+    "bfloat16": "bf16",
+    "fp8": "fp8",
+    "fp8_block": "fp8",
+    "nvfp4": "fp4",
+    "int8_wo": "bf16",
+    "int4_wo": "bf16",
+    "sq": "int8",
+    "w4a16_mxfp4": "bf16",
+    "w4a8_mxfp4_mxfp8": "fp8",
+}
+"""Number format the tensor cores multiply in, by the package's name."""
+PCIE_ONLY = frozenset({"l40s", "rtx_pro_6000_server", "b60"})
+HOST_BOUNCED_BYTES_PER_S = {"l40s": 4e9}
+"""Ring rates of machines without peer-to-peer: every message crosses the host."""
+LAUNCH_MS, ATTENTION_LAUNCH_MS = 0.003, 0.0033
+"""The package's own constant for a memory-bound kernel, and that with its 10 % margin
+around attention (`mem_empirical_constant_latency` of its system files)."""
+
+
+def main(arguments: list[str]) -> int:
+    """Fit every system and engine asked for; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("systems", type=Path)
+    parser.add_argument("--system", choices=sorted(ARCHITECTURES))
+    parser.add_argument("--engine", choices=ENGINES)
+    parser.add_argument("--output", type=Path, default=FITS)
+    options = parser.parse_args(arguments)
+    for system in [options.system] if options.system else ARCHITECTURES:
+        for engine in [options.engine] if options.engine else ENGINES:
+            started = time.perf_counter()
+            tables = Tables(options.systems, system, engine)
+            fit = fit_engine(tables)
+            if fit is None:
+                continue
+            text = json.dumps(fit.to_json(), separators=(",", ":")) + "\n"
+            (options.output / system).mkdir(parents=True, exist_ok=True)
+            write_text_atomic(options.output / system / f"{engine}.json", text)
+            took = time.perf_counter() - started
+            sys.stderr.write(f"{system} {engine}: {len(text)} bytes, {took:.1f} s\n")
+            for kind, variants in fit.operators.items():
+                for key, operator in variants.items():
+                    e = operator.evidence
+                    sys.stderr.write(
+                        f"  {kind:18} {key:18} {e.rows_used:6} rows  "
+                        f"{e.median_error_frac:.3f} {e.p90_error_frac:.3f}  held out "
+                        f"{e.held_out_median_error_frac:.3f} "
+                        f"{e.held_out_p90_error_frac:.3f}\n"
+                    )
+    return 0
+
+
+def fit_engine(tables: Tables) -> EngineFit | None:
+    """All operators of one engine on one system; None without its tables."""
+    if tables.read("gemm", "gemm_perf") is None:
+        return None
+    stated = tables.peaks()
+    flops = {
+        ours: stated[f"{theirs}_tc_flops"]
+        for ours, theirs in PEAK_KEYS.items()
+        if f"{theirs}_tc_flops" in stated
+    }
+    return EngineFit(
+        system=tables.system,
+        engine=tables.engine,
+        source=FitSource(
+            package=PACKAGE,
+            version=PACKAGE_VERSION,
+            licence=LICENCE,
+            engine_version=tables.engine_version,
+        ),
+        architecture=ARCHITECTURES[tables.system],
+        memory_bytes_per_s=stated["mem_bw"],
+        flops_per_s=flops,
+        elementwise=ElementwiseModel(
+            launch_ms=LAUNCH_MS,
+            memory_frac=stated["mem_bw_empirical_scaling_factor"],
+            attention_launch_ms=ATTENTION_LAUNCH_MS,
+        ),
+        operators=_operators(tables, flops, stated["mem_bw"]),
+    )
+
+
+def _operators(
+    tables: Tables, flops: dict[str, float], memory_bytes_per_s: float
+) -> dict[str, dict[str, FittedOperator]]:
+    rng = np.random.default_rng(SEED)
+
+    def peaks(dtype: str) -> Peaks | None:
+        rate = flops.get(COMPUTE.get(dtype, ""))
+        if rate is None:
+            return None
+        return Peaks(memory_bytes_per_s=memory_bytes_per_s, flops_per_s=rate)
+
+    bf16 = peaks("bfloat16")
+    assert bf16 is not None
+    fits: dict[str, Iterator[tuple[str, FittedOperator]]] = {}
+    if (gemm := tables.read("gemm", "gemm_perf")) is not None:
+        fits["gemm"] = fit_gemms(gemm, peaks, rng)
+    for phase, prefix in (("prefill", "context"), ("decode", "generation")):
+        table = tables.read("attention", f"{prefix}_attention_perf")
+        if table is not None:
+            fits[f"{phase}_attention"] = fit_attention(table, phase, bf16, rng)
+    if (moe := tables.read("moe", "moe_perf")) is not None:
+        fits["moe"] = fit_moe(moe, peaks, rng)
+    if (reduce := tables.read("comm", "custom_allreduce_perf")) is not None:
+        pcie = tables.system in PCIE_ONLY
+        rate = HOST_BOUNCED_BYTES_PER_S.get(
+            tables.system, tables.node()["pcie_bw" if pcie else "intra_node_bw"]
+        )
+        fits["all_reduce"] = fit_all_reduce(
+            reduce,
+            fabric=tables.system,
+            kind=LinkKind.PCIE if pcie else LinkKind.NVLINK,
+            link_bytes_per_s=rate,
+            rng=rng,
+        )
+    return {kind: dict(models) for kind, models in fits.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,316 @@
+"""From table rows to fitted operators, one function an operator kind."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from clusters.links import LinkKind
+from models.latency.fit import Rows, fit_surface, made_monotone
+from models.latency.fit_file import Evidence, FittedOperator
+from models.latency.operators.attention import AttentionModel, HeadFormat
+from models.latency.operators.collective import AllReduceModel, ideal_all_reduce_ms
+from models.latency.operators.gemm import GemmModel, Peaks, ideal_gemm_ms
+from models.latency.operators.moe import ExpertShape, MoeModel
+from models.latency.operators.surface import Axis, FloatArray, Surface
+
+MESSAGE_BYTES_PER_ELEMENT = 2
+"""The package counts all-reduce messages in bf16 elements."""
+ROUTING = "power_law_1.2"
+"""The routing skew the package's engine assumes for most models."""
+_TOKENS = (
+    *(1, 8, 16, 17, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 257, 384, 512, 513),
+    *(768, 1024, 1025, 1536, 2048, 3072, 4096, 8192, 16384, 32768),
+)
+_WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+_DEPTHS = (128, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+_PROMPT = (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_STREAMS = (1, 4, 16, 64, 256, 1024, 4096)
+_CONTEXT = (64, 256, 1024, 4096, 16384, 65536)
+_REQUESTS = (1, 4, 16, 64, 256, 1024)
+_KV_HEADS = (1, 2, 4, 8, 32)
+_GROUPS = (1, 4, 8, 16)
+_DECODE_GROUPS = (1, 4, 8, 16, 32, 48)
+_MESSAGES = tuple(2.0**power for power in range(8, 31, 2))
+_GPUS = (2, 4, 8)
+_MOE_AXES = ("tokens_per_expert", "ep", "width", "num_experts", "hidden")
+_PER_EXPERT = (0.02, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 4000)
+_SPREAD = (1, 2, 4, 8, 32, 128)
+_EXPERT_WIDTHS = (128, 512, 2048, 8192)
+_EXPERTS = (8, 64, 256)
+_HIDDEN = (2048, 6144)
+_UNGATED_TOP_K, _UNGATED_HIDDEN = (22,), (2688,)
+"""Nemotron-H models: their experts have two matrices, and no column says so."""
+_BROKEN_FACTOR = 3.0
+_FEWEST_ROWS = 300
+_HEAD_DIMS = (64, 128, 256)
+
+STORED_BYTES = {
+    "bfloat16": 2.0,
+    "fp8": 1.0,
+    "fp8_block": 1.0,
+    "int8_wo": 1.0,
+    "sq": 1.0,
+    "int4_wo": 0.52,
+    "nvfp4": 0.5625,
+    "w4a16_mxfp4": 0.53125,
+    "w4a8_mxfp4_mxfp8": 0.53125,
+}
+"""Bytes of a weight with its scales, by the package's name of the number format."""
+Fitted = Iterator[tuple[str, FittedOperator]]
+PeaksOf = Callable[[str], Peaks | None]
+
+
+def fit_gemms(table: pd.DataFrame, peaks: PeaksOf, rng: np.random.Generator) -> Fitted:
+    """One model a number format."""
+    for dtype, rows in table.groupby("gemm_dtype"):
+        peak = peaks(str(dtype))
+        if dtype not in STORED_BYTES or peak is None:
+            continue
+        used = rows.groupby(["m", "n", "k"], as_index=False).latency.median()
+        used = used[(used.n >= _WIDTHS[0]) & (used.k >= _DEPTHS[0])]
+        floor = _floor(used.latency)
+
+        def ideal(
+            m: FloatArray,
+            n: FloatArray,
+            k: FloatArray,
+            stored: float = STORED_BYTES[str(dtype)],
+            peak: Peaks = peak,
+            floor: float = floor,
+        ) -> FloatArray:
+            return ideal_gemm_ms(m, n, k, stored, peak, floor)
+
+        m, n, k = (_floats(used[column]) for column in "mnk")
+        axes = (
+            _axis("tokens", _TOKENS, m),
+            _axis("n", _WIDTHS, n),
+            _axis("k", _DEPTHS, k),
+        )
+        surface, evidence = _fit(
+            (m, n, k), axes, used.latency, _groups(n, k), ideal, rng, along=(0, 1, 2)
+        )
+        yield str(dtype), _fitted(GemmModel, floor, surface, evidence, len(rows))
+
+
+def fit_attention(
+    table: pd.DataFrame, kind: str, peaks: Peaks, rng: np.random.Generator
+) -> Fitted:
+    """One model a head width and KV format, without windows; `kind` is the phase."""
+    for kv, dim, rows in _attention_groups(table):
+        floor = _floor(rows.latency)
+        heads = HeadFormat(
+            head_dim=dim, kv_bytes=STORED_BYTES[kv], peaks=peaks, floor_ms=floor
+        )
+        kv_heads, num = _kv_heads(rows), _floats(rows.num_heads)
+        group, batch = num / kv_heads, _floats(rows.batch_size)
+        if kind == "prefill":
+            tokens = _floats(rows.isl)
+            points, ideal = (tokens, batch * num, group), heads.prefill_ms
+            axes = (
+                _axis("tokens", _PROMPT, tokens),
+                _axis("streams", _STREAMS, batch * num),
+                _axis("group", _GROUPS, group),
+            )
+        else:
+            context = _floats(rows.step) + 1.0
+            points, ideal = (batch, context, kv_heads, group), heads.decode_ms
+            axes = (
+                _axis("requests", _REQUESTS, batch),
+                _axis("context", _CONTEXT, context),
+                _axis("kv_heads", _KV_HEADS, kv_heads),
+                _axis("group", _DECODE_GROUPS, group),
+            )
+        surface, evidence = _fit(
+            points, axes, rows.latency, _groups(num, kv_heads), ideal, rng, along=(0, 1)
+        )
+        yield (
+            f"{kv}/{dim}",
+            _fitted(AttentionModel, floor, surface, evidence, len(rows)),
+        )
+
+
+def fit_moe(table: pd.DataFrame, peaks: PeaksOf, rng: np.random.Generator) -> Fitted:
+    """One model a number format, at the routing skew `ROUTING`."""
+    for dtype, rows in table.groupby("moe_dtype"):
+        peak = peaks(str(dtype))
+        routed = rows[rows.distribution == ROUTING]
+        if dtype not in STORED_BYTES or peak is None or len(routed) < _FEWEST_ROWS:
+            continue
+        used, reason = _one_gated_kernel(routed)
+        stored, floor = STORED_BYTES[str(dtype)], _floor(used.latency)
+        used = used[~_broken_models(used, _experts(used, stored), peak, floor)]
+        shape, tokens = _experts(used, stored), _floats(used.num_tokens)
+        points = shape.coordinates(tokens)
+        knots = (_PER_EXPERT, _SPREAD, _EXPERT_WIDTHS, _EXPERTS, _HIDDEN)
+        surface, evidence = fit_surface(
+            Rows(
+                coordinates=points,
+                ideal_ms=shape.ideal_ms(tokens, peak, floor),
+                measured_ms=_floats(used.latency),
+                groups=_groups(*points[1:]),
+            ),
+            tuple(
+                _axis(name, values, seen)
+                for name, values, seen in zip(_MOE_AXES, knots, points, strict=True)
+            ),
+            rng,
+        )
+        dropped = len(routed) - len(used)
+        evidence = replace(
+            evidence, rows_discarded=dropped, discard_reason=reason if dropped else ""
+        )
+        yield (
+            str(dtype),
+            FittedOperator(
+                model=MoeModel(floor_ms=floor, surface=surface), evidence=evidence
+            ),
+        )
+
+
+def _one_gated_kernel(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Gated experts in the kernel with the most rows, and why others are left out."""
+    ungated = rows.kernel_source.str.contains("nongated|min_latency")
+    ungated |= rows.topk.isin(_UNGATED_TOP_K) | rows.hidden_size.isin(_UNGATED_HIDDEN)
+    gated = rows[~ungated]
+    kernel = gated.kernel_source.value_counts().index[0]
+    reason = (
+        "experts with two matrices, kernels with fewer rows, and models over "
+        f"{_BROKEN_FACTOR:.0f} times slower than the median model"
+    )
+    return gated[gated.kernel_source == kernel], reason
+
+
+def _experts(rows: pd.DataFrame, stored: float) -> ExpertShape:
+    experts = _floats(rows.num_experts)
+    return ExpertShape(
+        hidden=_floats(rows.hidden_size),
+        intermediate=_floats(rows.inter_size) / _floats(rows.moe_tp_size),
+        num_matrices=3,
+        num_experts=experts,
+        experts_here=experts / _floats(rows.moe_ep_size),
+        experts_per_token=_floats(rows.topk),
+        bytes_per_weight=stored,
+    )
+
+
+def _broken_models(
+    rows: pd.DataFrame, shape: ExpertShape, peak: Peaks, floor: float
+) -> np.ndarray:
+    """Rows of models far slower than the rest, relative to the same roofline."""
+    ideal = shape.ideal_ms(_floats(rows.num_tokens), peak, floor)
+    slowdown = pd.Series(np.log(_floats(rows.latency) / ideal), index=rows.index)
+    whole = (rows.moe_ep_size == 1) & (rows.moe_tp_size == 1)
+    model = rows.hidden_size.astype(str) + "/" + rows.num_experts.astype(str)
+    median = slowdown[whole].groupby(model[whole]).median()
+    broken = median[median > median.median() + np.log(_BROKEN_FACTOR)].index
+    return np.asarray(model.isin(broken))
+
+
+def fit_all_reduce(
+    table: pd.DataFrame,
+    *,
+    fabric: str,
+    kind: LinkKind,
+    link_bytes_per_s: float,
+    rng: np.random.Generator,
+) -> Fitted:
+    """One model of the node's fabric; the kernels captured in CUDA graphs."""
+    used = table[~table.kernel_source.str.contains("eager")]
+    num_bytes = MESSAGE_BYTES_PER_ELEMENT * _floats(used.message_size)
+    num_gpus = _floats(used.num_gpus)
+    alpha = _floor(used.latency)
+
+    def ideal(num_bytes: FloatArray, num_gpus: FloatArray) -> FloatArray:
+        return ideal_all_reduce_ms(num_bytes, num_gpus, link_bytes_per_s, alpha)
+
+    axes = (_axis("bytes", _MESSAGES, num_bytes), _axis("num_gpus", _GPUS, num_gpus))
+    points = (num_bytes, num_gpus)
+    surface, evidence = _fit(
+        points, axes, used.latency, _groups(*points), ideal, rng, along=(0,)
+    )
+    model = AllReduceModel(
+        fabric=fabric,
+        kind=kind,
+        link_bytes_per_s=link_bytes_per_s,
+        alpha_ms=alpha,
+        surface=surface,
+    )
+    yield fabric, FittedOperator(model=model, evidence=evidence)
+
+
+def _fit(
+    points: tuple[FloatArray, ...],
+    axes: tuple[Axis, ...],
+    latency: pd.Series,
+    groups: np.ndarray,
+    ideal: Callable[..., FloatArray],
+    rng: np.random.Generator,
+    *,
+    along: tuple[int, ...],
+) -> tuple[Surface, Evidence]:
+    """Fit, then make the time at the knots rise along the axes numbered `along`."""
+    rows = Rows(
+        coordinates=points,
+        ideal_ms=ideal(*points),
+        measured_ms=_floats(latency),
+        groups=groups,
+    )
+    surface, evidence = fit_surface(rows, axes, rng)
+    knots = np.meshgrid(*(np.asarray(axis.knots) for axis in axes), indexing="ij")
+    return made_monotone(surface, ideal(*knots), along), evidence
+
+
+def _fitted(
+    model: type, floor: float, surface: Surface, evidence: Evidence, num_rows: int
+) -> FittedOperator:
+    del num_rows
+    return FittedOperator(
+        model=model(floor_ms=floor, surface=surface), evidence=evidence
+    )
+
+
+def _attention_groups(
+    table: pd.DataFrame,
+) -> Iterator[tuple[str, int, pd.DataFrame]]:
+    """Rows by KV format and head width, of the kernel with the most rows."""
+    used = table[table.window_size == 0] if "window_size" in table else table
+    if "attn_dtype" in used:
+        used = used[used.attn_dtype == "bfloat16"]
+    for (kv, dim), rows in used.groupby(["kv_cache_dtype", "head_dim"]):
+        if kv not in STORED_BYTES or dim not in _HEAD_DIMS:
+            continue
+        kernel = rows.kernel_source.value_counts().index[0]
+        yield str(kv), int(dim), rows[rows.kernel_source == kernel]
+
+
+def _axis(name: str, knots: tuple[float, ...], seen: FloatArray) -> Axis:
+    """The knots within the data; a tile edge only where the data has its far side."""
+    present = set(np.unique(seen).tolist())
+    low, high = seen.min(), seen.max()
+    kept = [
+        float(knot)
+        for knot in knots
+        if low <= knot <= high and (knot - 1 not in knots or knot in present or knot < 16)
+    ]
+    return Axis(name=name, knots=tuple(kept or [float(np.median(seen))]))
+
+
+def _floor(latency: pd.Series) -> float:
+    """Nine tenths of the second percentile: below nearly every row."""
+    return round(0.9 * float(latency.quantile(0.02)), 6)
+
+
+def _kv_heads(rows: pd.DataFrame) -> FloatArray:
+    kv = _floats(rows.num_key_value_heads)
+    return np.where(kv == 0, _floats(rows.num_heads), kv)
+
+
+def _groups(*columns: FloatArray) -> np.ndarray:
+    keys = pd.MultiIndex.from_arrays(list(columns))
+    return pd.factorize(keys)[0].astype(np.int64)
+
+
+def _floats(column: pd.Series) -> FloatArray:
+    return column.to_numpy(dtype=np.float64)

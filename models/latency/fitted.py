@@ -1,0 +1,144 @@
+"""FittedSource: step latencies composed from operators fitted to measurements.
+
+Idea
+    The operators of one serving engine were fitted on measured GPU systems
+    (`models.latency.fit_file`). A step of any model is the sum of its operators at the
+    shapes `models.flops` gives. A GPU that was not measured takes the efficiency of its
+    nearest measured relative, at its own peaks.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from clusters.fields import check_fields, spec
+from clusters.gpu import GpuType
+from clusters.links import GroupLink, LinkKind
+from models.flops import stage_shapes
+from models.latency.fit_file import ENGINES, EngineFit, load_fit, shipped_systems
+from models.latency.operators.collective import AllReduceModel
+from models.latency.request import LatencyRequest, Provenance
+from models.latency.stage_model import StageModel, fabric_for
+from models.latency.step_table import StepTable
+from models.llm import LlmSpec
+from models.shapes import StageShapes
+
+TRANSFER_ERROR_FACTOR = 2.0
+"""How much larger the error is on a relative that was not measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedSource:
+    """Fitted operators of one engine as a source."""
+
+    engine: str = spec("Serving engine.", default="vllm")
+    step_overhead_ms: float = spec(
+        "Host time of a step that the GPU waits for.", unit="ms", ge=0, default=0.0
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def name(self) -> str:
+        """Name users select it by."""
+        return f"fitted-{self.engine}"
+
+    @property
+    def provenance(self) -> Provenance:
+        """Kind of evidence."""
+        return Provenance.FITTED
+
+    @property
+    def expected_error_frac(self) -> float | None:
+        """Worst of the measured systems; see `describe` for one GPU type."""
+        stated = [
+            load_fit(system, self.engine).step_p90_error_frac
+            for system in shipped_systems(self.engine)
+        ]
+        return max((error for error in stated if error is not None), default=None)
+
+    def why_not_pair(self, llm: LlmSpec, gpu: GpuType) -> str | None:
+        """None, or why no measured relative stands in for `gpu`."""
+        if self.engine not in ENGINES:
+            return f"no fits of {self.engine} (there are {', '.join(ENGINES)})"
+        if nearest_relative(gpu, self.engine) is None:
+            return f"no measured relative of {gpu.name}"
+        return None
+
+    def compile(self, request: LatencyRequest) -> tuple[StepTable, ...]:
+        """One table a pipeline stage; equal stages are compiled once."""
+        shapes = stage_shapes(request.llm, request.parallelism)
+        hops = (*request.links.pp, None)
+        return tuple(
+            compile_stage(
+                stage, request.gpu, self.engine, ring, hop, self.step_overhead_ms
+            )
+            for stage, ring, hop in zip(shapes, request.links.tp, hops, strict=True)
+        )
+
+
+@lru_cache(maxsize=256)
+def nearest_relative(gpu: GpuType, engine: str) -> str | None:
+    """The measured system whose efficiency stands in for `gpu`: itself if measured.
+
+    Otherwise the same vendor, the same architecture if there is one, then the nearest
+    memory and compute peaks.
+    """
+    systems = shipped_systems(engine)
+    if gpu.name in systems:
+        return gpu.name
+    if gpu.vendor != "nvidia":
+        return None
+    fits = [load_fit(system, engine) for system in systems]
+    known = [fit for fit in fits if fit.architecture not in _OTHER_VENDORS]
+    if not known:
+        return None
+    return min(known, key=lambda fit: _distance(fit, gpu)).system
+
+
+_OTHER_VENDORS = frozenset({"xe2"})
+
+
+@lru_cache(maxsize=4096)
+def compile_stage(
+    stage: StageShapes,
+    gpu: GpuType,
+    engine: str,
+    ring: GroupLink,
+    hop: GroupLink | None,
+    step_overhead_ms: float,
+) -> StepTable:
+    """The step table of one stage."""
+    system = nearest_relative(gpu, engine)
+    assert system is not None
+    return StageModel(
+        stage=stage,
+        gpu=gpu,
+        fit=load_fit(system, engine),
+        ring=ring,
+        reducer=_reducer(ring, engine, system) if stage.tp > 1 else None,
+        hop=hop,
+        step_overhead_ms=step_overhead_ms,
+    ).compile()
+
+
+def _reducer(ring: GroupLink, engine: str, system: str) -> AllReduceModel | None:
+    """The measured fabric nearest to the ring, the own system's if it is as near."""
+    if ring.kind is LinkKind.NETWORK:
+        return None
+    fabrics = {
+        name: model
+        for name in shipped_systems(engine)
+        for model in load_fit(name, engine).variants("all_reduce").values()
+        if isinstance(model, AllReduceModel)
+    }
+    return fabric_for(ring, fabrics, system)
+
+
+def _distance(fit: EngineFit, gpu: GpuType) -> tuple[bool, float]:
+    memory = math.log(fit.memory_bytes_per_s / gpu.memory_bytes_per_s)
+    rates = {str(rate.dtype): rate.flops_per_s for rate in gpu.flops}
+    half = rates.get("bf16", rates.get("fp16", rates.get("fp32", 1.0)))
+    compute = math.log(fit.flops_per_s["bf16"] / half)
+    return fit.architecture != gpu.architecture, abs(memory) + abs(compute)

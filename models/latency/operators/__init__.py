@@ -1,0 +1,1 @@
+"""One model per operator kind: an ideal time, and how much slower kernels are."""

@@ -1,0 +1,77 @@
+"""Attention kernels: causal prefill, and decode against the KV cache."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clusters.fields import check_fields, spec
+from clusters.units import MS_PER_S
+from models.latency.operators.gemm import Peaks
+from models.latency.operators.surface import FloatArray, Surface, smooth_max
+from models.shapes import ACTIVATION_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadFormat:
+    """What the width and format of the heads make of an attention kernel."""
+
+    head_dim: float = spec("Mean width of keys and values.", unit="1", gt=0)
+    kv_bytes: float = spec("Bytes of a cached element.", unit="bytes", gt=0)
+    peaks: Peaks = spec("Datasheet rates.")
+    floor_ms: float = spec("Shortest kernel.", unit="ms", gt=0)
+    window: int | None = spec("Attention window.", unit="tokens", default=None)
+
+    def prefill_ms(
+        self, tokens: FloatArray, streams: FloatArray, group: FloatArray | float
+    ) -> FloatArray:
+        """Ideal time of causal attention in prompts of `tokens`, in ms.
+
+        `streams` is prompts times query heads, `group` query heads per K/V head.
+        """
+        pairs = tokens * (tokens + 1.0) / 2.0
+        if self.window is not None:
+            inside = np.minimum(tokens, self.window)
+            pairs = inside * (inside + 1.0) / 2.0 + (tokens - inside) * self.window
+        elements = 2.0 * ACTIVATION_BYTES + 2.0 * self.kv_bytes / group
+        return smooth_max(
+            self.floor_ms,
+            self._memory_ms(streams * tokens * self.head_dim * elements),
+            self._compute_ms(4.0 * self.head_dim * streams * pairs),
+        )
+
+    def decode_ms(
+        self,
+        requests: FloatArray,
+        context: FloatArray,
+        kv_heads: FloatArray | float,
+        group: FloatArray | float,
+    ) -> FloatArray:
+        """Ideal time of one token a request against `context` cached ones, in ms."""
+        attended = requests * context * kv_heads * self.head_dim
+        return smooth_max(
+            self.floor_ms,
+            self._memory_ms(2.0 * self.kv_bytes * attended),
+            self._compute_ms(4.0 * group * attended),
+        )
+
+    def _memory_ms(self, num_bytes: FloatArray) -> FloatArray:
+        return MS_PER_S * num_bytes / self.peaks.memory_bytes_per_s
+
+    def _compute_ms(self, flops: FloatArray) -> FloatArray:
+        return MS_PER_S * flops / self.peaks.flops_per_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionModel:
+    """Measured slowdown of one attention kernel for one head width and KV format.
+
+    The surface of a prefill kernel has the axes tokens of a prompt, streams (prompts
+    times query heads) and group (query heads per K/V head); that of a decode kernel
+    requests, context, K/V heads and group.
+    """
+
+    floor_ms: float = spec("Shortest kernel.", unit="ms", gt=0)
+    surface: Surface = spec("Slowdown over the kernel's axes.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -1,0 +1,55 @@
+"""Which fitted variant serves a weight format, and the peak it is measured against."""
+
+from collections.abc import Container
+
+from clusters.gpu import Dtype, GpuType
+from models.llm import WeightFormat
+
+_HALF = frozenset({Dtype.BF16, Dtype.FP16, Dtype.FP32, Dtype.TF32})
+_FOUR_BIT_BYTES = 0.75
+"""Stored bytes below which a weight has four bits, its scales included."""
+_PLAIN_BYTES = 1.5
+"""Stored bytes above which a weight is not quantised."""
+
+PEAK_DTYPE = {
+    "bfloat16": Dtype.BF16,
+    "fp8": Dtype.FP8,
+    "fp8_block": Dtype.FP8,
+    "nvfp4": Dtype.FP4,
+    "int8_wo": Dtype.BF16,
+    "int4_wo": Dtype.BF16,
+    "sq": Dtype.INT8,
+    "w4a16_mxfp4": Dtype.BF16,
+    "w4a8_mxfp4_mxfp8": Dtype.FP8,
+}
+"""Number format the tensor cores multiply in, by variant."""
+
+
+def variants_for(weights: WeightFormat) -> tuple[str, ...]:
+    """Variants that multiply in this format, the exact one first.
+
+    The last is always plain bf16: engines unpack what a GPU cannot multiply.
+    """
+    stored = weights.bytes_per_weight
+    if weights.compute_dtype is Dtype.FP4:
+        return ("nvfp4", "w4a8_mxfp4_mxfp8", "w4a16_mxfp4", "int4_wo", "bfloat16")
+    if weights.compute_dtype is Dtype.FP8:
+        exact = ("fp8", "fp8_block") if stored == 1.0 else ("fp8_block", "fp8")
+        return (*exact, "int8_wo", "bfloat16")
+    if weights.compute_dtype is Dtype.INT8:
+        return ("sq", "fp8", "int8_wo", "bfloat16")
+    if weights.compute_dtype in _HALF and stored > _PLAIN_BYTES:
+        return ("bfloat16",)
+    if stored > _FOUR_BIT_BYTES:
+        return ("int8_wo", "bfloat16")
+    return ("int4_wo", "w4a16_mxfp4", "bfloat16")
+
+
+def choose_variant(
+    weights: WeightFormat, fitted: Container[str], gpu: GpuType
+) -> str | None:
+    """First variant that was fitted and that `gpu` multiplies natively."""
+    for variant in variants_for(weights):
+        if variant in fitted and PEAK_DTYPE[variant] in gpu.dtypes:
+            return variant
+    return None

@@ -1,0 +1,1 @@
+"""The layers under test: one shard of a decoder, with a real KV cache."""

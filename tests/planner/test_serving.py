@@ -1,0 +1,124 @@
+"""Serving: step tables, KV sizes and KV routes of a deployment, by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from planner.problem import EngineSettings
+from planner.serving import deciding_edges, edge_loads
+from planner.simulator.system import Phase
+from tests.models.conftest import TINY
+from tests.planner.tiny_problems import planner_of, shape, tiny_cluster, tiny_problem
+
+PAIR = (((0,),), ((1,),))
+ACROSS = (((0,),), ((4,),))
+
+
+def one_pair(placed, *, cluster=None, **engine):
+    problem = tiny_problem(cluster=cluster or tiny_cluster(2))
+    settings = replace(problem.engine, **engine)
+    planner = planner_of(replace(problem, engine=settings))
+    shapes = [shape(Phase.PREFILL), shape(Phase.DECODE)]
+    return planner.system(planner.deploy_at(shapes, placed))
+
+
+def test_kv_bytes_of_a_token_are_those_of_the_model():
+    # 2 layers x 2 KV heads x 2 wide x (K and V) x 2 bytes.
+    assert one_pair(PAIR).kv_bytes_per_token == 32.0
+
+
+def test_a_layer_with_a_window_sends_no_more_than_the_window():
+    windowed = replace(TINY, name="tiny_windowed", windows=(4, None))
+    problem = tiny_problem()
+    service = replace(problem.service, llm=windowed)
+    planner = planner_of(replace(problem, services=(service,)))
+    system = planner.system(planner.deploy([shape(Phase.BOTH)]))
+    # Prompts of 100 tokens: 16 bytes a layer, 4 tokens in one and 100 in the other.
+    assert system.kv_bytes_per_token == pytest.approx(16 * (4 + 100) / 100)
+
+
+def test_a_route_between_nodes_runs_at_the_rate_of_the_nic():
+    (route,) = one_pair(ACROSS, kv_link_efficiency_frac=0.5, kv_setup_ms=3.0).routes
+    # 2 GB/s at one half: 1e9 bytes take 1000 ms.
+    assert route.ms_per_byte * 1e9 == pytest.approx(1000.0)
+    # The links' own latency and the set-up.
+    assert route.latency_ms > 3.0
+
+
+def test_a_route_inside_a_node_runs_at_the_rate_of_nvlink():
+    (route,) = one_pair(PAIR, kv_link_efficiency_frac=1.0).routes
+    assert route.ms_per_byte * 1e9 == pytest.approx(10.0)  # 100 GB/s
+
+
+def test_parallel_shards_of_a_replica_share_the_nic():
+    problem = tiny_problem(cluster=tiny_cluster(2))
+    planner = planner_of(problem)
+    shapes = [shape(Phase.PREFILL, tp=2), shape(Phase.DECODE, tp=2)]
+    deployment = planner.deploy_at(shapes, [((0, 1),), ((4, 5),)])
+    # Two shards through one NIC: together 2 GB/s, not 4.
+    assert deployment.routes[0].bytes_per_s == pytest.approx(2e9)
+
+
+def test_edge_loads_are_shares_of_the_bytes():
+    topology = tiny_cluster(2).topology
+    # Two sources to one target: each source's own links carry one half.
+    loads = edge_loads(topology, [0, 1], [4])
+    into_target = topology.path(0, 4).edges[-1]
+    assert loads[into_target] == pytest.approx(1.0)
+    out_of_first = topology.path(0, 4).edges[0]
+    assert loads[out_of_first] == pytest.approx(0.5)
+
+
+def test_of_links_loaded_alike_only_the_slowest_is_kept():
+    topology = tiny_cluster(2).topology
+    path = topology.path(0, 4)
+    kept = deciding_edges(topology, [dict.fromkeys(path.edges, 1.0)])
+    slowest = min(path.edges, key=lambda edge: topology.edges[edge].bytes_per_s)
+    assert len(kept) == 1
+    assert topology.edges[kept.pop()].bytes_per_s == topology.edges[slowest].bytes_per_s
+
+
+def test_two_routes_through_one_nic_name_the_same_link():
+    planner = planner_of(tiny_problem(cluster=tiny_cluster(2)))
+    shapes = [shape(Phase.PREFILL)] * 2 + [shape(Phase.DECODE)]
+    deployment = planner.deploy_at(shapes, [((0,),), ((1,),), ((4,),)])
+    first, second = (
+        {share.edge for share in route.edges}
+        for route in planner.system(deployment).routes
+    )
+    assert first & second
+
+
+def test_routes_join_only_replicas_of_a_slice():
+    planner = planner_of(tiny_problem())
+    shapes = [shape(Phase.PREFILL)] * 2 + [shape(Phase.DECODE)] * 2
+    placed = [((0,),), ((1,),), ((2,),), ((3,),)]
+    deployment = planner.deploy_at(shapes, placed, [0, 1, 0, 1])
+    pairs = {(route.source, route.target) for route in deployment.routes}
+    assert pairs == {("prefill-0", "decode-0"), ("prefill-1", "decode-1")}
+
+
+def test_deploy_puts_prefill_first_whatever_the_order():
+    planner = planner_of(tiny_problem())
+    deployment = planner.deploy([shape(Phase.DECODE), shape(Phase.PREFILL)])
+    assert [replica.name for replica in deployment.replicas] == [
+        "prefill-0",
+        "decode-0",
+    ]
+
+
+def test_deploy_answers_none_when_the_cluster_is_too_small():
+    assert planner_of(tiny_problem()).deploy([shape(Phase.BOTH, tp=8)]) is None
+
+
+def test_step_tables_come_from_the_library():
+    planner = planner_of(tiny_problem())
+    deployment = planner.deploy([shape(Phase.BOTH, tp=2)])
+    (stage,) = planner.system(deployment).replicas[0].stages
+    assert stage.prefill_step_ms([100]) == pytest.approx(10.0)  # 20 ms over two GPUs
+
+
+def test_engine_settings_reach_the_replicas():
+    settings = EngineSettings()
+    replica = one_pair(PAIR, limits=settings.limits).replicas[0]
+    assert replica.limits == settings.limits
