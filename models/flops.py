@@ -142,7 +142,7 @@ def _stage(
     rows = vocab + (llm.max_positions if llm.learned_positions else 0)
     return StageShapes(
         groups=tuple(
-            _group(llm, tp, is_moe=is_moe, window=window, num_layers=count)
+            _group(llm, parallelism, is_moe=is_moe, window=window, num_layers=count)
             for (is_moe, window), count in kinds.items()
         ),
         hidden=llm.hidden,
@@ -161,10 +161,16 @@ def _stage(
 
 
 def _group(
-    llm: LlmSpec, tp: int, *, is_moe: bool, window: int | None, num_layers: int
+    llm: LlmSpec,
+    parallelism: Parallelism,
+    *,
+    is_moe: bool,
+    window: int | None,
+    num_layers: int,
 ) -> LayerGroup:
+    tp = parallelism.tp
     projections = _mla_gemms(llm, tp) if llm.mla else _qkv_gemms(llm, tp)
-    feed_forward = _moe_gemms(llm, tp) if is_moe else _mlp_gemms(llm, tp)
+    feed_forward = _moe_gemms(llm, parallelism) if is_moe else _mlp_gemms(llm, tp)
     # Two norms fused with the residual: read and write both streams (4 rows each);
     # every other elementwise step reads and writes the widest row around it.
     widest = max(gemm.n * gemm.experts_per_token for gemm in projections + feed_forward)
@@ -228,9 +234,11 @@ def _mlp_gemms(llm: LlmSpec, tp: int) -> tuple[Gemm, ...]:
     return _feed_forward(llm, _shard(llm.intermediate, tp), llm.precision.mlp)
 
 
-def _moe_gemms(llm: LlmSpec, tp: int) -> tuple[Gemm, ...]:
-    moe = llm.moe
+def _moe_gemms(llm: LlmSpec, parallelism: Parallelism) -> tuple[Gemm, ...]:
+    """Router, routed experts (over EP, their width over the rest), shared experts."""
+    moe, tp, ep = llm.moe, parallelism.tp, parallelism.ep
     assert moe is not None
+    expert_tp = tp * parallelism.attention_dp // ep
     router = Gemm(
         name="router",
         k=llm.hidden,
@@ -243,11 +251,12 @@ def _moe_gemms(llm: LlmSpec, tp: int) -> tuple[Gemm, ...]:
             k=gemm.k,
             n=gemm.n,
             weights=gemm.weights,
-            num_experts=moe.num_experts,
+            num_experts=_shard(moe.num_experts, ep),
             experts_per_token=moe.experts_per_token,
+            expert_gpus=ep,
         )
         for gemm in _feed_forward(
-            llm, _shard(moe.expert_intermediate, tp), llm.precision.experts
+            llm, _shard(moe.expert_intermediate, expert_tp), llm.precision.experts
         )
     )
     if not moe.shared_intermediate:

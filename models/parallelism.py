@@ -76,7 +76,7 @@ class Parallelism:
 
     def why_not_costed(self) -> str | None:
         """Why no memory or latency model covers these degrees yet, or None."""
-        later = {"EP": self.ep, "attention DP": self.attention_dp, "CP": self.cp}
+        later = {"attention DP": self.attention_dp, "CP": self.cp}
         names = [f"{name}{n}" for name, n in later.items() if n > 1]
         return f"{', '.join(names)} is not costed yet" if names else None
 
@@ -89,9 +89,11 @@ class Parallelism:
             return f"TP{self.tp} neither divides nor is a multiple of the {kv} KV heads"
         if llm.intermediate % self.tp:
             return f"TP{self.tp} does not divide the MLP width {llm.intermediate}"
-        if llm.moe and llm.moe.expert_intermediate % self.tp and self.ep == 1:
+        # GPUs that do not split the experts among them split every expert's width.
+        expert_tp = max(1, self.tp * self.attention_dp // self.ep)
+        if llm.moe and llm.moe.expert_intermediate % expert_tp:
             width = llm.moe.expert_intermediate
-            return f"TP{self.tp} does not divide the expert width {width}"
+            return f"TP{expert_tp} does not divide the expert width {width}"
         return None
 
     def _why_not_pipeline(self, llm: LlmSpec) -> str | None:

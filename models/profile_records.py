@@ -172,8 +172,13 @@ class StepRecord:
     @property
     def key(self) -> str:
         """What makes it this point and no other, as text."""
-        identity = (self.llm, self.tp, self.part, self.dtype, self.point)
-        return json.dumps(to_mapping(identity), sort_keys=True)
+        return record_key(self.llm, self.tp, self.part, self.dtype, self.point)
+
+
+def record_key(llm: LlmSpec, tp: int, part: str, dtype: str, point: StepPoint) -> str:
+    """What makes a step record this point and no other, as text."""
+    identity = (llm, tp, part, dtype, point)
+    return json.dumps(to_mapping(identity), sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,8 +30,18 @@ class Gemm:
     k: int = spec("Input width.", unit="1")
     n: int = spec("Output width on this GPU.", unit="1")
     weights: WeightFormat = spec("How it is stored and multiplied.")
-    num_experts: int = spec("Copies, one an expert.", unit="experts", default=1)
-    experts_per_token: int = spec("Copies a token uses.", unit="experts", default=1)
+    num_experts: int = spec("Copies here, one an expert.", unit="experts", default=1)
+    experts_per_token: int = spec(
+        "Copies a token uses, on all GPUs.", unit="experts", default=1
+    )
+    expert_gpus: int = spec(
+        "GPUs the experts are spread over (EP).", unit="GPUs", default=1
+    )
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether tokens are routed to copies of this matrix."""
+        return self.num_experts * self.expert_gpus > 1
 
     @property
     def num_weights(self) -> int:
@@ -44,23 +54,25 @@ class Gemm:
         return self.num_weights * self.weights.bytes_per_weight
 
     def flops(self, tokens: Tokens) -> Tokens:
-        """FLOPs to multiply `tokens` rows (2 per multiply-add)."""
-        return 2.0 * self.k * self.n * self.experts_per_token * tokens
+        """FLOPs to multiply `tokens` rows (2 per multiply-add), experts balanced."""
+        copies = self.experts_per_token / self.expert_gpus
+        return 2.0 * self.k * self.n * copies * tokens
 
     def read_bytes(self, tokens: Tokens) -> Tokens:
         """Weight bytes read: of an expert layer, only the experts `tokens` touch.
 
         With uniform routing a token misses an expert with probability 1 - top_k/E.
         """
-        if self.num_experts == 1:
+        if not self.is_expert:
             return self.weight_bytes + 0.0 * tokens
-        missed = 1.0 - self.experts_per_token / self.num_experts
+        missed = 1.0 - self.experts_per_token / (self.num_experts * self.expert_gpus)
         untouched: Tokens = missed**tokens
         return self.weight_bytes * (1.0 - untouched)
 
     def activation_bytes(self, tokens: Tokens) -> Tokens:
         """Bytes of the input and output rows."""
-        row: float = ACTIVATION_BYTES * (self.k + self.n) * self.experts_per_token
+        copies = self.experts_per_token / self.expert_gpus
+        row: float = ACTIVATION_BYTES * (self.k + self.n) * copies
         return row * tokens
 
 

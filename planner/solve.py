@@ -9,7 +9,6 @@ from models.latency.library import LatencyLibrary
 from models.memory import memory_of
 from planner.bound import gpu_rates, objective_bound, rate_bound
 from planner.check import check_deployment
-from planner.deployment import Deployment
 from planner.errors import UnsupportedProblemError
 from planner.evaluate import Evaluation, Evaluator
 from planner.goodput import FINAL, Effort
@@ -142,9 +141,12 @@ def verify(
         (c for outcome in outcomes for c in outcome.candidates),
         key=lambda c: (c.rank(problem), c.deployment.describe()),
     )
-    unique: dict[Deployment, Candidate] = {}
+    # Methods place equal replicas on other GPUs: the best place stands for all.
+    unique: dict[tuple[str, int], Candidate] = {}
     for candidate in ranked:
-        unique.setdefault(candidate.deployment, candidate)
+        deployment = candidate.deployment
+        num_slices = len({replica.slice for replica in deployment.replicas})
+        unique.setdefault((deployment.describe(), num_slices), candidate)
     verified: list[Candidate] = []
     for is_disaggregated in (True, False):
         kind = [

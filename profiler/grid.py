@@ -233,8 +233,10 @@ def _probes(limits: GridLimits) -> list[StepPoint]:
 
 
 def _ends_grid(limits: GridLimits) -> tuple[GridPoint, ...]:
-    tokens = _doublings(max(1, limits.max_prompt_tokens // 64), limits.max_prompt_tokens)
-    batches = _doublings(1, limits.max_requests)[::2] + [limits.max_requests]
+    tokens = _doublings(
+        max(1, limits.max_prompt_tokens // 64), limits.max_prompt_tokens
+    )
+    batches = [*_doublings(1, limits.max_requests)[::2], limits.max_requests]
     fit = [StepPoint(new_tokens=(n,)) for n in tokens[::2] + tokens[-1:]]
     fit += [decode_point(batch, 1) for batch in batches]
     held = [

@@ -10,29 +10,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-from clusters.fields import spec
-from models.latency.profile import ENDS
-from models.llm import LlmSpec
 from models.profile_records import Spread, StepPoint
 from profiler.layers.attention import KvCache
 from profiler.layers.batch import Sequences, StepBatch, build_batch
 from profiler.layers.block import DecoderLayer, Ends
 from profiler.layers.linear import random_tensor
 from profiler.layers.settings import LayerSettings
+from profiler.subject import Subject
 from profiler.timing import DeviceClock, Measurement, TimingSettings, measure
 
 logger = logging.getLogger(__name__)
 
 _GRAPH_WARMUP = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What is measured: a part of a model at a tensor-parallel shard."""
-
-    llm: LlmSpec = spec("The model.")
-    tp: int = spec("Tensor parallelism.", unit="GPUs", ge=1, default=1)
-    part: str = spec("A layer kind, or ends.")
 
 
 @dataclass(slots=True)
@@ -62,7 +51,7 @@ class StepRunner:
 
     def __post_init__(self) -> None:
         llm, tp = self.subject.llm, self.subject.tp
-        if self.subject.part == ENDS:
+        if self.subject.is_ends:
             self._ends = Ends(llm, tp, self.settings)
             return
         for _ in range(max(self.layer_counts)):

@@ -35,14 +35,13 @@ _DECODE_GROUPS = (1, 4, 8, 16, 32, 48)
 _MESSAGES = tuple(2.0**power for power in range(8, 31, 2))
 _GPUS = (2, 4, 8)
 _MOE_AXES = ("tokens_per_expert", "ep", "width", "num_experts", "hidden")
-_PER_EXPERT = (0.02, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 4000)
-_SPREAD = (1, 2, 4, 8, 32, 128)
+_PER_EXPERT = (0.02, 0.1, 0.3, 1, 3, 10, 40, 200, 4000)
+_SPREAD = (1, 2, 4, 8, 64)
 _EXPERT_WIDTHS = (128, 512, 2048, 8192)
-_EXPERTS = (8, 64, 256)
+_EXPERTS = (8, 16, 64, 256)
 _HIDDEN = (2048, 6144)
 _UNGATED_TOP_K, _UNGATED_HIDDEN = (22,), (2688,)
 """Nemotron-H models: their experts have two matrices, and no column says so."""
-_BROKEN_FACTOR = 3.0
 _FEWEST_ROWS = 300
 _HEAD_DIMS = (64, 128, 256)
 
@@ -70,6 +69,8 @@ def fit_gemms(table: pd.DataFrame, peaks: PeaksOf, rng: np.random.Generator) -> 
             continue
         used = rows.groupby(["m", "n", "k"], as_index=False).latency.median()
         used = used[(used.n >= _WIDTHS[0]) & (used.k >= _DEPTHS[0])]
+        if len(used) < _FEWEST_ROWS:
+            continue
         floor = _floor(used.latency)
 
         def ideal(
@@ -140,7 +141,6 @@ def fit_moe(table: pd.DataFrame, peaks: PeaksOf, rng: np.random.Generator) -> Fi
             continue
         used, reason = _one_gated_kernel(routed)
         stored, floor = STORED_BYTES[str(dtype)], _floor(used.latency)
-        used = used[~_broken_models(used, _experts(used, stored), peak, floor)]
         shape, tokens = _experts(used, stored), _floats(used.num_tokens)
         points = shape.coordinates(tokens)
         knots = (_PER_EXPERT, _SPREAD, _EXPERT_WIDTHS, _EXPERTS, _HIDDEN)
@@ -175,10 +175,7 @@ def _one_gated_kernel(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     ungated |= rows.topk.isin(_UNGATED_TOP_K) | rows.hidden_size.isin(_UNGATED_HIDDEN)
     gated = rows[~ungated]
     kernel = gated.kernel_source.value_counts().index[0]
-    reason = (
-        "experts with two matrices, kernels with fewer rows, and models over "
-        f"{_BROKEN_FACTOR:.0f} times slower than the median model"
-    )
+    reason = "experts with two matrices, and kernels with fewer rows"
     return gated[gated.kernel_source == kernel], reason
 
 
@@ -195,19 +192,6 @@ def _experts(rows: pd.DataFrame, stored: float) -> ExpertShape:
     )
 
 
-def _broken_models(
-    rows: pd.DataFrame, shape: ExpertShape, peak: Peaks, floor: float
-) -> np.ndarray:
-    """Rows of models far slower than the rest, relative to the same roofline."""
-    ideal = shape.ideal_ms(_floats(rows.num_tokens), peak, floor)
-    slowdown = pd.Series(np.log(_floats(rows.latency) / ideal), index=rows.index)
-    whole = (rows.moe_ep_size == 1) & (rows.moe_tp_size == 1)
-    model = rows.hidden_size.astype(str) + "/" + rows.num_experts.astype(str)
-    median = slowdown[whole].groupby(model[whole]).median()
-    broken = median[median > median.median() + np.log(_BROKEN_FACTOR)].index
-    return np.asarray(model.isin(broken))
-
-
 def fit_all_reduce(
     table: pd.DataFrame,
     *,
@@ -217,7 +201,8 @@ def fit_all_reduce(
     rng: np.random.Generator,
 ) -> Fitted:
     """One model of the node's fabric; the kernels captured in CUDA graphs."""
-    used = table[~table.kernel_source.str.contains("eager")]
+    eager = table.kernel_source.str.contains("eager")
+    used = table if eager.all() else table[~eager]
     num_bytes = MESSAGE_BYTES_PER_ELEMENT * _floats(used.message_size)
     num_gpus = _floats(used.num_gpus)
     alpha = _floor(used.latency)

@@ -69,7 +69,8 @@ class StageRoofline:
     def gemm_ms(self, gemm: Gemm, tokens: FloatArray) -> FloatArray:
         """The longer of streaming the bytes and doing the FLOPs of one product."""
         rate = self._gemm_flops_per_s(gemm.weights.compute_dtype)
-        rows = np.minimum(tokens * gemm.experts_per_token, _TILE_ROWS)
+        routed = tokens * gemm.experts_per_token / gemm.expert_gpus
+        rows = np.minimum(routed, _TILE_ROWS)
         # The last wave of tiles is partly idle; its tiles are as tall as the batch.
         wave = 2.0 * gemm.k * _TILE_COLUMNS * self.gpu.num_sms * rows
         idle_flops = self.efficiency.partial_wave_frac * wave

@@ -86,9 +86,9 @@ class StageModel:
         """Step 1: everything that depends on tokens only, at `TOKEN_KNOTS`."""
         total = np.zeros_like(TOKEN_KNOTS)
         for group in self.stage.groups:
-            experts = [gemm for gemm in group.gemms if gemm.num_experts > 1]
+            experts = [gemm for gemm in group.gemms if gemm.is_expert]
             layer = sum(
-                (self._gemm_ms(gemm) for gemm in group.gemms if gemm.num_experts == 1),
+                (self._gemm_ms(gemm) for gemm in group.gemms if not gemm.is_expert),
                 np.zeros_like(TOKEN_KNOTS),
             )
             if experts:
@@ -122,7 +122,7 @@ class StageModel:
             hidden=float(out.n),
             intermediate=float(out.k),
             num_matrices=1 + into.n // out.k,
-            num_experts=float(into.num_experts),
+            num_experts=float(into.num_experts * into.expert_gpus),
             experts_here=float(into.num_experts),
             experts_per_token=float(into.experts_per_token),
             bytes_per_weight=into.weights.bytes_per_weight,

@@ -2,12 +2,14 @@
 
 Numba's own cache looks only at the file of the function it loads, so a change in a
 callee of another file would go unnoticed. Here the cache directory is named after a
-hash of every source file of the simulator, and lives in the user's cache directory, so
-that an installed package in a read-only place is cached as well.
+hash of every source file of the kernel, and lives in the user's cache directory, so
+that an installed package in a read-only place is cached as well. Directories of older
+sources are removed when a new one is made.
 """
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,29 @@ from typing import Any
 import numba
 from numba.core import config as numba_config
 
-_SOURCES = sorted(Path(__file__).parent.glob("*.py"))
+_KERNEL_MODULES = (
+    "batching",
+    "compiled",
+    "events",
+    "groups",
+    "kernel",
+    "kv",
+    "lifecycle",
+    "queues",
+    "rotation",
+    "stages",
+    "state",
+    "steps",
+)
+_NUM_KEPT = 3
+"""Compiled kernels that stay: of this version and of the ones used before it."""
 
 
 def cache_directory() -> Path:
     """Directory of the compiled simulator for these sources and this numba."""
     digest = hashlib.sha256(numba.__version__.encode())
-    for source in _SOURCES:
-        digest.update(source.read_bytes())
+    for name in _KERNEL_MODULES:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "phaseplan" / f"kernels-{digest.hexdigest()[:16]}"
 
@@ -69,11 +86,21 @@ def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
 
 def _writable(directory: Path) -> bool:
+    """Whether the directory can be written; making it removes the oldest ones."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if not directory.is_dir():
+            directory.mkdir(parents=True)
+            _prune(directory.parent)
     except OSError:
         return False
     return os.access(directory, os.W_OK)
+
+
+def _prune(parent: Path) -> None:
+    """Remove all but the newest kernels (another process may be doing the same)."""
+    kernels = sorted(parent.glob("kernels-*"), key=lambda path: path.stat().st_mtime)
+    for old in kernels[:-_NUM_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 _CACHE_DIRECTORY = cache_directory()

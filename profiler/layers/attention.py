@@ -4,8 +4,8 @@ Kernels, best first; the first that agrees with the reference on a small batch i
 
 - ``varlen``: one flash-attention call for all requests of a step, prompts and decodes
   alike, each reading its own run of cache rows (CUDA).
-- ``sdpa``: `scaled_dot_product_attention`, one call a request, or one for all when
-  they are alike; picks flash, memory-efficient or plain kernels itself (any device).
+- ``sdpa``: `scaled_dot_product_attention`, one call for all decodes and one a prompt;
+  picks flash, memory-efficient or plain kernels itself (any device).
 """
 
 import logging
@@ -86,6 +86,15 @@ def attend_sdpa(
     uniform = batch.sequences.uniform_kv_tokens
     if uniform is not None and (window is None or uniform <= window):
         return _attend_uniform(queries, cache, batch.sequences, uniform)
+    if batch.max_query == 1 and batch.num_requests > 1:
+        return _attend_padded(queries, cache, batch, window)
+    return attend_one_by_one(queries, cache, batch, window)
+
+
+def attend_one_by_one(
+    queries: torch.Tensor, cache: KvCache, batch: StepBatch, window: int | None
+) -> torch.Tensor:
+    """The reference: each request on its own."""
     out = torch.empty_like(queries)
     token = 0
     for new, kv, first in zip(
@@ -115,6 +124,32 @@ def _attend_uniform(
         queries.unsqueeze(2),
         dense(cache.keys),
         dense(cache.values),
+        enable_gqa=queries.shape[1] != cache.keys.shape[1],
+    )
+    return found.squeeze(2)
+
+
+def _attend_padded(
+    queries: torch.Tensor, cache: KvCache, batch: StepBatch, window: int | None
+) -> torch.Tensor:
+    """Decodes of different contexts: rows gathered to the longest, the rest masked."""
+    place = torch.arange(batch.max_kv, device=queries.device).unsqueeze(0)
+    lengths = batch.kv_lengths.unsqueeze(1)
+    seen = place < lengths
+    if window is not None:
+        seen = seen & (place >= lengths - window)
+    starts = batch.kv_starts[:-1].unsqueeze(1)
+    rows = torch.where(seen, starts + place, starts).flatten()
+    shape = (batch.num_requests, batch.max_kv, *cache.keys.shape[1:])
+
+    def gather(from_rows: torch.Tensor) -> torch.Tensor:
+        return from_rows.index_select(0, rows).view(shape).transpose(1, 2)
+
+    found = functional.scaled_dot_product_attention(
+        queries.unsqueeze(2),
+        gather(cache.keys),
+        gather(cache.values),
+        attn_mask=seen[:, None, None, :],
         enable_gqa=queries.shape[1] != cache.keys.shape[1],
     )
     return found.squeeze(2)
@@ -188,7 +223,7 @@ def _agrees(
         queries = random_tensor(
             batch.num_tokens, num_heads, head_dim, device=device, dtype=dtype, scale=1.0
         )
-        exact = attend_sdpa(queries, cache, batch, None).float()
+        exact = attend_one_by_one(queries, cache, batch, None).float()
         found = attend(queries, cache, batch, None).float()
         # Written so that NaN never passes.
         if not float((found - exact).norm() / exact.norm()) < _TOLERANCE:

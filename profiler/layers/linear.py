@@ -1,5 +1,6 @@
 """Linear: a weight matrix in the format it is served in, and its product."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -62,9 +63,20 @@ class Fp8Linear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Product of the rows of `x`, each quantised with its own scale."""
+        return self._product(*quantise_rows(x))
+
+    def product_of(self, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """The product alone, of rows quantised beforehand."""
         quantised, scale = quantise_rows(x)
+        return lambda: self._product(quantised, scale)
+
+    def exact_weight(self) -> torch.Tensor:
+        """The matrix that the fp8 weights stand for, shape (n, k)."""
+        return self.weight.float() * self._scale.t()
+
+    def _product(self, rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return torch._scaled_mm(  # noqa: SLF001  (torch's only fp8 product)
-            quantised,
+            rows,
             self.weight.t(),
             scale_a=scale,
             scale_b=self._scale,
@@ -97,7 +109,7 @@ def why_not_fp8(device: torch.device, dtype: torch.dtype) -> str | None:
         found = linear(x)
     except (RuntimeError, NotImplementedError) as error:
         return str(error).splitlines()[0]
-    exact = x.float() @ (linear.weight.float() * linear._scale.t()).t()  # noqa: SLF001
+    exact = x.float() @ linear.exact_weight().t()
     if float((found.float() - exact).norm() / exact.norm()) > 0.1:
         return "fp8 products are wrong on this device"
     return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from clusters.fields import InputError
 from clusters.gpu import Dtype
 from models.llm import WeightFormat
 from profiler.layers.linear import why_not_fp8
@@ -24,13 +25,26 @@ class LayerSettings:
     @classmethod
     def for_device(cls, device: torch.device, dtype: str) -> "LayerSettings":
         """The best kernels that work on a device, for activations in `dtype`."""
-        torch_dtype = _DTYPES[dtype]
+        torch_dtype = cls.torch_dtype(dtype)
         return cls(
             device=device,
             dtype=torch_dtype,
             has_fp8=why_not_fp8(device, torch_dtype) is None,
             pointwise=pointwise_for(device, torch_dtype),
         )
+
+    @staticmethod
+    def torch_dtype(name: str) -> torch.dtype:
+        """Torch's format of that name.
+
+        Raises
+        ------
+        InputError
+            On another name than bf16, fp16 or fp32.
+        """
+        if name not in _DTYPES:
+            raise InputError("dtype", name, f"one of {', '.join(_DTYPES)}")
+        return _DTYPES[name]
 
     @property
     def dtype_name(self) -> str:

@@ -42,6 +42,14 @@ def phaseplan(
     return run_with
 
 
+def one_error(ended: Ended, *fragments: str) -> None:
+    """Assert exit code 2, and one line on stderr with all these fragments."""
+    assert (ended.code, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert [each for each in fragments if each not in line] == []
+
+
 TINY_PROBLEM = """\
 api_version: phaseplan/v1
 cluster: a100_1x4

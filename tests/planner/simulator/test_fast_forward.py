@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.simulator.simulate import simulate
-from planner.simulator.system import Phase
+from planner.simulator.system import KvRoute, Phase
 from tests.planner.simulator.systems import (
     assert_same_times,
     eighths,
@@ -17,6 +17,7 @@ from tests.planner.simulator.systems import (
     tiny_replica,
     tiny_requests,
     tiny_system,
+    tiny_table,
 )
 
 
@@ -30,6 +31,7 @@ def test_fast_forward_equals_step_by_step(system, requests):
     table=step_tables(),
     block_tokens=st.sampled_from([1, 2, 4]),
     spare_tokens=st.integers(0, 40),
+    latency_ms=eighths(160),
     rows=st.lists(
         st.tuples(eighths(200), st.integers(1, 40), st.integers(1, 40)),
         min_size=2,
@@ -38,9 +40,10 @@ def test_fast_forward_equals_step_by_step(system, requests):
 )
 @settings(max_examples=250, deadline=None)
 def test_pulls_in_the_middle_of_a_run_with_little_kv_are_exact(
-    table, block_tokens, spare_tokens, rows
+    table, block_tokens, spare_tokens, latency_ms, rows
 ):
-    """One decode replica; requests come while runs are under way and blocks are few."""
+    """Blocks are few, and go to pulls long before these join the batch."""
+    prefill = tiny_replica(Phase.PREFILL, tiny_table())
     decode = tiny_replica(
         Phase.DECODE,
         table,
@@ -55,5 +58,6 @@ def test_pulls_in_the_middle_of_a_run_with_little_kv_are_exact(
             )
         )
     )
-    system = tiny_system(decode)
+    route = KvRoute(source=0, target=1, latency_ms=latency_ms, ms_per_byte=0.0)
+    system = tiny_system(prefill, decode, routes=(route,))
     assert_same_times(simulate(system, requests), step_by_step(system, requests))

@@ -85,25 +85,25 @@ def test_prefill_interrupts_decoding_on_an_aggregated_replica():
     assert result.finish_ms.tolist() == [5.0, 4.0]
 
 
-def test_two_transfers_on_one_link_go_one_after_the_other():
-    """4 bytes at 0.5 ms each plus 0.25 ms of latency; both are asked for at 1.
+def test_transfers_on_one_link_go_one_after_the_other():
+    """4 bytes at 0.5 ms each plus 0.25 ms of latency; all three are asked for at 1.
 
-    The link is taken from 1 to 3 and from 3 to 5; the caches are there at 3.25 and 5.25
-    and decode one step of 1 ms.
+    The link is taken from 1 to 3, to 5 and to 7; the caches are there 0.25 ms later and
+    decode one step of 1 ms.
     """
     prefill = tiny_replica(Phase.PREFILL, UNIT_STEPS)
     decode = tiny_replica(Phase.DECODE, UNIT_STEPS)
     edges = (EdgeShare(edge="nic", ms_per_byte=0.5),)
     routes = tuple(
-        KvRoute(source=s, target=2, latency_ms=0.25, ms_per_byte=0.5, edges=edges)
-        for s in (0, 1)
+        KvRoute(source=s, target=3, latency_ms=0.25, ms_per_byte=0.5, edges=edges)
+        for s in range(3)
     )
-    system = tiny_system(prefill, prefill, decode, routes=routes)
-    result = simulate(system, tiny_requests((0.0, 4, 2), (0.0, 4, 2)))
-    assert result.transfer_start_ms.tolist() == [1.0, 1.0]
-    assert result.decode_ready_ms.tolist() == [3.25, 5.25]
-    assert result.transfer_ms.tolist() == [2.25, 4.25]
-    assert result.finish_ms.tolist() == [4.25, 6.25]
+    system = tiny_system(prefill, prefill, prefill, decode, routes=routes)
+    result = simulate(system, tiny_requests(*[(0.0, 4, 2)] * 3))
+    assert result.transfer_start_ms.tolist() == [1.0, 1.0, 1.0]
+    assert result.decode_ready_ms.tolist() == [3.25, 5.25, 7.25]
+    assert result.transfer_ms.tolist() == [2.25, 4.25, 6.25]
+    assert result.finish_ms.tolist() == [4.25, 6.25, 8.25]
 
 
 @pytest.mark.parametrize(

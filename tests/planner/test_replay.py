@@ -1,0 +1,91 @@
+"""A replay repeats the plan's evaluation, unless it is asked for something else."""
+
+from pathlib import Path
+
+import pytest
+
+from clusters.fields import InputError
+from planner.plan import Plan
+from planner.replay import ReplayOptions, replay, replay_workload
+from planner.solve import solve
+from tests.planner.tiny_problems import QUICK, TINY_LIBRARY, tiny_problem
+
+TRACE = "arrival_ms,input_tokens,output_tokens\n" + "".join(
+    f"{1000 * i},{50 + 50 * (i % 2)},11\n" for i in range(20)
+)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    best = solve(tiny_problem(), TINY_LIBRARY, effort=QUICK).best
+    assert best is not None
+    return best
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    path = tmp_path / "trace.csv"
+    path.write_text(TRACE)
+    return str(path)
+
+
+def test_without_options_every_number_is_that_of_the_plan(plan: Plan) -> None:
+    assert replay(plan, latency=TINY_LIBRARY) == plan.evaluation
+
+
+def test_another_seed_gives_other_requests(plan: Plan) -> None:
+    found = replay(plan, ReplayOptions(seed=1), latency=TINY_LIBRARY)
+    assert found.num_requests == plan.evaluation.num_requests
+    assert found.rate_rps != plan.evaluation.rate_rps
+
+
+def test_trace_is_replayed_from_its_first_to_its_last_request(
+    plan: Plan, trace: str
+) -> None:
+    found = replay(plan, ReplayOptions(trace=trace), latency=TINY_LIBRARY)
+    # 19 gaps of one second.
+    assert (found.num_requests, found.rate_rps) == (20, pytest.approx(1.0))
+    assert found.offered_rps is None
+    ttft = found.metric("ttft")
+    assert ttft is not None
+    assert ttft.p50_ms > 0
+
+
+def test_trace_is_scaled_to_a_rate(plan: Plan, trace: str) -> None:
+    options = ReplayOptions(trace=trace, rate_rps=4.0, head=10)
+    found = replay(plan, options, latency=TINY_LIBRARY)
+    assert (found.num_requests, found.rate_rps) == (10, pytest.approx(4.0))
+
+
+def test_closed_loop_draws_from_the_lengths_of_the_trace(
+    plan: Plan, trace: str
+) -> None:
+    options = ReplayOptions(trace=trace, concurrency=2, head=6)
+    workload = replay_workload(plan, options)
+    assert workload.concurrency == 2
+    requests = workload.draw(40, seed=0)
+    assert set(requests.input_tokens.tolist()) == {50, 100}
+    assert replay(plan, options, latency=TINY_LIBRARY).num_requests == 6
+
+
+def test_closed_loop_of_the_plans_own_lengths(plan: Plan) -> None:
+    options = ReplayOptions(concurrency=1, head=8)
+    found = replay(plan, options, latency=TINY_LIBRARY)
+    # One at a time never waits: every request takes as long as the others.
+    e2e = found.metric("e2e")
+    assert e2e is not None
+    assert e2e.p99_ms == pytest.approx(e2e.p50_ms)
+
+
+def test_rate_and_concurrency_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="concurrency = 2: expected no rate beside it"):
+        ReplayOptions(rate_rps=1.0, concurrency=2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rate_rps", 0.0), ("rate_rps", float("nan")), ("head", 0), ("seed", -1)],
+)
+def test_options_out_of_range_are_refused(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=field):
+        ReplayOptions(**{field: value})
