@@ -14,6 +14,7 @@ and range, and the row in the data dictionary (`phaseplan schema`).
 """
 
 import math
+import typing
 from dataclasses import MISSING, Field, field, fields
 from typing import Any
 
@@ -106,6 +107,9 @@ def allowed_range(declared: "Field[Any]") -> str:
 def check_fields(instance: Any) -> None:
     """Check every numeric field of a dataclass instance against its declared range.
 
+    A whole number in a field of floats becomes a float: 40 and 40.0 are equal, and
+    must be written to files alike.
+
     Raises
     ------
     InputError
@@ -117,6 +121,13 @@ def check_fields(instance: Any) -> None:
             continue
         if not math.isfinite(value) or not _in_range(value, declared):
             raise InputError(declared.name, value, allowed_range(declared))
+        if isinstance(value, int) and _holds_floats(declared.type):
+            object.__setattr__(instance, declared.name, float(value))
+
+
+def _holds_floats(annotation: Any) -> bool:
+    kinds = typing.get_args(annotation) or (annotation,)
+    return float in kinds and int not in kinds
 
 
 def _in_range(value: float, declared: "Field[Any]") -> bool:

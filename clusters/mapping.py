@@ -112,10 +112,14 @@ def fields_to_mapping(value: Any) -> Any:
     raise TypeError(f"no file form for {type(value).__name__}")
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """A hint that names the known word closest to `name`, or lists a few of them."""
+def nearest(name: object, known: Iterable[str], *, others: Iterable[str] = ()) -> str:
+    """A hint that names the known word closest to `name`, or lists a few of them.
+
+    Words of `others` are named only when no known one is close.
+    """
     words = list(known)
     close = difflib.get_close_matches(str(name), words, n=1, cutoff=0.5)
+    close = close or difflib.get_close_matches(str(name), list(others), n=1, cutoff=0.5)
     return f"nearest is {close[0]!r}" if close else f"known: {_listed(words)}"
 
 
@@ -245,9 +249,8 @@ def _field_of(cls: type, key: object, value: object) -> tuple[str, object]:
         return str(key), value
     aliases = _aliases(cls)
     if key not in aliases:
-        raise InputError(
-            str(key), value, f"a known key ({nearest(key, [*declared, *aliases])})"
-        )
+        hint = nearest(key, declared, others=aliases)
+        raise InputError(str(key), value, f"a known key ({hint})")
     name, to_our_unit = aliases[str(key)]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(typing.cast("float", value)):

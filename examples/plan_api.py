@@ -1,4 +1,4 @@
-"""Plan from Python: how does the rate per GPU change when the TPOT limit is relaxed?
+"""Plan from Python: what a relaxed TPOT limit does to the rate of a GPU.
 
 Run it with `python examples/plan_api.py`.
 """

@@ -173,7 +173,7 @@ class LlmSpec:
         if wanted not in catalog_names():
             hint = nearest(wanted, catalog_names())
             raise InputError(
-                "llm", text, f"a catalogue name ({hint}) or the path of a config.json"
+                "", text, f"a catalogue name ({hint}) or the path of a config.json"
             )
         return _load_catalog(wanted)
 

@@ -10,7 +10,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -21,6 +21,7 @@ from models.profile_records import (
     Environment,
     RateRecord,
     Record,
+    Status,
     StepRecord,
 )
 
@@ -71,6 +72,16 @@ class ProfileTable:
                     "or versions are not mixed",
                 )
         return first
+
+    def with_unstable(self) -> Self:
+        """The table with samples that did not settle taken as they are."""
+        kept = tuple(
+            replace(r, status=Status.OK)
+            if isinstance(r, StepRecord) and r.status is Status.UNSTABLE
+            else r
+            for r in self.records
+        )
+        return type(self)(records=kept, problems=self.problems)
 
     def only(self, **fields: object) -> Self:
         """The records whose environment has these values."""

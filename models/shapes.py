@@ -93,6 +93,11 @@ class AttentionShape:
     is_latent: bool = spec("Multi-head latent attention.", default=False)
 
     @property
+    def cached_dim(self) -> float:
+        """Elements cached per token here."""
+        return self.kv_bytes_per_token / self.kv_element_bytes
+
+    @property
     def has_short_window(self) -> bool:
         """Whether attended tokens are counted as the full window (see module)."""
         return self.window is not None and self.window <= SHORT_WINDOW_TOKENS

@@ -8,6 +8,7 @@ from clusters.cluster import Cluster
 from clusters.fields import InputError, check_fields, spec
 from clusters.mapping import from_mapping
 from clusters.serde import read_mapping
+from models.latency.profile import Profile
 from models.llm import LlmSpec
 from models.memory import MemorySettings
 from planner.objective import Objective
@@ -78,6 +79,10 @@ class EngineSettings:
         unit="ms",
         ge=0,
         default=1.0,
+    )
+    latency_profile: Profile | None = spec(
+        "Profile of measured latencies (its file), which come before every source.",
+        default=None,
     )
     latency_sources: tuple[str, ...] = spec(
         "Latency sources by name, best first; empty: the library's own order.",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from models.latency.library import LatencyLibrary
+from models.latency.measured import MeasuredSource
 from models.memory import memory_of
 from planner.bound import gpu_rates, objective_bound, rate_bound
 from planner.check import check_deployment
@@ -101,6 +102,10 @@ def solve(
 def library_for(problem: Problem, latency: LatencyLibrary | None) -> LatencyLibrary:
     """The library with the sources that the problem asks for."""
     library = latency or LatencyLibrary.default()
+    profile = problem.engine.latency_profile
+    if profile is not None:
+        measured = MeasuredSource(profile=profile)
+        library = LatencyLibrary(sources=(measured, *library.sources))
     wanted = problem.engine.latency_sources
     return library.with_sources(*wanted) if wanted else library
 

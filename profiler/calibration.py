@@ -70,8 +70,6 @@ def _times_ms(engine: Engine, point: StepPoint) -> Sequence[float]:
             engine.prefill(slots, [[7] * point.new_tokens[0]])
         else:
             context = int(point.kv_tokens) // point.num_decodes
-            engine.decode(
-                slots, [context] * point.num_decodes, [7] * point.num_decodes
-            )
+            engine.decode(slots, [context] * point.num_decodes, [7] * point.num_decodes)
         times.append((time.perf_counter() - began) * MS_PER_S)
     return times[_WARMUP:]

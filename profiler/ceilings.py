@@ -5,11 +5,13 @@ Kernels are judged by their share of these, not of the datasheet's peaks.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from clusters.units import MS_PER_S
 from models.profile_records import RateRecord
+from models.profile_table import RecordWriter, read_profile_table
 from profiler.cuda_clock import CudaClock
 from profiler.environment import Device, conditions_of, environment_of
 from profiler.layers.linear import Fp8Linear, random_tensor, why_not_fp8
@@ -61,6 +63,27 @@ def measure_ceilings(
         )
         del trial
     return tuple(records)
+
+
+def append_ceilings(
+    device: Device,
+    path: str | Path,
+    *,
+    timing: TimingSettings | None = None,
+    gpu: str | None = None,
+) -> None:
+    """Measure the ceilings and append them, unless the file has them already.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be written.
+    """
+    if Path(path).exists() and read_profile_table(path).rates:
+        return
+    with RecordWriter(path) as writer:
+        for record in measure_ceilings(device, timing=timing, gpu=gpu):
+            writer.append(record)
 
 
 def _trials(device: Device) -> list[Callable[[], _Trial]]:

@@ -26,6 +26,8 @@ LAYERS = {
     "profiler": {"clusters", "models", "profiler"},
     "planner": {"clusters", "models", "planner"},
 }
+# The one place that puts planner and profiler together (decision 0014).
+COMPOSING = ("planner", "cli")
 FOLDERS = (*LAYERS, "tests", "benchmarks", "examples", "scripts")
 
 MAX_LINES = 400
@@ -37,7 +39,15 @@ CONVERSIONS = {1e9, 2**20, 2**30, 2**40, 3600, 86400}
 CONVERSIONS_IN_PRODUCTS = {1000, 1024, 1e6, 1e12}
 
 # Modules in planner/search/ that serve the methods and are not one.
-SEARCH_SUPPORT: set[str] = set()
+SEARCH_SUPPORT = {
+    "contract",
+    "phases",
+    "ratios",
+    "refine",
+    "registry",
+    "shapes",
+    "units",
+}
 SEARCH_HEADINGS = (
     "Reference",
     "Idea",
@@ -97,8 +107,23 @@ def test_packages_import_only_the_layers_below_them() -> None:
         at(path, node, f"imports {name}")
         for path, node in nodes(*LAYERS)
         for name in imported_modules(node)
-        if (top := name.split(".")[0]) in FOLDERS
-        and top not in LAYERS[path.relative_to(ROOT).parts[0]]
+        if (top := name.split(".")[0]) in FOLDERS and top not in allowed_imports(path)
+    ]
+    assert wrong == []
+
+
+def allowed_imports(path: Path) -> set[str]:
+    parts = path.relative_to(ROOT).parts
+    return LAYERS[parts[0]] | ({"profiler"} if parts[:2] == COMPOSING else set())
+
+
+def test_the_command_line_imports_the_profiler_in_functions_only() -> None:
+    wrong = [
+        at(path, node, f"imports {name} at once")
+        for path in python_files("/".join(COMPOSING))
+        for node in run_on_import(parsed(path).body)
+        for name in imported_modules(node)
+        if name.split(".")[0] == "profiler"
     ]
     assert wrong == []
 

@@ -9,7 +9,8 @@ latency_ms``. A prefill row is `batch` prompts of that length, a decode row one 
 
 A row is left out, and listed, when it breaks physics: when more work of the same
 configuration (more requests, longer, or both) took clearly less time, so that no
-monotone model can meet both. Rows of a model or system this package does not know are
+monotone model can meet both; or when the fit discarded the table behind it because it
+holds no kernel times. Rows of a model or system this package does not know are
 counted as not covered.
 """
 
@@ -137,6 +138,14 @@ def predicted(rows: Iterable[Row], *, source: str = "fitted") -> list[Row]:
         except (InputError, LatencyUnavailableError) as error:
             done += [replace(row, problem=f"not covered: {error}") for row in group]
             continue
+        # Latent attention holds its products in one measured kernel.
+        table_problem = "" if llm.mla else discarded_table(first)
+        if table_problem:
+            done += [
+                replace(row, problem=table_problem, is_moe=llm.moe is not None)
+                for row in group
+            ]
+            continue
         broken = faster_with_more_work(group)
         done += [
             replace(
@@ -155,6 +164,13 @@ def predict(table: StepTable, row: Row) -> float:
     if row.phase == "prefill":
         return table.prefill_step_ms([row.length] * row.batch)
     return table.decode_step_ms(row.batch, float(row.batch * (row.length + 1)))
+
+
+def discarded_table(row: Row) -> str:
+    """Why the measurements behind a row break physics, or nothing."""
+    if row.system not in shipped_systems(row.backend):
+        return ""
+    return load_fit(row.system, row.backend).discarded.get(f"gemm/{row.gemm_quant}", "")
 
 
 def faster_with_more_work(rows: Sequence[Row]) -> list[bool]:

@@ -10,10 +10,18 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from measure import fit_all_reduce, fit_attention, fit_gemms, fit_moe
+from measure import (
+    fit_all_reduce,
+    fit_attention,
+    fit_gemms,
+    fit_latent_attention,
+    fit_moe,
+    host_bound,
+)
 from tables import ENGINES, LICENCE, PACKAGE, PACKAGE_VERSION, Tables
 
 from clusters.links import LinkKind
@@ -76,6 +84,8 @@ def main(arguments: list[str]) -> int:
             write_text_atomic(options.output / system / f"{engine}.json", text)
             took = time.perf_counter() - started
             sys.stderr.write(f"{system} {engine}: {len(text)} bytes, {took:.1f} s\n")
+            for key, reason in fit.discarded.items():
+                sys.stderr.write(f"  discarded {key}: {reason}\n")
             for kind, variants in fit.operators.items():
                 for key, operator in variants.items():
                     e = operator.evidence
@@ -98,6 +108,15 @@ def fit_engine(tables: Tables) -> EngineFit | None:
         for ours, theirs in PEAK_KEYS.items()
         if f"{theirs}_tc_flops" in stated
     }
+    operators = _operators(tables, flops, stated["mem_bw"])
+    discarded = {
+        f"gemm/{key}": reason for key, reason in host_bound(operators["gemm"]).items()
+    }
+    operators["gemm"] = {
+        key: operator
+        for key, operator in operators["gemm"].items()
+        if f"gemm/{key}" not in discarded
+    }
     return EngineFit(
         system=tables.system,
         engine=tables.engine,
@@ -115,7 +134,8 @@ def fit_engine(tables: Tables) -> EngineFit | None:
             memory_frac=stated["mem_bw_empirical_scaling_factor"],
             attention_launch_ms=ATTENTION_LAUNCH_MS,
         ),
-        operators=_operators(tables, flops, stated["mem_bw"]),
+        operators=operators,
+        discarded=discarded,
     )
 
 
@@ -139,6 +159,9 @@ def _operators(
         table = tables.read("attention", f"{prefix}_attention_perf")
         if table is not None:
             fits[f"{phase}_attention"] = fit_attention(table, phase, bf16, rng)
+        fits[f"latent_{phase}_attention"] = _latent_attention(
+            tables, phase, f"{prefix}_mla_perf", bf16, rng
+        )
     if (moe := tables.read("moe", "moe_perf")) is not None:
         fits["moe"] = fit_moe(moe, peaks, rng)
     if (reduce := tables.read("comm", "custom_allreduce_perf")) is not None:
@@ -153,7 +176,22 @@ def _operators(
             link_bytes_per_s=rate,
             rng=rng,
         )
-    return {kind: dict(models) for kind, models in fits.items()}
+    fitted = {kind: dict(models) for kind, models in fits.items()}
+    return {kind: models for kind, models in fitted.items() if models}
+
+
+def _latent_attention(
+    tables: Tables, phase: str, table: str, peaks: Peaks, rng: np.random.Generator
+) -> Iterator[tuple[str, FittedOperator]]:
+    """The engine's own kernel, else that of another engine on the same system."""
+    for engine in (tables.engine, "sglang", "trtllm"):
+        rows = replace(tables, engine=engine).read("mla", table)
+        if rows is not None:
+            lender = "" if engine == tables.engine else engine
+            yield from fit_latent_attention(
+                rows, phase, peaks, rng, borrowed_from=lender
+            )
+            return
 
 
 if __name__ == "__main__":

@@ -43,7 +43,11 @@ _HIDDEN = (2048, 6144)
 _UNGATED_TOP_K, _UNGATED_HIDDEN = (22,), (2688,)
 """Nemotron-H models: their experts have two matrices, and no column says so."""
 _FEWEST_ROWS = 300
+_HOST_BOUND_FACTOR = 8.0
 _HEAD_DIMS = (64, 128, 256)
+_LATENT_HEADS = (1, 8, 16, 64, 128)
+LATENT_CACHED_DIM, LATENT_DECODE_DIM, LATENT_PREFILL_DIM = 576, 1088, 320
+"""DeepSeek-V3: the latent and its positions; plus the values; query-key and value."""
 
 STORED_BYTES = {
     "bfloat16": 2.0,
@@ -92,7 +96,24 @@ def fit_gemms(table: pd.DataFrame, peaks: PeaksOf, rng: np.random.Generator) -> 
         surface, evidence = _fit(
             (m, n, k), axes, used.latency, _groups(n, k), ideal, rng, along=(0, 1, 2)
         )
-        yield str(dtype), _fitted(GemmModel, floor, surface, evidence, len(rows))
+        model = GemmModel(floor_ms=floor, surface=surface)
+        yield str(dtype), FittedOperator(model=model, evidence=evidence)
+
+
+def host_bound(gemms: dict[str, FittedOperator]) -> dict[str, str]:
+    """Number formats whose shortest product is no kernel time, with the reason.
+
+    A product of one token takes microseconds whatever the format; a floor many times
+    that of bf16 is the host preparing the launch, which an engine hides.
+    """
+    floors = {key: operator.model.floor_ms for key, operator in gemms.items()}
+    limit = _HOST_BOUND_FACTOR * floors["bfloat16"]
+    return {
+        key: f"shortest product {floor:.3f} ms, bf16 {floors['bfloat16']:.3f} ms: "
+        "the host's launch was measured, not the kernel"
+        for key, floor in floors.items()
+        if floor > limit
+    }
 
 
 def fit_attention(
@@ -126,9 +147,58 @@ def fit_attention(
         surface, evidence = _fit(
             points, axes, rows.latency, _groups(num, kv_heads), ideal, rng, along=(0, 1)
         )
+        model = AttentionModel(floor_ms=floor, surface=surface)
+        yield f"{kv}/{dim}", FittedOperator(model=model, evidence=evidence)
+
+
+def fit_latent_attention(
+    table: pd.DataFrame,
+    kind: str,
+    peaks: Peaks,
+    rng: np.random.Generator,
+    *,
+    borrowed_from: str,
+) -> Fitted:
+    """One model a KV format of the kernel of DeepSeek-V3's latent attention."""
+    for kv, rows in table.groupby("kv_cache_dtype"):
+        floor = _floor(rows.latency)
+        heads = HeadFormat(
+            head_dim=LATENT_CACHED_DIM / 2.0
+            if kind == "decode"
+            else LATENT_PREFILL_DIM / 2.0,
+            kv_bytes=STORED_BYTES[str(kv)],
+            peaks=peaks,
+            floor_ms=floor,
+            decode_flops_factor=LATENT_DECODE_DIM / LATENT_CACHED_DIM,
+        )
+        num, batch = _floats(rows.num_heads), _floats(rows.batch_size)
+        ones = np.ones_like(num)
+        if kind == "prefill":
+            tokens = _floats(rows.isl)
+            points, ideal = (tokens, batch * num, ones), heads.prefill_ms
+            axes = (
+                _axis("tokens", _PROMPT, tokens),
+                _axis("streams", _STREAMS, batch * num),
+                _axis("group", (1,), ones),
+            )
+        else:
+            context = _floats(rows.step) + 1.0
+            points, ideal = (batch, context, ones, num), heads.decode_ms
+            axes = (
+                _axis("requests", _REQUESTS, batch),
+                _axis("context", _CONTEXT, context),
+                _axis("kv_heads", (1,), ones),
+                _axis("group", _LATENT_HEADS, num),
+            )
+        surface, evidence = _fit(
+            points, axes, rows.latency, _groups(num, batch), ideal, rng, along=(0, 1)
+        )
         yield (
-            f"{kv}/{dim}",
-            _fitted(AttentionModel, floor, surface, evidence, len(rows)),
+            str(kv),
+            FittedOperator(
+                model=AttentionModel(floor_ms=floor, surface=surface),
+                evidence=replace(evidence, borrowed_from=borrowed_from),
+            ),
         )
 
 
@@ -139,7 +209,7 @@ def fit_moe(table: pd.DataFrame, peaks: PeaksOf, rng: np.random.Generator) -> Fi
         routed = rows[rows.distribution == ROUTING]
         if dtype not in STORED_BYTES or peak is None or len(routed) < _FEWEST_ROWS:
             continue
-        used, reason = _one_gated_kernel(routed)
+        used = _gated(routed)
         stored, floor = STORED_BYTES[str(dtype)], _floor(used.latency)
         shape, tokens = _experts(used, stored), _floats(used.num_tokens)
         points = shape.coordinates(tokens)
@@ -158,9 +228,8 @@ def fit_moe(table: pd.DataFrame, peaks: PeaksOf, rng: np.random.Generator) -> Fi
             rng,
         )
         dropped = len(routed) - len(used)
-        evidence = replace(
-            evidence, rows_discarded=dropped, discard_reason=reason if dropped else ""
-        )
+        reason = "experts with two matrices" if dropped else ""
+        evidence = replace(evidence, rows_discarded=dropped, discard_reason=reason)
         yield (
             str(dtype),
             FittedOperator(
@@ -169,14 +238,11 @@ def fit_moe(table: pd.DataFrame, peaks: PeaksOf, rng: np.random.Generator) -> Fi
         )
 
 
-def _one_gated_kernel(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Gated experts in the kernel with the most rows, and why others are left out."""
+def _gated(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose experts have three matrices."""
     ungated = rows.kernel_source.str.contains("nongated|min_latency")
     ungated |= rows.topk.isin(_UNGATED_TOP_K) | rows.hidden_size.isin(_UNGATED_HIDDEN)
-    gated = rows[~ungated]
-    kernel = gated.kernel_source.value_counts().index[0]
-    reason = "experts with two matrices, and kernels with fewer rows"
-    return gated[gated.kernel_source == kernel], reason
+    return rows[~ungated]
 
 
 def _experts(rows: pd.DataFrame, stored: float) -> ExpertShape:
@@ -245,15 +311,6 @@ def _fit(
     surface, evidence = fit_surface(rows, axes, rng)
     knots = np.meshgrid(*(np.asarray(axis.knots) for axis in axes), indexing="ij")
     return made_monotone(surface, ideal(*knots), along), evidence
-
-
-def _fitted(
-    model: type, floor: float, surface: Surface, evidence: Evidence, num_rows: int
-) -> FittedOperator:
-    del num_rows
-    return FittedOperator(
-        model=model(floor_ms=floor, surface=surface), evidence=evidence
-    )
 
 
 def _attention_groups(

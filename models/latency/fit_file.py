@@ -30,6 +30,8 @@ _MODELS: dict[str, type[OperatorModel]] = {
     "gemm": GemmModel,
     "prefill_attention": AttentionModel,
     "decode_attention": AttentionModel,
+    "latent_prefill_attention": AttentionModel,
+    "latent_decode_attention": AttentionModel,
     "moe": MoeModel,
     "all_reduce": AllReduceModel,
 }
@@ -42,6 +44,9 @@ class Evidence:
     rows_used: int = spec("Rows fitted.", unit="rows", ge=1)
     rows_discarded: int = spec("Rows left out.", unit="rows", ge=0, default=0)
     discard_reason: str = spec("Why, empty when none.", default="")
+    borrowed_from: str = spec(
+        "Engine whose kernel stands in, empty: its own.", default=""
+    )
     median_error_frac: float = spec("Of the fitted rows.", unit="1", ge=0)
     p90_error_frac: float = spec("Of the fitted rows.", unit="1", ge=0)
     held_out_median_error_frac: float = spec(
@@ -87,6 +92,9 @@ class EngineFit:
     operators: Mapping[str, Mapping[str, FittedOperator]] = spec(
         "Fits by operator kind, then by variant."
     )
+    discarded: Mapping[str, str] = spec(
+        "Tables left out, as kind/variant, with the reason.", default_factory=dict
+    )
     step_median_error_frac: float | None = spec(
         "Median error of whole steps of models not fitted.", unit="1", default=None
     )
@@ -112,6 +120,7 @@ class EngineFit:
             "flops_per_s": dict(self.flops_per_s),
             "step_median_error_frac": self.step_median_error_frac,
             "step_p90_error_frac": self.step_p90_error_frac,
+            "discarded": dict(self.discarded),
             "elementwise": fields_to_mapping(self.elementwise),
             "operators": {
                 kind: {key: _operator_json(op) for key, op in variants.items()}

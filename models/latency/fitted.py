@@ -17,7 +17,7 @@ from clusters.links import GroupLink, LinkKind
 from models.flops import stage_shapes
 from models.latency.fit_file import ENGINES, EngineFit, load_fit, shipped_systems
 from models.latency.operators.collective import AllReduceModel
-from models.latency.request import LatencyRequest, Provenance
+from models.latency.request import LatencyRequest, Provenance, SourceRemarks
 from models.latency.stage_model import StageModel, fabric_for
 from models.latency.step_table import StepTable
 from models.llm import LlmSpec
@@ -75,6 +75,38 @@ class FittedSource:
                 stage, request.gpu, self.engine, ring, hop, self.step_overhead_ms
             )
             for stage, ring, hop in zip(shapes, request.links.tp, hops, strict=True)
+        )
+
+    def remarks(self, request: LatencyRequest) -> SourceRemarks:
+        """Relative used, links from physics, what lies outside the fit, the error."""
+        gpu, notes, outside = request.gpu, [], set[str]()
+        system = nearest_relative(gpu, self.engine)
+        assert system is not None
+        fit = load_fit(system, self.engine)
+        error_frac = fit.step_p90_error_frac
+        if system != gpu.name:
+            notes.append(f"efficiency of {system} at the peaks of {gpu.name}")
+            if error_frac is not None:
+                error_frac *= TRANSFER_ERROR_FACTOR
+        stages = stage_shapes(request.llm, request.parallelism)
+        for stage, ring in zip(stages, request.links.tp, strict=True):
+            reducer = _reducer(ring, self.engine, system) if stage.tp > 1 else None
+            if stage.tp > 1 and reducer is None:
+                notes.append(f"all-reduce over {ring.kind} from its link rate")
+            model = StageModel(
+                stage=stage,
+                gpu=gpu,
+                fit=fit,
+                ring=ring,
+                reducer=reducer,
+                hop=None,
+                step_overhead_ms=0.0,
+            )
+            outside.update(model.outside_fit())
+        return SourceRemarks(
+            notes=tuple(dict.fromkeys(notes)),
+            outside_fit=tuple(sorted(outside)),
+            expected_error_frac=error_frac,
         )
 
 

@@ -5,24 +5,30 @@ pair answers for the pair at every parallelism: where it has no data the candida
 unavailable, with the reason, and never priced silently from another source.
 """
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Self
 
 from clusters.fields import InputError, spec
 from clusters.gpu import GpuType
 from clusters.mapping import nearest
+from models.latency.fit_file import ENGINES
+from models.latency.fitted import FittedSource
 from models.latency.published import PublishedSource
 from models.latency.request import (
+    ExtrapolationWarning,
     LatencyChoice,
     LatencyRequest,
     LatencySource,
     LatencyUnavailableError,
     Provenance,
+    RemarkingSource,
 )
 from models.latency.roofline import RooflineSource
 from models.llm import LlmSpec
 
 __all__ = [
+    "ExtrapolationWarning",
     "LatencyChoice",
     "LatencyLibrary",
     "LatencyRequest",
@@ -37,6 +43,7 @@ def shipped_sources() -> tuple[LatencySource, ...]:
     return (
         PublishedSource(engine="distserve"),
         PublishedSource(engine="vllm"),
+        *(FittedSource(engine=engine) for engine in ENGINES),
         RooflineSource(),
     )
 
@@ -94,12 +101,21 @@ class LatencyLibrary:
         if impossible:
             raise LatencyUnavailableError(impossible)
         source, reason = self.source_of(llm, request.gpu)
+        error_frac = source.expected_error_frac
+        if isinstance(source, RemarkingSource):
+            remarks = source.remarks(request)
+            reason = "; ".join([reason, *remarks.notes, *remarks.outside_fit])
+            error_frac = remarks.expected_error_frac
+            if remarks.outside_fit:
+                left = f"{llm.name} {parallelism} on {request.gpu.name}: "
+                left += "; ".join(remarks.outside_fit)
+                warnings.warn(left, ExtrapolationWarning, stacklevel=3)
         return LatencyChoice(
             stages=source.compile(request),
             source=source.name,
             provenance=source.provenance,
             reason=reason,
-            expected_error_frac=source.expected_error_frac,
+            expected_error_frac=error_frac,
         )
 
     def source_of(self, llm: LlmSpec, gpu: GpuType) -> tuple[LatencySource, str]:

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from clusters.fields import spec
+from clusters.fields import InputError, spec
 from clusters.gpu import GpuType
 from clusters.links import GroupLink
 from models.communication import (
@@ -145,10 +145,39 @@ def _stage_table(model: ProfiledModel, layers: range, *, is_last: bool) -> StepT
     total = add_tables(tables)
     if not is_last:
         return total
-    return replace(
+    return with_overhead(
         total,
-        prefill_ms=tuple(v + model.prefill_overhead_ms for v in total.prefill_ms),
-        decode_ms=tuple(v + model.decode_overhead_ms for v in total.decode_ms),
+        prefill_ms=model.prefill_overhead_ms,
+        decode_ms=model.decode_overhead_ms,
+    )
+
+
+def single_gpu_table(profile: Profile, llm: LlmSpec) -> StepTable:
+    """The step table of a whole model on one GPU of a profile.
+
+    Raises
+    ------
+    InputError
+        When the profile does not hold the model at TP1, or lacks a part of it.
+    """
+    found = [m for m in profile.models if m.is_of(llm) and m.tp == 1]
+    if not found:
+        held = sorted({f"{m.llm.name} TP{m.tp}" for m in profile.models})
+        raise InputError("profile", f"{llm.name} TP1", f"one of {', '.join(held)}")
+    try:
+        return _stage_table(found[0], range(llm.num_layers), is_last=True)
+    except LatencyUnavailableError as error:
+        raise InputError("profile", llm.name, str(error)) from None
+
+
+def with_overhead(
+    table: StepTable, *, prefill_ms: float, decode_ms: float
+) -> StepTable:
+    """The table with a fixed time added to every step."""
+    return replace(
+        table,
+        prefill_ms=tuple(v + prefill_ms for v in table.prefill_ms),
+        decode_ms=tuple(v + decode_ms for v in table.decode_ms),
     )
 
 

@@ -6,26 +6,19 @@ pipeline stage of any number of layers follows from it.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clusters.fields import InputError, check_fields, spec
-from clusters.mapping import from_mapping, to_mapping
+from clusters.mapping import from_fields, from_mapping, to_mapping
 from clusters.serde import dump_json, read_mapping
-from models.latency.profile_fit import (
-    FitError,
-    fit_decode,
-    fit_prefill,
-    step_table_of,
-)
 from models.latency.step_table import StepTable
 from models.llm import LlmSpec
-from models.profile_records import Environment, Status, StepRecord
-from models.profile_table import ProfileTable
+from models.profile_records import Environment
 
 PROFILE_VERSION = "phaseplan/profile/v1"
 ENDS = "ends"
@@ -34,6 +27,31 @@ WHOLE = "whole"
 """A whole model on all its GPUs, as an endpoint shows it."""
 HOST = "host"
 """What the serving loop adds to a step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitError:
+    """Relative error at points that were not fitted."""
+
+    median_frac: float = spec("Median.", unit="1", ge=0)
+    p90_frac: float = spec("90th percentile.", unit="1", ge=0)
+    max_frac: float = spec("Largest.", unit="1", ge=0)
+    num_points: int = spec("Points.", unit="points", ge=1)
+    method: str = spec("held out, or cross-validation.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def of(cls, errors: NDArray[np.float64], method: str) -> Self:
+        """Percentiles of absolute relative errors."""
+        return cls(
+            median_frac=float(np.median(errors)),
+            p90_frac=float(np.percentile(errors, 90)),
+            max_frac=float(errors.max()),
+            num_points=len(errors),
+            method=method,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +105,8 @@ class ProfiledModel:
         "Serving loop, each decode step.", unit="ms", ge=0, default=0.0
     )
     num_points: int = spec("Points with a number.", unit="points", ge=0)
-    left_out: dict[str, int] = spec("Points without one, by status.")
+    left_out: tuple[tuple[str, int], ...] = spec("Points without one, by status.")
+    unfitted: tuple[str, ...] = spec("Parts with too few points.", default=())
     mixed_to_sum_frac: float | None = spec(
         "Median of mixed steps over prefill plus decode.", unit="1", default=None
     )
@@ -131,6 +150,27 @@ class Profile:
         """
         return from_mapping(cls, read_mapping(path), file=str(path))
 
+    @classmethod
+    def from_file_form(cls, data: object, *, file: str | None = None) -> Self:
+        """A mapping of all fields, or the path of a profile file beside `file`."""
+        if not isinstance(data, str):
+            return from_fields(cls, data, file=file)
+        return cls.load(Path(file).parent / data if file else Path(data))
+
+    def only_of(self, llm: LlmSpec) -> Self:
+        """The profile with this model's measurements alone, at every parallelism.
+
+        Raises
+        ------
+        InputError
+            When there are none.
+        """
+        kept = tuple(model for model in self.models if model.is_of(llm))
+        if not kept:
+            held = sorted({model.llm.name for model in self.models})
+            raise InputError("profile", llm.name, f"one of {', '.join(held)}")
+        return replace(self, models=kept)
+
     def to_json(self) -> str:
         """Its file."""
         return dump_json(to_mapping(self))
@@ -146,101 +186,3 @@ def part_of(llm: LlmSpec, layer: int) -> str:
 def layer_parts(llm: LlmSpec) -> dict[str, int]:
     """How many layers of each kind a model has, in order of appearance."""
     return dict(Counter(part_of(llm, layer) for layer in range(llm.num_layers)))
-
-
-def fit_profile(table: ProfileTable, *, gpu: str | None = None) -> Profile:
-    """Fit every model in a table of records.
-
-    Parameters
-    ----------
-    table
-        Records of one environment.
-    gpu
-        GPU type the profile stands for; None: as the records say.
-
-    Raises
-    ------
-    InputError
-        On records of several environments, or too few points of a part.
-    """
-    environment = table.environment()
-    groups: dict[tuple[LlmSpec, int, str], list[StepRecord]] = {}
-    for record in table.steps:
-        key = (record.llm, record.tp, record.dtype)
-        groups.setdefault(key, []).append(record)
-    models = [_fit_model(records) for records in groups.values()]
-    if not models:
-        raise InputError("records", "none", "at least one step record")
-    return Profile(
-        gpu=gpu or environment.gpu,
-        environment=environment,
-        models=tuple(models),
-        ceilings=tuple(
-            Ceiling(name=r.name, per_s=r.per_s, rate_unit=r.rate_unit)
-            for r in {r.name: r for r in table.rates}.values()
-        ),
-    )
-
-
-def _fit_model(records: Sequence[StepRecord]) -> ProfiledModel:
-    first = records[0]
-    usable = [r for r in records if r.status is Status.OK]
-    names = dict.fromkeys(r.part for r in records if r.part != HOST)
-    parts = []
-    for name in names:
-        of_part = [r for r in usable if r.part == name]
-        try:
-            parts.append(_fit_part(name, of_part))
-        except InputError as error:
-            raise error.within(f"{first.llm.name} TP{first.tp} {name}") from None
-    host = [r for r in usable if r.part == HOST]
-    return ProfiledModel(
-        llm=first.llm,
-        tp=first.tp,
-        dtype=first.dtype,
-        backend=first.backend,
-        parts=tuple(parts),
-        prefill_overhead_ms=_overhead_ms(host, "prefill"),
-        decode_overhead_ms=_overhead_ms(host, "decode"),
-        num_points=len(usable),
-        left_out={
-            str(status): count
-            for status, count in sorted(Counter(r.status for r in records).items())
-            if status is not Status.OK
-        },
-        mixed_to_sum_frac=_mixed_to_sum(usable, parts),
-    )
-
-
-def _fit_part(name: str, records: Sequence[StepRecord]) -> ProfiledPart:
-    prefill, decode = fit_prefill(records), fit_decode(records)
-    return ProfiledPart(
-        part=name,
-        table=step_table_of(prefill, decode),
-        prefill_error=prefill.error,
-        decode_error=decode.error,
-        max_prompt_tokens=max(r.point.prompt_tokens for r in records),
-        max_requests=max(r.point.num_decodes for r in records),
-        max_kv_tokens=max(r.point.kv_tokens for r in records),
-    )
-
-
-def _overhead_ms(records: Sequence[StepRecord], phase: str) -> float:
-    found = [r.step.ms for r in records if r.step and r.point.phase == phase]
-    return float(np.median(found)) if found else 0.0
-
-
-def _mixed_to_sum(
-    records: Sequence[StepRecord], parts: Sequence[ProfiledPart]
-) -> float | None:
-    """Measured mixed steps over the sum of their fitted prefill and decode."""
-    tables = {part.part: part.table for part in parts}
-    ratios = []
-    for record in records:
-        point, table = record.point, tables.get(record.part)
-        if point.phase != "mixed" or table is None or record.step is None:
-            continue
-        alone = table.prefill_step_ms(point.new_tokens, point.past_tokens or None)
-        decodes = table.decode_step_ms(point.num_decodes, point.kv_tokens)
-        ratios.append(record.step.ms / (alone + decodes))
-    return float(np.median(ratios)) if ratios else None

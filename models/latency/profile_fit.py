@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from clusters.fields import InputError, check_fields, spec
+from clusters.fields import InputError, spec
+from models.latency.profile import FitError
 from models.latency.step_table import StepTable
 from models.profile_records import Role, StepRecord
 
@@ -42,31 +43,6 @@ _MAX_KNOTS = 16
 _PARSIMONY = 1.05
 _WORST_FRAC = 0.25
 """Larger errors count as this when numbers of knots are compared: outliers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitError:
-    """Relative error at points that were not fitted."""
-
-    median_frac: float = spec("Median.", unit="1", ge=0)
-    p90_frac: float = spec("90th percentile.", unit="1", ge=0)
-    max_frac: float = spec("Largest.", unit="1", ge=0)
-    num_points: int = spec("Points.", unit="points", ge=1)
-    method: str = spec("held out, or cross-validation.")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    @classmethod
-    def of(cls, errors: FloatArray, method: str) -> "FitError":
-        """Percentiles of absolute relative errors."""
-        return cls(
-            median_frac=float(np.median(errors)),
-            p90_frac=float(np.percentile(errors, 90)),
-            max_frac=float(errors.max()),
-            num_points=len(errors),
-            method=method,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from clusters.fields import InputError, spec
 from clusters.gpu import GpuType
@@ -14,6 +14,10 @@ from models.parallelism import Parallelism
 
 class LatencyUnavailableError(ValueError):
     """No latency for a request; the message is the reason, fit for a plan's report."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """A latency lies outside what was measured, so physics stands in for the fit."""
 
 
 class Provenance(StrEnum):
@@ -54,6 +58,28 @@ class LatencyChoice:
         "Relative error 9 of 10 steps stay within, None when nobody stated one.",
         unit="1",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRemarks:
+    """What a source has to say about one request."""
+
+    notes: tuple[str, ...] = spec("For the plan's report.", default=())
+    outside_fit: tuple[str, ...] = spec(
+        "Where the request leaves the fitted domain, with what stands in.", default=()
+    )
+    expected_error_frac: float | None = spec(
+        "Relative error 9 of 10 steps stay within.", unit="1", default=None
+    )
+
+
+@runtime_checkable
+class RemarkingSource(Protocol):
+    """A source whose evidence differs from request to request."""
+
+    def remarks(self, request: LatencyRequest) -> SourceRemarks:
+        """What to tell about the tables compiled for `request`."""
+        ...
 
 
 class LatencySource(Protocol):

@@ -13,6 +13,7 @@ Steps
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from models.latency.operators.attention import AttentionModel, HeadFormat
 from models.latency.operators.collective import AllReduceModel
 from models.latency.operators.gemm import GemmModel, GemmShape, Peaks
 from models.latency.operators.moe import ExpertShape, MoeModel
-from models.latency.operators.surface import FloatArray
+from models.latency.operators.surface import Axis, FloatArray, Surface
 from models.latency.operators.tokens import TOKEN_KNOTS
 from models.latency.step_table import StepTable
 from models.latency.weights import PEAK_DTYPE, choose_variant
@@ -44,6 +45,12 @@ _SHORT_PROMPTS = 4.0
 """Prompts of the second composition that separates L**2 from tokens."""
 _ATTENTION_TOKENS = (512.0, 65536.0)
 """Token counts at which prefill attention is separated."""
+PLAIN_KV_BYTES = 2.0
+"""Bytes of a cached element from which the cache counts as unquantised."""
+_UNMEASURED_AXES = {"prefill": 3, "decode": 4}
+_UNMEASURED_LOG_SLOWDOWN = 0.5
+_UNMEASURED_FLOOR_MS = 0.01
+"""Attention kernels nobody measured: 61 % of the peaks, as the median kernel."""
 _ATTENTION_LAUNCHES, _QK_NORM_LAUNCHES = 4, 8
 """Small kernels before prefill attention: rotary, cache write; norms of q and k."""
 
@@ -81,6 +88,35 @@ class StageModel:
             decode_ms=tuple(decode.tolist()),
             decode_per_kv_token_ms=tuple(slope.tolist()),
         )
+
+    def outside_fit(self) -> tuple[str, ...]:
+        """Where the stage leaves what was measured, with what stands in for it."""
+        gemms, found = self.fit.variants("gemm"), set()
+        heads = () if self.stage.head is None else (self.stage.head,)
+        for gemm in (*(g for group in self.stage.groups for g in group.gemms), *heads):
+            if gemm.is_expert:
+                if choose_variant(gemm.weights, self.fit.variants("moe"), self.gpu):
+                    continue
+                found.add("routed experts: no kernel in this format, roofline instead")
+                continue
+            variant = choose_variant(gemm.weights, gemms, self.gpu)
+            model = gemms[variant or "bfloat16"]
+            if not model.surface.covers(1.0, float(gemm.n), float(gemm.k)):
+                found.add(
+                    f"{gemm.name} {gemm.k} x {gemm.n}: beyond the measured sizes, "
+                    "efficiency of the nearest"
+                )
+        for group in self.stage.groups:
+            latent = "latent_" * group.attention.is_latent
+            if not self.fit.variants(f"{latent}decode_attention"):
+                found.add("latent attention: no kernel measured, roofline instead")
+        if self.stage.tp > 1 and self.reducer is not None:
+            most = self.reducer.surface.axes[1].knots[-1]
+            if self.stage.tp > most:
+                found.add(
+                    f"all-reduce over {self.stage.tp} GPUs: measured up to {most:.0f}"
+                )
+        return tuple(sorted(found))
 
     def _layers_ms(self) -> FloatArray:
         """Step 1: everything that depends on tokens only, at `TOKEN_KNOTS`."""
@@ -216,9 +252,9 @@ class StageModel:
     def _prefill_ms(
         self, shape: AttentionShape, prompts: float, tokens: FloatArray
     ) -> FloatArray:
-        model, heads = self._kernel("prefill_attention", shape)
+        model, heads = self._kernel("prefill", shape)
         streams = np.asarray(prompts * shape.num_heads)
-        group = shape.num_heads / shape.num_kv_heads
+        group = 1.0 if shape.is_latent else shape.num_heads / shape.num_kv_heads
         slowdown = model.surface.slowdown(tokens, streams, group)
         return np.maximum.accumulate(heads.prefill_ms(tokens, streams, group) * slowdown)
 
@@ -230,14 +266,15 @@ class StageModel:
         windowed = np.zeros_like(sizes)
         for group in self.stage.groups:
             shape = group.attention
-            model, heads = self._kernel("decode_attention", shape)
+            model, heads = self._kernel("decode", shape)
             if shape.has_short_window:
                 assert shape.window is not None
                 context = np.asarray([float(shape.window)])
             else:
                 context = _CONTEXTS
-            batch, kv = sizes[:, None], float(shape.num_kv_heads)
-            ratio = shape.num_heads / shape.num_kv_heads
+            batch = sizes[:, None]
+            kv = 1.0 if shape.is_latent else float(shape.num_kv_heads)
+            ratio = shape.num_heads / kv
             time = heads.decode_ms(
                 batch, context, kv, ratio
             ) * model.surface.slowdown(batch, context, kv, ratio)
@@ -251,21 +288,29 @@ class StageModel:
         return fixed + windowed, _never_cheaper(sizes, per_token)
 
     def _kernel(
-        self, kind: str, shape: AttentionShape
+        self, phase: str, shape: AttentionShape
     ) -> tuple[AttentionModel, HeadFormat]:
         """The fitted kernel of the nearest head width in the cache's format."""
-        fitted = self.fit.variants(kind)
+        fitted = self.fit.variants(f"{'latent_' * shape.is_latent}{phase}_attention")
         head_dim = shape.prefill_dim / 2.0
-        wanted = "bfloat16" if shape.kv_element_bytes >= 2.0 else "fp8"
-        key = min(fitted, key=lambda key: _distance(key, wanted, head_dim))
-        model = fitted[key]
-        assert isinstance(model, AttentionModel)
+        if shape.is_latent and phase == "decode":
+            head_dim = shape.cached_dim / 2.0
+        wanted = "bfloat16" if shape.kv_element_bytes >= PLAIN_KV_BYTES else "fp8"
+        model = _unmeasured(_UNMEASURED_AXES[phase])
+        if fitted:
+            key = min(fitted, key=lambda key: _distance(key, wanted, head_dim))
+            found = fitted[key]
+            assert isinstance(found, AttentionModel)
+            model = found
         return model, HeadFormat(
             head_dim=head_dim,
             kv_bytes=shape.kv_element_bytes,
             peaks=self._peaks("bfloat16"),
             floor_ms=model.floor_ms,
             window=shape.window if shape.has_short_window else None,
+            decode_flops_factor=(
+                shape.decode_dim / shape.cached_dim if shape.is_latent else 1.0
+            ),
         )
 
     def _peaks(self, variant: str) -> Peaks:
@@ -301,9 +346,17 @@ def fabric_for(
     return same[min(same, key=distance)]
 
 
+@cache
+def _unmeasured(num_axes: int) -> AttentionModel:
+    axes = tuple(Axis(name=f"axis {i}", knots=(1.0,)) for i in range(num_axes))
+    surface = Surface(axes=axes, log_slowdown=(_UNMEASURED_LOG_SLOWDOWN,))
+    return AttentionModel(floor_ms=_UNMEASURED_FLOOR_MS, surface=surface)
+
+
 def _distance(key: str, wanted: str, head_dim: float) -> tuple[bool, float]:
-    kv, dim = key.split("/")
-    return kv != wanted, abs(float(np.log(int(dim) / head_dim)))
+    """How far a variant such as ``bfloat16/128`` is from the wanted one."""
+    kv, _, dim = key.partition("/")
+    return kv != wanted, abs(float(np.log(int(dim) / head_dim))) if dim else 0.0
 
 
 def _weighted_line(

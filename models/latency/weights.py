@@ -42,7 +42,9 @@ def variants_for(weights: WeightFormat) -> tuple[str, ...]:
         return ("bfloat16",)
     if stored > _FOUR_BIT_BYTES:
         return ("int8_wo", "bfloat16")
-    return ("int4_wo", "w4a16_mxfp4", "bfloat16")
+    # MXFP4 stores 0.531 bytes with its scales, 4-bit integers in groups of 128 0.52.
+    exact = ("int4_wo", "w4a16_mxfp4") if stored < 0.525 else ("w4a16_mxfp4", "int4_wo")
+    return (*exact, "bfloat16")
 
 
 def choose_variant(

@@ -18,6 +18,7 @@ from planner.cli import (
     export,
     model,
     plan,
+    profile_commands,
     schema,
     simulate,
     trace,
@@ -40,6 +41,7 @@ app.add_typer(catalog.app)
 app.add_typer(cluster.app)
 app.add_typer(model.app)
 app.add_typer(trace.app, name="trace")
+app.add_typer(profile_commands.app, name="profile")
 app.command("schema")(schema.schema)
 
 

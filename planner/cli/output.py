@@ -4,6 +4,7 @@ Consoles read no markup, so that text from users is printed as it stands.
 """
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -36,12 +37,14 @@ def check_output(path: Path | None) -> Path | None:
     Raises
     ------
     InputError
-        If its folder does not exist, or it is a folder itself.
+        If its folder does not exist or takes no files, or it is a folder itself.
     """
     if path is not None and path.is_dir():
         raise InputError("--output", str(path), "a file, not a folder")
     if path is not None and not path.parent.is_dir():
         raise InputError("--output", str(path), "a file in an existing folder")
+    if path is not None and not os.access(path.parent, os.W_OK):
+        raise InputError("--output", str(path), "a folder that takes new files")
     return path
 
 

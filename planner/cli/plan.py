@@ -27,6 +27,7 @@ from planner.cli.progress import progress
 
 if TYPE_CHECKING:
     from planner.plan import Plan
+    from planner.problem import Problem
 
 TimeLimitOption = Annotated[
     float | None,
@@ -49,6 +50,11 @@ PlanOutputOption = Annotated[
     ),
 ]
 
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(help="Measured latencies (`phaseplan profile fit`)."),
+]
+
 
 def plan(
     problem_file: Annotated[
@@ -58,6 +64,7 @@ def plan(
     method: MethodOption = "auto",
     seed: SeedOption = 0,
     time_limit: TimeLimitOption = None,
+    profile: ProfileOption = None,
     fmt: PlanFormatOption = None,
     output: PlanOutputOption = None,
     quiet: QuietOption = False,
@@ -74,13 +81,16 @@ def plan(
     from planner.stop import MaxRuntime, Never
 
     problem = read_problem(problem_file, settings)
+    if profile is not None:
+        problem = with_profile(problem, profile)
     check_supported(problem, method, problem_file)
     stop = Never() if time_limit is None else MaxRuntime(time_limit)
     with errors_name(problem_file), progress(quiet=quiet) as show:
         result = solve(problem, method=method, stop=stop, seed=seed, progress=show)
     why_not = f"{problem_file}: {'; '.join(result.reasons)}"
     if result.best is None:
-        say(f"{why_not}; nothing is written", label="no plan", style="bold red")
+        kept = f"; {output} is not written" if output else ""
+        say(f"{why_not}{kept}", label="no plan", style="bold red")
         raise typer.Exit(ExitCode.NO_PLAN)
     hashes = input_hashes(files_of(problem_file, result.best))
     best = replace(result.best, inputs_sha256=hashes)
@@ -90,6 +100,22 @@ def plan(
     if not result.status.is_success:
         say(f"{why_not}; this is the best effort", label="no plan", quiet=quiet)
         raise typer.Exit(ExitCode.NO_PLAN)
+
+
+def with_profile(problem: "Problem", path: Path) -> "Problem":
+    """The problem with the measured latencies of its model before all others.
+
+    Raises
+    ------
+    InputError
+        When the profile does not hold the model.
+    """
+    from dataclasses import replace
+
+    from models.latency.profile import Profile
+
+    profile = Profile.load(path).only_of(problem.service.llm)
+    return replace(problem, engine=replace(problem.engine, latency_profile=profile))
 
 
 def emit_plan(best: "Plan", fmt: OutputFormat | None) -> None:

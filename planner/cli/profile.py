@@ -135,7 +135,9 @@ def degrees(text: str) -> tuple[int, ...]:
     InputError
         When one is no whole number >= 1.
     """
-    found = tuple(int(part) if part.strip().isdigit() else 0 for part in text.split(","))
+    found = tuple(
+        int(part) if part.strip().isdigit() else 0 for part in text.split(",")
+    )
     if not found or min(found) < 1:
         raise InputError("--tp", text, "whole numbers >= 1, e.g. 1,2,4")
     return found
@@ -174,9 +176,7 @@ def _measure(
     others = other_users(device)
     if others:
         say(others, label="warning", style="yellow", quiet=quiet)
-    measurer = TorchMeasurer(
-        device, dtype=subjects[0].dtype, timing=timing, gpu=gpu
-    )
+    measurer = TorchMeasurer(device, dtype=subjects[0].dtype, timing=timing, gpu=gpu)
     with progress(quiet=quiet) as show:
         append_ceilings(device, records, timing=timing, gpu=gpu)
         summary = run_campaign(
@@ -201,7 +201,7 @@ def fit(
 ) -> None:
     """Fit step tables to records; `-o` writes the profile, the errors are printed."""
     from clusters.serde import write_text_atomic
-    from models.latency.profile import fit_profile
+    from models.latency.profile_build import fit_profile
     from models.profile_table import read_profile_table
     from planner.cli.output import stdout_console
     from planner.cli.profile_tables import profile_report
@@ -209,9 +209,7 @@ def fit(
     table = read_profile_table(records)
     for problem in table.problems:
         say(problem, label="warning", style="yellow", quiet=quiet)
-    profile = fit_profile(
-        table.with_unstable() if with_unstable else table, gpu=gpu
-    )
+    profile = fit_profile(table.with_unstable() if with_unstable else table, gpu=gpu)
     if output is not None:
         write_text_atomic(output, profile.to_json())
     stdout_console().print(profile_report(profile))

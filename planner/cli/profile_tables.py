@@ -47,7 +47,7 @@ def profile_report(profile: "Profile") -> "Group":
     left = [
         (f"{m.llm.name} TP{m.tp}", f"{count} x {status}")
         for m in profile.models
-        for status, count in m.left_out.items()
+        for status, count in m.left_out
     ]
     parts = [("", facts_table(facts)), ("Fits", table_of(headers, rows))]
     if left:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from planner.evaluate import Evaluator
 from planner.explain import Explanation, changed, explain
 from planner.plan import Plan
 from planner.simulator.system import Phase
@@ -11,8 +10,6 @@ from planner.solve import solve
 from tests.planner.tiny_problems import (
     QUICK,
     TINY_LIBRARY,
-    planner_of,
-    shape,
     tiny_problem,
 )
 
@@ -49,9 +46,11 @@ def test_phases_alone_are_at_least_as_good_as_the_whole(
 
 def test_bottleneck_is_the_phase_with_the_least_room(found: Explanation) -> None:
     # 20 ms of prefill are at most 50 requests/s on one GPU. A decode step of B requests
-    # takes 10 + 0.5 B <= 16 ms for B = 12, so 10 steps are 12 / 0.16 s = 75 requests/s.
+    # takes 10 + 0.5 B <= 16 ms for B <= 12, so 10 steps of 12 requests are at most
+    # 12 / 0.16 s = 75 requests/s.
     prefill, decode = found.phases
     assert prefill.capacity_rps < 50
+    assert decode.capacity_rps < 75
     assert prefill.capacity_rps < decode.capacity_rps
     assert found.bottleneck.startswith("prefill limits the plan")
     assert "TTFT breaks first" in found.bottleneck
@@ -87,9 +86,10 @@ def test_plan_itself_is_the_first_row_of_the_ratios(
 def test_another_replica_of_the_bottleneck_helps_most(found: Explanation) -> None:
     goodputs = {each.ratio: each.goodput_rps for each in found.ratios}
     assert set(goodputs) == {"1P1D", "2P1D", "1P2D"}
-    assert goodputs["2P1D"] > 1.2 * goodputs["1P1D"]
-    # Prefill is the bottleneck, so more decode replicas change nothing.
-    assert goodputs["1P2D"] == pytest.approx(goodputs["1P1D"], rel=0.05)
+    # Prefill is the bottleneck: more of it help, up to what decode alone would do.
+    prefill, decode = (room.capacity_rps for room in found.phases)
+    assert goodputs["1P1D"] < goodputs["1P2D"] <= prefill
+    assert prefill < goodputs["2P1D"] <= decode
 
 
 def test_aggregated_plan_has_one_phase() -> None:
@@ -120,13 +120,8 @@ def test_best_effort_without_goodput_is_explained_too() -> None:
     assert plan.goodput.rate_rps == 0
     found = explain(plan, TINY_LIBRARY)
     assert {each.goodput_rps for each in found.ratios} == {0.0}
-    assert found.bottleneck.startswith("TTFT breaks first") or found.phases
+    assert "TTFT breaks first: 0.0%" in found.bottleneck
 
 
-def test_evaluator_is_not_shared_between_explanations(
-    plan: Plan, found: Explanation
-) -> None:
-    again = explain(plan, TINY_LIBRARY)
-    assert again == found
-    evaluator = Evaluator(planner=planner_of(plan.problem))
-    assert evaluator.planner.deploy([shape(Phase.BOTH)]) is not None
+def test_explaining_twice_gives_the_same(plan: Plan, found: Explanation) -> None:
+    assert explain(plan, TINY_LIBRARY) == found

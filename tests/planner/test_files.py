@@ -7,14 +7,16 @@ import pytest
 from clusters.fields import InputError
 from planner.files import input_hashes, plan_to_mapping, read_plan, write_plan
 from planner.plan import PLAN_VERSION
+from planner.slo import Slo
 from planner.solve import solve
 from tests.planner.tiny_problems import QUICK, TINY_LIBRARY, tiny_problem
 
 
 @pytest.fixture(scope="module")
 def plan():
-    result = solve(tiny_problem(), TINY_LIBRARY, method="distserve-high", effort=QUICK)
-    return result.best
+    # Limits as people write them, in whole numbers.
+    problem = tiny_problem(slo=Slo(ttft_ms=60, tpot_ms=16), rate_rps=20)
+    return solve(problem, TINY_LIBRARY, method="distserve-high", effort=QUICK).best
 
 
 @pytest.fixture

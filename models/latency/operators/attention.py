@@ -20,6 +20,11 @@ class HeadFormat:
     peaks: Peaks = spec("Datasheet rates.")
     floor_ms: float = spec("Shortest kernel.", unit="ms", gt=0)
     window: int | None = spec("Attention window.", unit="tokens", default=None)
+    decode_flops_factor: float = spec(
+        "Decode FLOPs over those of plain heads (latent attention: more).",
+        unit="1",
+        default=1.0,
+    )
 
     def prefill_ms(
         self, tokens: FloatArray, streams: FloatArray, group: FloatArray | float
@@ -51,7 +56,7 @@ class HeadFormat:
         return smooth_max(
             self.floor_ms,
             self._memory_ms(2.0 * self.kv_bytes * attended),
-            self._compute_ms(4.0 * group * attended),
+            self._compute_ms(4.0 * self.decode_flops_factor * group * attended),
         )
 
     def _memory_ms(self, num_bytes: FloatArray) -> FloatArray:

@@ -256,7 +256,7 @@ def test_model_that_fits_nowhere_is_no_plan_and_no_file(
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"no plan: {problem_file}: ")
     assert "x does not fit the memory of a100_sxm (86 GB)" in line
-    assert line.endswith("nothing is written")
+    assert line.endswith(f"{output} is not written")
     assert output.read_text() == "the plan before"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from planner.cli.problem_file import METHODS
+from planner.cli.problem_file import METHODS, complete_method
 from planner.search.registry import method_names
 from tests.planner.cli.conftest import TINY_PROBLEM
 
@@ -32,6 +32,11 @@ def phaseplan_command() -> str:
 
 def test_methods_of_the_help_are_those_that_exist() -> None:
     assert sorted(METHODS) == sorted(method_names())
+
+
+def test_methods_are_completed() -> None:
+    found = ["distserve", "distserve-high", "distserve-low"]
+    assert complete_method("dist") == found
 
 
 def test_plan_is_a_table_that_fits_a_hundred_columns(
