@@ -116,7 +116,7 @@ def serving_system(num_prefill: int, num_decode: int, num_both: int) -> ServingS
         )
     )
     return ServingSystem(
-        replicas=tuple(map(serving_replica, phases + [Phase.BOTH] * num_both)),
+        replicas=tuple(map(serving_replica, phases + [Phase.AGGREGATED] * num_both)),
         routes=routes,
         kv_bytes_per_token=kv_bytes_per_token(LlmSpec.load("opt-13b")),
     )

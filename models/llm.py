@@ -173,7 +173,7 @@ class LlmSpec:
         if wanted not in catalog_names():
             hint = nearest(wanted, catalog_names())
             raise InputError(
-                "", text, f"a catalogue name ({hint}) or the path of a config.json"
+                "llm", text, f"a catalogue name ({hint}) or the path of a config.json"
             )
         return _load_catalog(wanted)
 
@@ -183,7 +183,13 @@ class LlmSpec:
         if not isinstance(data, str):
             return from_fields(cls, data, file=file)
         beside = Path(file).parent / data if file else Path(data)
-        return cls.load(beside if beside.exists() else data)
+        try:
+            return cls.load(beside if beside.exists() else data)
+        except InputError as error:
+            if error.key != "llm":
+                raise
+            # The caller knows the key: the text itself is what cannot be used.
+            raise InputError("", error.value, error.expected) from None
 
     def to_file_form(self) -> object:
         """Its name if it is the catalogue's model, otherwise all fields."""

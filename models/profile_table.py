@@ -135,7 +135,12 @@ def parse_record(line: bytes) -> Record:
         raise InputError("", line[:60].decode("utf-8", "replace"), "JSON") from error
     if not isinstance(data, dict):
         raise InputError("", data, "a record (a JSON object)")
-    return from_mapping(Record, data)  # type: ignore[arg-type]
+    kinds = {"step": StepRecord, "rate": RateRecord, "collective": CollectiveRecord}
+    kind = data.get("kind")
+    if kind not in kinds:
+        raise InputError("kind", kind, f"one of {', '.join(kinds)}")
+    record: Record = from_mapping(kinds[kind], data)
+    return record
 
 
 def format_record(record: Record) -> str:

@@ -99,7 +99,7 @@ def _check_replica(problem: Problem, replica: Replica) -> None:
 
 def _check_phases(deployment: Deployment) -> None:
     count = {phase: len(deployment.of_phase(phase)) for phase in Phase}
-    if count[Phase.BOTH] and (count[Phase.PREFILL] or count[Phase.DECODE]):
+    if count[Phase.AGGREGATED] and (count[Phase.PREFILL] or count[Phase.DECODE]):
         raise InputError("deployment.replicas", count, "one kind: split or aggregated")
     if bool(count[Phase.PREFILL]) != bool(count[Phase.DECODE]):
         raise InputError("deployment.replicas", count, "both prefill and decode")

@@ -111,7 +111,7 @@ def _phase_rooms(evaluator: Evaluator, plan: Plan) -> tuple[PhaseRoom, ...]:
     parts = {
         Phase.PREFILL: slo.only("ttft") or slo.only("e2e"),
         Phase.DECODE: slo.only("tpot") or slo.only("e2e"),
-        Phase.BOTH: slo,
+        Phase.AGGREGATED: slo,
     }
     rooms = []
     for phase, part in parts.items():

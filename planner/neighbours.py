@@ -76,7 +76,7 @@ def ratio_of(deployment: Deployment) -> str:
     """Numbers of replicas, e.g. ``2P1D``, or ``3 aggregated``."""
     prefill, decode, both = (
         len(deployment.of_phase(phase))
-        for phase in (Phase.PREFILL, Phase.DECODE, Phase.BOTH)
+        for phase in (Phase.PREFILL, Phase.DECODE, Phase.AGGREGATED)
     )
     return (
         f"{prefill}P{decode}D" if deployment.is_disaggregated else f"{both} aggregated"

@@ -31,13 +31,13 @@ class Compared:
 
     name: str = spec("What it is, e.g. ttft p50.")
     unit: str = spec("Its unit.")
-    predicted: float = spec("By the simulator.", unit="as named")
-    measured: float = spec("On the device.", unit="as named")
+    predicted: float | None = spec("By the simulator.", unit="as named")
+    measured: float | None = spec("On the device; None: never.", unit="as named")
 
     @property
     def error_frac(self) -> float | None:
         """Predicted over measured, less one; None where nothing was measured."""
-        if not self.measured or not np.isfinite([self.predicted, self.measured]).all():
+        if not self.measured or self.predicted is None:
             return None
         return self.predicted / self.measured - 1.0
 
@@ -61,7 +61,7 @@ def engine_system(
 ) -> ServingSystem:
     """One replica that prefills and decodes on one device."""
     replica = ServingReplica(
-        phase=Phase.BOTH,
+        phase=Phase.AGGREGATED,
         stages=(table,),
         limits=limits,
         kv_capacity_tokens=kv_capacity_tokens,
@@ -135,7 +135,7 @@ def compare(
         Compared(
             name=f"{metric} p{percent}",
             unit="ms",
-            predicted=predicted.percentile_ms(metric, percent),
+            predicted=_percentile(predicted.metric_ms(metric), percent),
             measured=_percentile(measured[metric], percent),
         )
         for metric in measured
@@ -180,6 +180,6 @@ def _good_frac(measured: dict[str, FloatArray], slo: Slo) -> float:
     return float(good.mean())
 
 
-def _percentile(values: FloatArray, percent: float) -> float:
+def _percentile(values: FloatArray, percent: float) -> float | None:
     finite = values[np.isfinite(values)]
-    return float(np.percentile(finite, percent)) if len(finite) else float("nan")
+    return float(np.percentile(finite, percent)) if len(finite) else None

@@ -5,6 +5,7 @@ Kernels are judged by their share of these, not of the datasheet's peaks.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -92,8 +93,7 @@ def _trials(device: Device) -> list[Callable[[], _Trial]]:
     width = _CUDA_WIDTH if device.is_cuda else _CPU_WIDTH
     dtypes = _CUDA_DTYPES if device.is_cuda else _CPU_DTYPES
     trials: list[Callable[[], _Trial]] = [lambda: _copy(where, copied)]
-    for name in dtypes:
-        trials.append(lambda name=name: _matmul(where, width, name))
+    trials += [partial(_matmul, where, width, name) for name in dtypes]
     if device.is_cuda and why_not_fp8(where, torch.bfloat16) is None:
         trials.append(lambda: _matmul_fp8(where, width))
     return trials

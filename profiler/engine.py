@@ -8,6 +8,7 @@ padded to the next; prompts run as they come.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -153,8 +154,9 @@ class _DecodeGraph:
     ) -> list[int]:
         """Next tokens of the requests; the padding's are dropped."""
         self._fill(rows, contexts, tokens)
-        found: list[int] = self._replay().tolist()
-        return found[: len(rows)]
+        found: Any = self._replay()
+        tokens_found: list[int] = found.tolist()
+        return tokens_found[: len(rows)]
 
     def _fill(
         self, rows: Sequence[int], contexts: Sequence[int], tokens: Sequence[int]

@@ -173,15 +173,14 @@ def _validation(levels: Sequence[dict[str, Any]]) -> str:
     rows = []
     for level in levels:
         for row in level["compared"]:
-            measured = row["measured"]
-            error = row["predicted"] / measured - 1.0 if measured else float("nan")
+            pair = [row["predicted"], row["measured"]]
+            error = f"{pair[0] / pair[1] - 1.0:+.1%}" if all(pair) else "-"
             rows.append(
                 [
                     f"{level['load_frac']:.0%} ({level['rate_rps']:.3g}/s)",
                     row["name"],
-                    f"{row['predicted']:.4g} {row['unit']}",
-                    f"{measured:.4g} {row['unit']}",
-                    f"{error:+.1%}",
+                    *(f"{v:.4g} {row['unit']}" if v else "-" for v in pair),
+                    error,
                 ]
             )
     headers = ["load", "number", "predicted", "measured", "error"]

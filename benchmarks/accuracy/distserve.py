@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy/distserve.py FILES... [--format json]
 
-FILES are folders (or their `single_sims.json` / `multi_instance_sims.json`) with runs of
+FILES are folders (or their `single_sims.json`, `multi_instance_sims.json`) with runs of
 DistServe's released simulator: inputs, percentiles and the configuration of each point.
 That simulator's habits are put into the *inputs* here, never into the product:
 
@@ -120,7 +120,7 @@ def serving_system(point: dict[str, Any]) -> ServingSystem:
 
     if engine == "vllm":
         return ServingSystem(
-            replicas=(replica(Phase.BOTH, tp, pp),), kv_bytes_per_token=0.0
+            replicas=(replica(Phase.AGGREGATED, tp, pp),), kv_bytes_per_token=0.0
         )
     num_prefill, num_decode = point.get("n_prefill", 1), point.get("n_decode", 1)
     prefills = [replica(Phase.PREFILL, tp, pp)] * num_prefill

@@ -126,7 +126,7 @@ def reading(
         return goodput(served, workload, limits, effort=EFFORT).rate_rps
 
     rates = {
-        "colocated": rate_rps(slo, both=1),
+        "colocated": rate_rps(slo, aggregated=1),
         "prefill_only": rate_rps(slo.only("ttft"), prefill=1),
         "decode_only": rate_rps(slo.only("tpot"), decode=1),
         "2P1D_per_gpu": rate_rps(slo, prefill=2, decode=1) / 3,

@@ -93,7 +93,9 @@ def main(arguments: Sequence[str]) -> int:
     """Print the comparison; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
-    parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
+    parser.add_argument(
+        "--format", choices=("text", "json", "markdown"), default="text"
+    )
     parser.add_argument("--source", choices=("fitted", "roofline"), default="fitted")
     options = parser.parse_args(arguments)
     rows = predicted(read_rows(options.file), source=options.source)
@@ -311,7 +313,10 @@ def markdown_of(report: dict[str, object]) -> str:
     assert isinstance(summary, dict)
     assert isinstance(slices, list)
     assert isinstance(worst, list)
-    lines = ["| models | rows | left out | median | p90 | bias |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| models | rows | left out | median | p90 | bias |",
+        "|---|---|---|---|---|---|",
+    ]
     for kind, found in summary.items():
         lines.append(
             f"| {kind} | {found['rows']} | {found['excluded']} | "
@@ -329,7 +334,15 @@ def markdown_of(report: dict[str, object]) -> str:
         cells = [str(entry[key]) for key in SLICE] + [str(entry["rows"])]
         cells += [_percent(entry[key]) for key in ("median_ape", "p90_ape", "bias")]
         lines.append("| " + " | ".join(cells) + " |")
-    shown = (*SLICE, "tp", "batch", "length", "latency_ms", "predicted_ms", "error_frac")
+    shown = (
+        *SLICE,
+        "tp",
+        "batch",
+        "length",
+        "latency_ms",
+        "predicted_ms",
+        "error_frac",
+    )
     lines += ["", "Worst rows:", "", "| " + " | ".join(shown) + " |"]
     lines.append("|" + "---|" * len(shown))
     for entry in worst:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ _KV_HEADS = (1, 2, 4, 8, 32)
 _GROUPS = (1, 4, 8, 16)
 _DECODE_GROUPS = (1, 4, 8, 16, 32, 48)
 _MESSAGES = tuple(2.0**power for power in range(8, 31, 2))
-_GPUS = (2, 4, 8)
+_GPUS = (2, 4, 8, 16)
 _MOE_AXES = ("tokens_per_expert", "ep", "width", "num_experts", "hidden")
 _PER_EXPERT = (0.02, 0.1, 0.3, 1, 3, 10, 40, 200, 4000)
 _SPREAD = (1, 2, 4, 8, 64)
@@ -130,6 +131,8 @@ def fit_attention(
         if kind == "prefill":
             tokens = _floats(rows.isl)
             points, ideal = (tokens, batch * num, group), heads.prefill_ms
+            if (rows.step > 0).any():  # chunks: the ideal knows the past tokens
+                ideal = partial(heads.prefill_ms, past=_floats(rows.step))
             axes = (
                 _axis("tokens", _PROMPT, tokens),
                 _axis("streams", _STREAMS, batch * num),
@@ -310,7 +313,8 @@ def _fit(
     )
     surface, evidence = fit_surface(rows, axes, rng)
     knots = np.meshgrid(*(np.asarray(axis.knots) for axis in axes), indexing="ij")
-    return made_monotone(surface, ideal(*knots), along), evidence
+    at_knots = ideal.func if isinstance(ideal, partial) else ideal
+    return made_monotone(surface, at_knots(*knots), along), evidence
 
 
 def _attention_groups(
@@ -334,7 +338,8 @@ def _axis(name: str, knots: tuple[float, ...], seen: FloatArray) -> Axis:
     kept = [
         float(knot)
         for knot in knots
-        if low <= knot <= high and (knot - 1 not in knots or knot in present or knot < 16)
+        if low <= knot <= high
+        and (knot - 1 not in knots or knot in present or knot < 16)
     ]
     return Axis(name=name, knots=tuple(kept or [float(np.median(seen))]))
 

@@ -38,7 +38,9 @@ class Tables:
         )
         if not held:
             return None
-        wanted = [p for p in held if _order(p.parent.name) <= _order(self.engine_version)]
+        wanted = [
+            p for p in held if _order(p.parent.name) <= _order(self.engine_version)
+        ]
         return pd.read_parquet((wanted or held)[-1])
 
     def peaks(self) -> dict[str, float]:

@@ -129,7 +129,9 @@ class EngineFit:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, file: str | None = None) -> "EngineFit":
+    def from_json(
+        cls, data: Mapping[str, Any], *, file: str | None = None
+    ) -> "EngineFit":
         """Reverse of `to_json`.
 
         Raises
@@ -156,7 +158,9 @@ class EngineFit:
                 **plain,
             )
         except (KeyError, TypeError) as error:
-            raise InputError("fit", str(error), "the keys of a fit file", file=file) from None
+            raise InputError(
+                "fit", str(error), "the keys of a fit file", file=file
+            ) from None
 
 
 @cache
@@ -180,7 +184,7 @@ def shipped_systems(engine: str) -> tuple[str, ...]:
 
 def _operator_json(operator: FittedOperator) -> dict[str, object]:
     model = operator.model
-    plain: dict[str, object] = {"floor_ms": None}
+    plain: dict[str, object]
     if isinstance(model, AllReduceModel):
         plain = {
             "fabric": model.fabric,
@@ -198,7 +202,7 @@ def _operator_json(operator: FittedOperator) -> dict[str, object]:
 
 
 def _operator_from(kind: str, entry: Mapping[str, Any]) -> FittedOperator:
-    plain = {
+    plain: dict[str, Any] = {
         key: LinkKind(value) if key == "kind" else value
         for key, value in entry.items()
         if key not in ("surface", "evidence")

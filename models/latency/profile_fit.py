@@ -41,6 +41,8 @@ _ROUNDS = 12
 _FOLDS = 5
 _MAX_KNOTS = 16
 _PARSIMONY = 1.05
+_EXACT_FRAC = 1e-4
+"""Errors below this are alike when numbers of knots are compared."""
 _WORST_FRAC = 0.25
 """Larger errors count as this when numbers of knots are compared: outliers."""
 
@@ -187,7 +189,8 @@ def _choose_knots(points: _Points, columns: _Columns) -> FloatArray:
         errors = _cross_errors(points, knots, columns)
         trials.append((float(np.minimum(errors, _WORST_FRAC).mean()), knots))
     best = min(score for score, _ in trials)
-    return next(knots for score, knots in trials if score <= best * _PARSIMONY)
+    enough = best * _PARSIMONY + _EXACT_FRAC
+    return next(knots for score, knots in trials if score <= enough)
 
 
 def _spread(distinct: FloatArray, num: int) -> FloatArray:

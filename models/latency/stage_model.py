@@ -47,6 +47,8 @@ _ATTENTION_TOKENS = (512.0, 65536.0)
 """Token counts at which prefill attention is separated."""
 PLAIN_KV_BYTES = 2.0
 """Bytes of a cached element from which the cache counts as unquantised."""
+_FAR_FACTOR = 3.0
+"""A wide product is all bandwidth or all FLOPs; further out we say so."""
 _UNMEASURED_AXES = {"prefill": 3, "decode": 4}
 _UNMEASURED_LOG_SLOWDOWN = 0.5
 _UNMEASURED_FLOOR_MS = 0.01
@@ -101,7 +103,8 @@ class StageModel:
                 continue
             variant = choose_variant(gemm.weights, gemms, self.gpu)
             model = gemms[variant or "bfloat16"]
-            if not model.surface.covers(1.0, float(gemm.n), float(gemm.k)):
+            widest = model.surface.axes[1].knots[-1], model.surface.axes[2].knots[-1]
+            if gemm.n > _FAR_FACTOR * widest[0] or gemm.k > _FAR_FACTOR * widest[1]:
                 found.add(
                     f"{gemm.name} {gemm.k} x {gemm.n}: beyond the measured sizes, "
                     "efficiency of the nearest"
@@ -170,13 +173,16 @@ class StageModel:
         peaks = self._peaks("bfloat16")
         moved = gemm.read_bytes(TOKEN_KNOTS) + gemm.activation_bytes(TOKEN_KNOTS)
         seconds = np.maximum(
-            moved / peaks.memory_bytes_per_s, gemm.flops(TOKEN_KNOTS) / peaks.flops_per_s
+            moved / peaks.memory_bytes_per_s,
+            gemm.flops(TOKEN_KNOTS) / peaks.flops_per_s,
         )
         return np.asarray(1000.0 * seconds)
 
     def _elementwise_ms(self, group: LayerGroup) -> FloatArray:
         model, rate = self.fit.elementwise, self.gpu.memory_bytes_per_s
-        norm = model.ms(group.norm_bytes_per_token * TOKEN_KNOTS, memory_bytes_per_s=rate)
+        norm = model.ms(
+            group.norm_bytes_per_token * TOKEN_KNOTS, memory_bytes_per_s=rate
+        )
         total = 2.0 * norm
         if group.activation_bytes_per_token:
             moved = group.activation_bytes_per_token * TOKEN_KNOTS
@@ -256,7 +262,9 @@ class StageModel:
         streams = np.asarray(prompts * shape.num_heads)
         group = 1.0 if shape.is_latent else shape.num_heads / shape.num_kv_heads
         slowdown = model.surface.slowdown(tokens, streams, group)
-        return np.maximum.accumulate(heads.prefill_ms(tokens, streams, group) * slowdown)
+        return np.maximum.accumulate(
+            heads.prefill_ms(tokens, streams, group) * slowdown
+        )
 
     def _decode_attention(
         self, sizes: FloatArray, linear: FloatArray
@@ -275,9 +283,9 @@ class StageModel:
             batch = sizes[:, None]
             kv = 1.0 if shape.is_latent else float(shape.num_kv_heads)
             ratio = shape.num_heads / kv
-            time = heads.decode_ms(
+            time = heads.decode_ms(batch, context, kv, ratio) * model.surface.slowdown(
                 batch, context, kv, ratio
-            ) * model.surface.slowdown(batch, context, kv, ratio)
+            )
             time = np.maximum.accumulate(np.maximum.accumulate(time, 0), 1)
             if shape.has_short_window:
                 windowed += group.num_layers * time[:, 0]

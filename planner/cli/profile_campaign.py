@@ -146,7 +146,7 @@ class Run:
         )
 
     def repeat(self) -> None:
-        """``repeat.jsonl``: points of the first subject once more, for repeatability."""
+        """``repeat.jsonl``: points of the first subject once more."""
         from dataclasses import replace
 
         from profiler.campaign import run_campaign

@@ -103,8 +103,8 @@ def validation_report(levels: Sequence["ValidationLevel"]) -> "Table":
                     f"{level.load_frac:.0%}" if is_first else "",
                     rate if is_first else "",
                     row.name,
-                    f"{row.predicted:.4g} {row.unit}",
-                    f"{row.measured:.4g} {row.unit}",
+                    quantity(row.predicted, row.unit),
+                    quantity(row.measured, row.unit),
                     "-" if error is None else f"{error:+.1%}",
                 ]
             )

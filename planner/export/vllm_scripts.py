@@ -40,7 +40,7 @@ def launch_script(plan: Plan, instance: Instance, rank: int, stamp: str) -> str:
     part = instance.parts[rank]
     replica = instance.replica
     gpus = ", ".join(str(gpu) for gpu in part.local_gpus)
-    kind = "aggregated" if replica.phase is Phase.BOTH else str(replica.phase)
+    kind = "aggregated" if replica.phase is Phase.AGGREGATED else str(replica.phase)
     return script(
         comment(
             f"{replica.name}: {kind} replica, {replica.parallelism}, "

@@ -14,7 +14,8 @@ Steps
     2. Goodput of one replica of each shape.
     3. Numbers of replicas, ranked by promise.
     4. Simulate the most promising whole, requests routed to the least work.
-    5. Improve the best by single replicas more or fewer.
+    5. Improve the best by single replicas more or fewer, and by replicas of one more
+       shape (another GPU type, say) on GPUs that it leaves free.
 
 Differences from the paper
     - several replicas behind one router, which share bursts
@@ -35,7 +36,7 @@ from planner.search.contract import (
     why_not_open,
 )
 from planner.search.phases import rate_alone
-from planner.search.ratios import single_mixes
+from planner.search.ratios import best_of_each_type, single_mixes
 from planner.search.refine import Simulated, refine
 from planner.search.shapes import usable_shapes
 from planner.simulator.system import Phase
@@ -66,16 +67,17 @@ class Aggregated:
         ledger = Ledger()
         planner = context.evaluator.planner
         # 1. Shapes.
-        usable = usable_shapes(planner, Phase.BOTH, ledger)
+        usable = usable_shapes(planner, Phase.AGGREGATED, ledger)
         # 2. Goodput of one replica.
-        rated = rate_alone(context, usable, Phase.BOTH, ledger)
+        rated = rate_alone(context, usable, Phase.AGGREGATED, ledger)
         # 3. Numbers of replicas.
         mixes = single_mixes(context.problem, rated)
         simulated = Simulated(self.name, context, ledger, planner.deploy)
         # 4. The most promising, whole.
         promised = [tuple((r.shape, n) for r, n in mix.counts) for mix in mixes]
         # 5. Then the neighbours of the best.
-        refine(simulated, promised, num_finalists=self.num_finalists)
+        extras = best_of_each_type(rated)
+        refine(simulated, promised, num_finalists=self.num_finalists, extras=extras)
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,

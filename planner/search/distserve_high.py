@@ -19,7 +19,8 @@ Steps
     3. Numbers of replicas that match, for every pair of shapes, ranked by promise.
     4. Place the most promising on concrete GPUs and simulate them whole, KV transfers
        over the real links included.
-    5. Improve the best by single replicas more or fewer.
+    5. Improve the best by single replicas more or fewer, and by replicas of one more
+       shape (another GPU type, say) on GPUs that it leaves free.
 
 Differences from the paper
     - the whole is simulated, not only its parts: a joint SLO is harder than its parts,
@@ -46,7 +47,7 @@ from planner.search.contract import (
     why_not_open,
 )
 from planner.search.phases import rate_alone
-from planner.search.ratios import RatedShape, pair_mixes
+from planner.search.ratios import RatedShape, best_of_each_type, pair_mixes
 from planner.search.refine import Simulated, refine
 from planner.search.shapes import usable_shapes
 from planner.simulator.system import Phase
@@ -88,7 +89,8 @@ class DistServeHigh:
         # 4. The most promising, whole.
         promised = [tuple((r.shape, n) for r, n in mix.counts) for mix in mixes]
         # 5. Then the neighbours of the best.
-        refine(simulated, promised, num_finalists=self.num_finalists)
+        extras = [s for each in rated.values() for s in best_of_each_type(each)]
+        refine(simulated, promised, num_finalists=self.num_finalists, extras=extras)
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,

@@ -159,7 +159,7 @@ def all_counts(
         left = budget - _num_gpus(prefill)
         for decode in multisets(shapes[Phase.DECODE], left, limit):
             yield prefill + decode
-    yield from multisets(shapes[Phase.BOTH], budget, limit)
+    yield from multisets(shapes[Phase.AGGREGATED], budget, limit)
 
 
 def multisets(

@@ -107,6 +107,18 @@ def single_mixes(problem: Problem, rated: Sequence[RatedShape]) -> list[Mix]:
     return sorted(mixes, key=lambda mix: mix.rank(problem))
 
 
+def best_of_each_type(rated: Sequence[RatedShape]) -> list[ReplicaShape]:
+    """Of every GPU type the shape with the best rate per GPU, and the smallest one."""
+    chosen: dict[ReplicaShape, None] = {}
+    for gpu_type in dict.fromkeys(each.shape.gpu_type for each in rated):
+        usable = [r for r in rated if r.shape.gpu_type == gpu_type and r.rate_rps > 0]
+        if usable:
+            best = max(usable, key=lambda r: (r.rate_rps / r.num_gpus, -r.num_gpus))
+            least = min(usable, key=lambda r: (r.num_gpus, -r.rate_rps))
+            chosen |= {best.shape: None, least.shape: None}
+    return list(chosen)
+
+
 def gpu_budget(problem: Problem) -> int:
     """GPUs that a plan may use."""
     total = problem.cluster.num_gpus

@@ -7,6 +7,7 @@ from planner.cost import usd_per_hour
 from planner.deployment import Deployment, ReplicaShape
 from planner.goodput import Effort
 from planner.search.contract import STOPPED, Candidate, Ledger, SearchContext
+from planner.simulator.system import Phase
 
 ShapeCounts = tuple[tuple[ReplicaShape, int], ...]
 
@@ -70,11 +71,19 @@ class Simulated:
 
 
 def refine(
-    simulated: Simulated, promised: Sequence[ShapeCounts], *, num_finalists: int
+    simulated: Simulated,
+    promised: Sequence[ShapeCounts],
+    *,
+    num_finalists: int,
+    extras: Sequence[ReplicaShape] = (),
 ) -> None:
-    """Simulate the first promises that fit, climb from the best, count the others."""
+    """Simulate the first promises that fit, climb from the best, count the others.
+
+    `extras` are shapes that the climb may add: that is how GPUs which no pool of the
+    best uses (another type, the rest of a node) come to serve too.
+    """
     simulate_promising(simulated, promised, num_finalists=num_finalists)
-    climb(simulated)
+    climb(simulated, extras=extras)
     # Counted last: the climb may have come across some of them.
     left = sum(1 for counts in promised if counts not in simulated.known)
     is_cut_short = simulated.context.is_stopped
@@ -94,16 +103,22 @@ def simulate_promising(
             num_done += 1
 
 
-def climb(simulated: Simulated, *, max_rounds: int = 20) -> None:
+def climb(
+    simulated: Simulated,
+    *,
+    extras: Sequence[ReplicaShape] = (),
+    max_rounds: int = 20,
+) -> None:
     """Move from the best candidate to better numbers of replicas, until none is.
 
-    Neighbours have one replica more or fewer of one shape, or of two shapes at once.
+    Neighbours have one replica more or fewer of one shape, or of all shapes at once, or
+    replicas of one more shape: one, or as many as there are GPUs for.
     """
     for _ in range(max_rounds):
         best = simulated.best
         if best is None or simulated.context.should_stop():
             return
-        for neighbour in _neighbours(simulated, best):
+        for neighbour in _neighbours(simulated, best, extras):
             if simulated.context.should_stop():
                 return
             simulated.try_counts(neighbour)
@@ -111,25 +126,48 @@ def climb(simulated: Simulated, *, max_rounds: int = 20) -> None:
             return
 
 
-def _neighbours(simulated: Simulated, best: Candidate) -> list[ShapeCounts]:
-    problem = simulated.context.problem
+def _neighbours(
+    simulated: Simulated, best: Candidate, extras: Sequence[ReplicaShape]
+) -> list[ShapeCounts]:
     pools = best.deployment.pools()
     shapes = [pool.shape for pool in pools]
     counts = [len(pool.replicas) for pool in pools]
-    limit = problem.search.max_replicas
-    budget = problem.search.max_gpus or problem.cluster.num_gpus
     steps = [[0] * len(counts) for _ in range(2 * len(counts))]
     for i in range(len(counts)):
         steps[2 * i][i], steps[2 * i + 1][i] = 1, -1
     if len(counts) > 1:
         steps += [[1] * len(counts), [-1] * len(counts)]
-    found = []
+    found: list[ShapeCounts] = []
     for step in steps:
         moved = [n + s for n, s in zip(counts, step, strict=True)]
-        gpus = sum(
-            n * s.parallelism.num_gpus for n, s in zip(moved, shapes, strict=True)
-        )
-        if min(moved) < 1 or gpus > budget or (limit and max(moved) > limit):
-            continue
-        found.append(tuple(zip(shapes, moved, strict=True)))
-    return found
+        if min(moved) >= 1:
+            found.append(tuple(zip(shapes, moved, strict=True)))
+    kept = tuple(zip(shapes, counts, strict=True))
+    for extra in extras:
+        left = _free_gpus(simulated, best, extra) // extra.parallelism.num_gpus
+        if extra not in shapes:
+            found += [(*kept, (extra, n)) for n in sorted({min(1, left), left}) if n]
+    return [each for each in found if _is_within(simulated, each)]
+
+
+def _free_gpus(simulated: Simulated, best: Candidate, shape: ReplicaShape) -> int:
+    """GPUs of a shape's type that the best does not use."""
+    topology = simulated.context.problem.cluster.topology
+    used = set(best.deployment.gpu_indices)
+    return sum(
+        1
+        for gpu in topology.gpus
+        if gpu.type.name == shape.gpu_type and gpu.index not in used
+    )
+
+
+def _is_within(simulated: Simulated, counts: ShapeCounts) -> bool:
+    """Whether the limits on GPUs and on the replicas of each phase are kept."""
+    space = simulated.context.problem.search
+    gpus = sum(n * shape.parallelism.num_gpus for shape, n in counts)
+    budget = space.max_gpus or simulated.context.problem.cluster.num_gpus
+    replicas: dict[Phase, int] = {}
+    for shape, n in counts:
+        replicas[shape.phase] = replicas.get(shape.phase, 0) + n
+    limit = space.max_replicas or budget
+    return gpus <= budget and max(replicas.values()) <= limit

@@ -91,7 +91,7 @@ def build_world(
         slot=slot,
         dirty=np.zeros(len(replicas), dtype=np.int64),
         prefill_replicas=np.array(
-            by_phase[Phase.PREFILL] + by_phase[Phase.BOTH], dtype=np.int64
+            by_phase[Phase.PREFILL] + by_phase[Phase.AGGREGATED], dtype=np.int64
         ),
         decode_replicas=np.array(by_phase[Phase.DECODE], dtype=np.int64),
         prefill_knots=knots,

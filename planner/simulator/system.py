@@ -13,7 +13,7 @@ class Phase(StrEnum):
 
     PREFILL = "prefill"
     DECODE = "decode"
-    BOTH = "both"
+    AGGREGATED = "aggregated"
 
 
 class Routing(StrEnum):
@@ -122,9 +122,11 @@ class ServingSystem:
         if not self.replicas:
             raise InputError("replicas", self.replicas, "at least one replica")
         phases = {replica.phase for replica in self.replicas}
-        if Phase.BOTH in phases and len(phases) > 1:
+        if Phase.AGGREGATED in phases and len(phases) > 1:
             raise InputError(
-                "replicas", sorted(phases), "either 'both' or 'prefill' and 'decode'"
+                "replicas",
+                sorted(phases),
+                "either 'aggregated' or 'prefill' and 'decode'",
             )
         self._check_slices()
         self._check_routes()

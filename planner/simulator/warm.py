@@ -21,7 +21,9 @@ def warm() -> None:
         decode_ms=(1.0, 1.0),
         decode_per_kv_token_ms=(0.0, 0.0),
     )
-    replica = ServingReplica(phase=Phase.BOTH, stages=(table,), kv_capacity_tokens=64)
+    replica = ServingReplica(
+        phase=Phase.AGGREGATED, stages=(table,), kv_capacity_tokens=64
+    )
     requests = Requests(
         arrival_ms=np.zeros(1),
         input_tokens=np.ones(1, dtype=np.int64),

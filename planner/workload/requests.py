@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clusters.fields import InputError
+from clusters.fields import InputError, spec
 from clusters.units import MS_PER_S
 
 FloatArray = NDArray[np.float64]
@@ -31,10 +31,12 @@ class Requests:
         Optional block hashes of each prompt, one tuple a request (Mooncake traces).
     """
 
-    arrival_ms: FloatArray
-    input_tokens: IntArray
-    output_tokens: IntArray
-    prefix_hashes: tuple[tuple[int, ...], ...] | None = None
+    arrival_ms: FloatArray = spec("Arrival times.", unit="ms")
+    input_tokens: IntArray = spec("Prompt lengths.", unit="tokens")
+    output_tokens: IntArray = spec("Answer lengths.", unit="tokens")
+    prefix_hashes: tuple[tuple[int, ...], ...] | None = spec(
+        "Block hashes of each prompt.", default=None
+    )
 
     def __post_init__(self) -> None:
         num = len(self.arrival_ms)

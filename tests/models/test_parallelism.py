@@ -70,9 +70,9 @@ def test_tp_beyond_the_kv_heads_is_allowed_when_it_is_a_multiple() -> None:
 
 def test_degrees_of_later_models_are_types_but_not_costed() -> None:
     deepseek = LlmSpec.load("deepseek-v3")
-    wide = Parallelism(tp=8, ep=8, attention_dp=1)
+    wide = Parallelism(tp=8, ep=8, attention_dp=2)
     assert wide.why_not(deepseek) is None
-    assert wide.why_not_costed() == "EP8 is not costed yet"
+    assert wide.why_not_costed() == "attention DP2 is not costed yet"
     assert Parallelism(tp=8, pp=4).why_not_costed() is None
 
 

@@ -77,7 +77,7 @@ def test_a_request_that_never_fits_costs_nothing():
 
 
 def test_phases_bound_a_split_system_and_replicas_add_up():
-    prefill = replica_of(Phase.BOTH, tiny_table(prefill_ms=10.0), max_num_seqs=1)
+    prefill = replica_of(Phase.AGGREGATED, tiny_table(prefill_ms=10.0), max_num_seqs=1)
     system = ServingSystem(replicas=(prefill, prefill), kv_bytes_per_token=0.0)
     requests = requests_of([8192], [1])
     assert system_capacity_rps(system, requests) == pytest.approx(200.0)
@@ -136,7 +136,11 @@ def test_no_burst_is_served_faster_than_the_bound(
     rng = np.random.default_rng(seed)
     requests = requests_of(rng.integers(1, 90, 60), rng.integers(1, 30, 60))
     replica = replica_of(
-        Phase.BOTH, table, kv_tokens=kv_tokens, max_num_seqs=seqs, max_batch_tokens=200
+        Phase.AGGREGATED,
+        table,
+        kv_tokens=kv_tokens,
+        max_num_seqs=seqs,
+        max_batch_tokens=200,
     )
     system = ServingSystem(replicas=(replica,), kv_bytes_per_token=0.0)
     served = simulate(system, requests).served_rps()

@@ -50,7 +50,7 @@ WRONG = {
         changed(1, kv_capacity_tokens=SPLIT.replicas[1].kv_capacity_tokens + 1)
     ],
     "deployment.replicas": [
-        changed(1, phase=Phase.BOTH),
+        changed(1, phase=Phase.AGGREGATED),
         replace(SPLIT, replicas=SPLIT.replicas[:1]),
         replace(SPLIT, replicas=SPLIT.replicas[1:], routes=()),
     ],

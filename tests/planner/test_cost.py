@@ -20,7 +20,7 @@ def cost_of(cluster, *shapes):
 
 def test_part_of_a_node_costs_in_proportion():
     # Three of four GPUs of a node at 10 $/h.
-    assert cost_of(tiny_cluster(), *[shape(Phase.BOTH)] * 3) == pytest.approx(7.5)
+    assert cost_of(tiny_cluster(), *[shape(Phase.AGGREGATED)] * 3) == pytest.approx(7.5)
 
 
 def test_types_cost_what_their_nodes_cost():
@@ -29,4 +29,4 @@ def test_types_cost_what_their_nodes_cost():
 
 
 def test_a_missing_price_is_no_price():
-    assert cost_of(tiny_cluster(usd_per_hour=None), shape(Phase.BOTH)) is None
+    assert cost_of(tiny_cluster(usd_per_hour=None), shape(Phase.AGGREGATED)) is None

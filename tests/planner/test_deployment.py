@@ -19,7 +19,10 @@ def test_a_deployment_is_described_by_its_ratio_and_pools():
     assert SPLIT.describe() == (
         "2P1D: 2 x prefill tiny TP2 PP1 + 1 x decode tiny TP1 PP2"
     )
-    assert PLANNER.deploy([shape(Phase.BOTH)]).describe() == "1 x both tiny TP1 PP1"
+    assert (
+        PLANNER.deploy([shape(Phase.AGGREGATED)]).describe()
+        == "1 x aggregated tiny TP1 PP1"
+    )
 
 
 def test_pools_are_replicas_of_one_shape():

@@ -12,15 +12,15 @@ PROBLEM = tiny_problem()
 
 def test_equal_systems_are_simulated_once():
     evaluator = context_of(PROBLEM).evaluator
-    deployment = evaluator.planner.deploy([shape(Phase.BOTH)])
-    again = evaluator.planner.deploy([shape(Phase.BOTH)])
+    deployment = evaluator.planner.deploy([shape(Phase.AGGREGATED)])
+    again = evaluator.planner.deploy([shape(Phase.AGGREGATED)])
     assert evaluator.goodput(deployment) is evaluator.goodput(again)
     assert evaluator.num_evaluations == 1
 
 
 def test_the_rate_limit_is_the_capacity_of_the_goodput():
     evaluator = context_of(PROBLEM).evaluator
-    deployment = evaluator.planner.deploy([shape(Phase.BOTH)])
+    deployment = evaluator.planner.deploy([shape(Phase.AGGREGATED)])
     limit = evaluator.rate_limit_rps(deployment)
     assert evaluator.goodput(deployment).capacity_rps == limit
     assert evaluator.num_evaluations == 1
@@ -28,7 +28,7 @@ def test_the_rate_limit_is_the_capacity_of_the_goodput():
 
 def test_the_slo_is_met_at_the_goodput():
     evaluator = context_of(PROBLEM).evaluator
-    deployment = evaluator.planner.deploy([shape(Phase.BOTH)])
+    deployment = evaluator.planner.deploy([shape(Phase.AGGREGATED)])
     found = evaluator.goodput(deployment)
     assert evaluator.is_met_at(deployment, found.rate_rps)
     assert not evaluator.is_met_at(deployment, 1.1 * found.rate_rps)
@@ -36,7 +36,7 @@ def test_the_slo_is_met_at_the_goodput():
 
 def test_an_evaluation_of_one_request_is_known_by_hand():
     evaluator = context_of(PROBLEM).evaluator
-    deployment = evaluator.planner.deploy([shape(Phase.BOTH)])
+    deployment = evaluator.planner.deploy([shape(Phase.AGGREGATED)])
     requests = Workload.poisson(rate_rps=1.0, lengths="100x11").draw(1, seed=0)
     found = evaluator.evaluate(deployment, requests)
     # 100 tokens: 10 + 10 ms. A step of one request: 10.5 ms.
@@ -53,7 +53,7 @@ def test_an_evaluation_of_one_request_is_known_by_hand():
 def test_answers_of_one_token_have_no_tpot():
     problem = tiny_problem(lengths="100x1", slo=Slo(ttft_ms=60))
     evaluator = context_of(problem).evaluator
-    deployment = evaluator.planner.deploy([shape(Phase.BOTH)])
+    deployment = evaluator.planner.deploy([shape(Phase.AGGREGATED)])
     requests = problem.service.workload.draw(5, seed=0)
     assert evaluator.evaluate(deployment, requests).metric("tpot") is None
 

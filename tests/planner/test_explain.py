@@ -97,7 +97,7 @@ def test_aggregated_plan_has_one_phase() -> None:
     best = solve(problem, TINY_LIBRARY, method="aggregated", effort=QUICK).best
     assert best is not None
     found = explain(best, TINY_LIBRARY)
-    assert [room.phase for room in found.phases] == [Phase.BOTH]
+    assert [room.phase for room in found.phases] == [Phase.AGGREGATED]
     assert [each.ratio for each in found.ratios] == ["1 aggregated", "2 aggregated"]
 
 

@@ -16,7 +16,7 @@ from tests.planner.simulator.systems import tiny_replica, tiny_table
 
 TABLE = tiny_table(prefill_ms=10.0, decode_ms=5.0)
 BOTH = ServingSystem(
-    replicas=(tiny_replica(Phase.BOTH, TABLE),), kv_bytes_per_token=0.0
+    replicas=(tiny_replica(Phase.AGGREGATED, TABLE),), kv_bytes_per_token=0.0
 )
 SLO = Slo(ttft_ms=40, tpot_ms=12)
 WORKLOAD = Workload.poisson(rate_rps=1.0, lengths="100x11")
@@ -67,7 +67,8 @@ def test_equal_seeds_give_equal_answers_and_others_differ():
 def test_a_system_twice_as_fast_serves_twice_as_much():
     # Common random numbers: time is scaled by two, and nothing else changes.
     twice = ServingSystem(
-        replicas=(tiny_replica(Phase.BOTH, TABLE.scaled(0.5)),), kv_bytes_per_token=0.0
+        replicas=(tiny_replica(Phase.AGGREGATED, TABLE.scaled(0.5)),),
+        kv_bytes_per_token=0.0,
     )
     effort = Effort(min_requests=100, max_requests=100)
     slow = goodput(BOTH, WORKLOAD, SLO, effort=effort)

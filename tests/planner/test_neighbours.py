@@ -44,8 +44,10 @@ def test_other_replicas_stay_where_they_are() -> None:
 
 
 def test_nothing_is_added_where_no_gpu_is_free() -> None:
-    base = deployed(Phase.BOTH, Phase.BOTH, Phase.BOTH, Phase.BOTH)
-    assert list(neighbours(PLANNER, base)) == ["- 1 both tiny TP1 PP1"]
+    base = deployed(
+        Phase.AGGREGATED, Phase.AGGREGATED, Phase.AGGREGATED, Phase.AGGREGATED
+    )
+    assert list(neighbours(PLANNER, base)) == ["- 1 aggregated tiny TP1 PP1"]
 
 
 def test_slices_come_and_go_whole() -> None:
@@ -65,7 +67,7 @@ def test_slices_come_and_go_whole() -> None:
     ("phases", "ratio"),
     [
         ((Phase.PREFILL, Phase.DECODE, Phase.DECODE), "1P2D"),
-        ((Phase.BOTH, Phase.BOTH), "2 aggregated"),
+        ((Phase.AGGREGATED, Phase.AGGREGATED), "2 aggregated"),
     ],
 )
 def test_ratio_counts_replicas(phases: tuple[Phase, ...], ratio: str) -> None:

@@ -31,37 +31,39 @@ def test_pairs_of_nvlink_are_islands():
     gpu_type = pairs.gpu_types()[0].name
     free = FreeGpus.of(pairs)
     assert all(len(island) == 2 for host in free.hosts for island in host.islands)
-    (stage,) = free.take_replica(shape(Phase.BOTH, tp=2, gpu_type=gpu_type))
+    (stage,) = free.take_replica(shape(Phase.AGGREGATED, tp=2, gpu_type=gpu_type))
     assert stage in pairs.topology.islands(0)
 
 
 def test_small_replicas_go_where_big_ones_no_longer_fit():
-    free = free_after(tiny_cluster(2), shape(Phase.BOTH, tp=2))
-    assert free.take_replica(shape(Phase.BOTH)) == ((2,),)
-    assert free.take_replica(shape(Phase.BOTH, tp=4)) == ((4, 5, 6, 7),)
+    free = free_after(tiny_cluster(2), shape(Phase.AGGREGATED, tp=2))
+    assert free.take_replica(shape(Phase.AGGREGATED)) == ((2,),)
+    assert free.take_replica(shape(Phase.AGGREGATED, tp=4)) == ((4, 5, 6, 7),)
 
 
 def test_stages_stay_on_the_node_before_while_they_fit():
-    free = free_after(tiny_cluster(2), shape(Phase.BOTH))
+    free = free_after(tiny_cluster(2), shape(Phase.AGGREGATED))
     # Three free on the first node, four on the second: two stages of two fit there.
-    assert free.take_replica(shape(Phase.BOTH, tp=2, pp=2)) == ((4, 5), (6, 7))
+    assert free.take_replica(shape(Phase.AGGREGATED, tp=2, pp=2)) == ((4, 5), (6, 7))
 
 
 def test_a_pipeline_may_span_nodes_but_a_stage_may_not():
     cluster = tiny_cluster(2)
     free = FreeGpus.of(cluster)
-    assert free.take_replica(shape(Phase.BOTH, tp=4, pp=2)) == (
+    assert free.take_replica(shape(Phase.AGGREGATED, tp=4, pp=2)) == (
         (0, 1, 2, 3),
         (4, 5, 6, 7),
     )
-    assert place(cluster, [shape(Phase.BOTH, tp=8)]) is None
+    assert place(cluster, [shape(Phase.AGGREGATED, tp=8)]) is None
 
 
 def test_nothing_is_taken_when_a_replica_does_not_fit():
-    free = free_after(tiny_cluster(2), shape(Phase.BOTH), shape(Phase.BOTH, tp=4))
+    free = free_after(
+        tiny_cluster(2), shape(Phase.AGGREGATED), shape(Phase.AGGREGATED, tp=4)
+    )
     assert free.num_free("tiny") == 3
     # Three are free on one node: one stage of two, not two.
-    assert free.take_replica(shape(Phase.BOTH, tp=2, pp=2)) is None
+    assert free.take_replica(shape(Phase.AGGREGATED, tp=2, pp=2)) is None
     assert free.num_free("tiny") == 3
 
 
@@ -69,14 +71,14 @@ def test_an_nvlink_domain_is_one_host():
     racks = Cluster.load("gb200_nvl72")
     free = FreeGpus.of(racks)
     assert [host.num_free for host in free.hosts] == [72]
-    (stage,) = free.take_replica(shape(Phase.BOTH, tp=8, gpu_type="gb200"))
+    (stage,) = free.take_replica(shape(Phase.AGGREGATED, tp=8, gpu_type="gb200"))
     assert len({racks.topology.gpu(gpu).node for gpu in stage}) > 1
 
 
 def test_replicas_get_their_own_gpu_type():
     prefill, decode = shape(Phase.PREFILL), shape(Phase.DECODE, gpu_type="other")
     assert place(mixed_cluster(), [prefill, decode]) == [((0,),), ((2,),)]
-    assert place(mixed_cluster(), [shape(Phase.BOTH, gpu_type="none")]) is None
+    assert place(mixed_cluster(), [shape(Phase.AGGREGATED, gpu_type="none")]) is None
 
 
 def test_single_pcie_gpus_are_islands_of_one():
@@ -93,5 +95,5 @@ def test_prefill_and_decode_alternate_so_that_pairs_are_near():
 
 def test_a_copy_is_independent():
     free = FreeGpus.of(tiny_cluster())
-    free.copy().take_replica(shape(Phase.BOTH, tp=4))
+    free.copy().take_replica(shape(Phase.AGGREGATED, tp=4))
     assert free.num_free("tiny") == 4

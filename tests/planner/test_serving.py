@@ -32,7 +32,7 @@ def test_a_layer_with_a_window_sends_no_more_than_the_window():
     problem = tiny_problem()
     service = replace(problem.service, llm=windowed)
     planner = planner_of(replace(problem, services=(service,)))
-    system = planner.system(planner.deploy([shape(Phase.BOTH)]))
+    system = planner.system(planner.deploy([shape(Phase.AGGREGATED)]))
     # Prompts of 100 tokens: 16 bytes a layer, 4 tokens in one and 100 in the other.
     assert system.kv_bytes_per_token == pytest.approx(16 * (4 + 100) / 100)
 
@@ -108,12 +108,12 @@ def test_deploy_puts_prefill_first_whatever_the_order():
 
 
 def test_deploy_answers_none_when_the_cluster_is_too_small():
-    assert planner_of(tiny_problem()).deploy([shape(Phase.BOTH, tp=8)]) is None
+    assert planner_of(tiny_problem()).deploy([shape(Phase.AGGREGATED, tp=8)]) is None
 
 
 def test_step_tables_come_from_the_library():
     planner = planner_of(tiny_problem())
-    deployment = planner.deploy([shape(Phase.BOTH, tp=2)])
+    deployment = planner.deploy([shape(Phase.AGGREGATED, tp=2)])
     (stage,) = planner.system(deployment).replicas[0].stages
     assert stage.prefill_step_ms([100]) == pytest.approx(10.0)  # 20 ms over two GPUs
 

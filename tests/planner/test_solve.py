@@ -168,7 +168,7 @@ def test_finalists_go_on_until_one_is_confirmed_to_reach_the_target():
         capacity_rps=100.0,
     )
     slow = evaluator.planner.deploy([shape(Phase.PREFILL, pp=2), shape(Phase.DECODE)])
-    quick = evaluator.planner.deploy([shape(Phase.BOTH, tp=4)])
+    quick = evaluator.planner.deploy([shape(Phase.AGGREGATED, tp=4)])
     ranked = [
         Candidate(method="test", deployment=deployment, goodput=flattered)
         for deployment in [slow] * NUM_FINALISTS + [quick] * 2

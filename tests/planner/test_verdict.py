@@ -11,8 +11,8 @@ from tests.planner.tiny_problems import planner_of, shape, tiny_problem
 
 PLANNER = planner_of(tiny_problem())
 SPLIT = PLANNER.deploy([shape(Phase.PREFILL), shape(Phase.DECODE)])
-JOINT = PLANNER.deploy([shape(Phase.BOTH)])
-LARGE = PLANNER.deploy([shape(Phase.BOTH, tp=2)])
+JOINT = PLANNER.deploy([shape(Phase.AGGREGATED)])
+LARGE = PLANNER.deploy([shape(Phase.AGGREGATED, tp=2)])
 
 
 def candidate(deployment, rate_rps, usd=None):

@@ -27,20 +27,29 @@ class HeadFormat:
     )
 
     def prefill_ms(
-        self, tokens: FloatArray, streams: FloatArray, group: FloatArray | float
+        self,
+        tokens: FloatArray,
+        streams: FloatArray,
+        group: FloatArray | float,
+        past: FloatArray | float = 0.0,
     ) -> FloatArray:
         """Ideal time of causal attention in prompts of `tokens`, in ms.
 
-        `streams` is prompts times query heads, `group` query heads per K/V head.
+        `streams` is prompts times query heads, `group` query heads per K/V head, `past`
+        the tokens of each prompt already in the cache (chunked prefill).
         """
-        pairs = tokens * (tokens + 1.0) / 2.0
+        pairs = tokens * (tokens + 1.0) / 2.0 + tokens * past
         if self.window is not None:
             inside = np.minimum(tokens, self.window)
             pairs = inside * (inside + 1.0) / 2.0 + (tokens - inside) * self.window
         elements = 2.0 * ACTIVATION_BYTES + 2.0 * self.kv_bytes / group
         return smooth_max(
             self.floor_ms,
-            self._memory_ms(streams * tokens * self.head_dim * elements),
+            self._memory_ms(
+                streams
+                * self.head_dim
+                * (tokens * elements + 2.0 * self.kv_bytes / group * past)
+            ),
             self._compute_ms(4.0 * self.head_dim * streams * pairs),
         )
 

@@ -36,9 +36,7 @@ class ExpertShape:
         rest = (spread, self.intermediate, self.num_experts, self.hidden)
         return per_expert, *(np.asarray(x, dtype=np.float64) for x in rest)
 
-    def ideal_ms(
-        self, tokens: FloatArray, peaks: Peaks, floor_ms: float
-    ) -> FloatArray:
+    def ideal_ms(self, tokens: FloatArray, peaks: Peaks, floor_ms: float) -> FloatArray:
         """Roofline: touched weights, rows in and out, FLOPs, in ms."""
         weights = self.num_matrices * self.hidden * self.intermediate
         share = self.experts_per_token / self.num_experts

@@ -67,7 +67,8 @@ class Surface:
     def slowdown(self, *coordinates: FloatArray | float) -> FloatArray:
         """Measured over ideal time at points whose coordinates broadcast together."""
         index, weight = self.corners(*coordinates)
-        return np.exp((self._values[index] * weight).sum(axis=0))
+        log_slowdown: FloatArray = (self._values[index] * weight).sum(axis=0)
+        return np.exp(log_slowdown)
 
     def corners(
         self, *coordinates: FloatArray | float
@@ -137,7 +138,9 @@ def smooth_max(*times_ms: FloatArray | float) -> FloatArray:
     return total**0.25
 
 
-def _place(x: FloatArray, log_knots: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+def _place(
+    x: FloatArray, log_knots: FloatArray
+) -> tuple[NDArray[np.int64], FloatArray]:
     """Knot below each point, and the share of the knot above it."""
     if len(log_knots) == 1:
         return np.zeros(x.shape, dtype=np.int64), np.zeros(x.shape)

@@ -145,7 +145,10 @@ def pipeline() -> Plan:
 @cache
 def aggregated() -> Plan:
     """Two replicas of OPT-13B that do both phases."""
-    places = [(Phase.BOTH, "a100_sxm", tp(0, 2)), (Phase.BOTH, "a100_sxm", tp(2, 2))]
+    places = [
+        (Phase.AGGREGATED, "a100_sxm", tp(0, 2)),
+        (Phase.AGGREGATED, "a100_sxm", tp(2, 2)),
+    ]
     return plan_of(problem_of("a100_1x4"), places)
 
 

@@ -40,7 +40,9 @@ def test_a_replica_on_two_nodes_has_a_part_on_each_in_rank_order() -> None:
 
 
 def test_local_gpus_keep_the_order_of_ranks() -> None:
-    plan = plan_of(problem_of("a100_1x4"), [(Phase.BOTH, "a100_sxm", ((3, 1), (2, 0)))])
+    plan = plan_of(
+        problem_of("a100_1x4"), [(Phase.AGGREGATED, "a100_sxm", ((3, 1), (2, 0)))]
+    )
     (instance,) = placed(plan)
     assert instance.head.local_gpus == (3, 1, 2, 0)
 
@@ -58,7 +60,7 @@ def test_ranks_that_do_not_fill_nodes_evenly_are_named(
     stages: tuple[tuple[int, ...], ...], reason: str
 ) -> None:
     problem = problem_of({"nodes": [{"type": "p4de.24xlarge", "count": 2}]})
-    plan = plan_of(problem, [(Phase.BOTH, "a100_sxm", stages)])
+    plan = plan_of(problem, [(Phase.AGGREGATED, "a100_sxm", stages)])
     (replica,) = plan.deployment.replicas
     why_not = why_not_even(replica, problem.cluster.topology)
     assert why_not is not None

@@ -137,7 +137,7 @@ def test_an_engine_gets_the_flags_of_its_replica(run_script: Run) -> None:
 
 def test_aggregated_engines_transfer_no_kv(run_script: Run) -> None:
     files = export_vllm(aggregated())
-    argv, environment = run_script(files, "both-1.sh")
+    argv, environment = run_script(files, "aggregated-1.sh")
     assert "--kv-transfer-config" not in argv
     assert not [name for name in environment if "NIXL" in name]
 

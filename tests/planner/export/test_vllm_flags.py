@@ -74,7 +74,7 @@ def test_a_bf16_model_is_served_in_fp16_if_any_gpu_lacks_bf16() -> None:
     # The T4 has no bf16 units; the handshake wants one format on both sides.
     cluster = {"nodes": [{"type": "g4dn.xlarge"}, {"type": "g6.xlarge"}]}
     problem = problem_of(cluster, "qwen3-8b")
-    places = [(Phase.BOTH, "l4", tp(1, 1))]
+    places = [(Phase.AGGREGATED, "l4", tp(1, 1))]
     assert dtype_flag(plan_of(problem, places)) == "auto"
     # Its 16 GB of weights do not fit the T4, so only the flag is asked.
     plan = plan_of(problem, places)

@@ -8,7 +8,7 @@ from tests.planner.tiny_problems import context_of, tiny_cluster, tiny_problem
 
 def test_every_replica_does_both_phases():
     for found in search("aggregated", context_of(tiny_problem())).candidates:
-        assert {r.phase for r in found.deployment.replicas} == {Phase.BOTH}
+        assert {r.phase for r in found.deployment.replicas} == {Phase.AGGREGATED}
         assert found.deployment.routes == ()
 
 

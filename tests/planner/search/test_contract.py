@@ -23,7 +23,7 @@ PLANNER = planner_of(tiny_problem())
 def candidate(num_gpus, rate_rps, usd=1.0, light_load_frac=1.0):
     return Candidate(
         method="test",
-        deployment=PLANNER.deploy([shape(Phase.BOTH)] * num_gpus),
+        deployment=PLANNER.deploy([shape(Phase.AGGREGATED)] * num_gpus),
         usd_per_hour=usd,
         goodput=Goodput(
             rate_rps=rate_rps,

@@ -117,7 +117,7 @@ def test_everything_is_simulated_on_three_gpus(monkeypatch):
 
 
 def test_multisets_are_all_there_and_never_twice():
-    one, two = shape(Phase.BOTH), shape(Phase.BOTH, tp=2)
+    one, two = shape(Phase.AGGREGATED), shape(Phase.AGGREGATED, tp=2)
     found = list(multisets([one, two], 4, 4))
     # 1..4 of one; 1 or 2 of two; one of two with 1 or 2 of one.
     assert len(found) == len(set(found)) == 4 + 2 + 2

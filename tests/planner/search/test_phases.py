@@ -23,7 +23,7 @@ def test_a_phase_answers_for_its_own_limits():
     slo = Slo(ttft_ms=1, tpot_ms=2, e2e_ms=3)
     assert phase_slo(slo, Phase.PREFILL).limits_ms == {"ttft": 1}
     assert phase_slo(slo, Phase.DECODE).limits_ms == {"tpot": 2}
-    assert phase_slo(slo, Phase.BOTH) is slo
+    assert phase_slo(slo, Phase.AGGREGATED) is slo
     assert phase_slo(Slo(e2e_ms=3), Phase.DECODE).limits_ms == {"e2e": 3}
     assert phase_slo(Slo(ttft_ms=1), Phase.DECODE) is None
 

@@ -56,7 +56,7 @@ def test_a_target_ends_the_count():
 
 
 def test_single_replicas_are_counted_to_the_target():
-    both = rated(Phase.BOTH, 3.0)
+    both = rated(Phase.AGGREGATED, 3.0)
     goal = Goal.MIN_GPUS
     for target, wanted in ((2.0, [(1,)]), (7.0, [(3,)]), (99.0, [(4,)])):
         problem = tiny_problem(goal=goal, rate_rps=target)
@@ -76,29 +76,32 @@ def test_without_promises_one_of_each_remains_for_a_best_effort():
 
 
 def test_mixes_rank_like_candidates():
-    cheap = rated(Phase.BOTH, 3.0, tp=2, usd=1.0)
-    small = rated(Phase.BOTH, 3.0, usd=2.0)
+    cheap = rated(Phase.AGGREGATED, 3.0, tp=2, usd=1.0)
+    small = rated(Phase.AGGREGATED, 3.0, usd=2.0)
     for goal, best in ((Goal.MIN_GPUS, small), (Goal.MIN_COST, cheap)):
         problem = tiny_problem(goal=goal, rate_rps=3.0)
         assert single_mixes(problem, [cheap, small])[0].counts[0][0] is best
-    unknown = rated(Phase.BOTH, 3.0, usd=None)
+    unknown = rated(Phase.AGGREGATED, 3.0, usd=None)
     problem = tiny_problem(goal=Goal.MIN_COST, rate_rps=3.0)
     assert single_mixes(problem, [unknown, cheap])[0].counts[0][0] is cheap
 
 
 def test_no_more_replicas_are_promised_than_there_are_gpus_of_the_type():
     problem = tiny_problem(cluster=mixed_cluster(), goal=Goal.MAX_GOODPUT)
-    assert numbers(single_mixes(problem, [rated(Phase.BOTH, 1.0)])) == [(2,), (1,)]
+    assert numbers(single_mixes(problem, [rated(Phase.AGGREGATED, 1.0)])) == [
+        (2,),
+        (1,),
+    ]
     prefill, decode = rated(Phase.PREFILL, 1.0), rated(Phase.DECODE, 1.0)
     assert numbers(pair_mixes(problem, [prefill], [decode])) == [(1, 1)]
     wanted = tiny_problem(cluster=mixed_cluster(), goal=Goal.MIN_GPUS, rate_rps=3.0)
-    assert numbers(single_mixes(wanted, [rated(Phase.BOTH, 1.0)])) == [(2,)]
+    assert numbers(single_mixes(wanted, [rated(Phase.AGGREGATED, 1.0)])) == [(2,)]
 
 
 def test_replicas_that_straddle_nodes_are_not_promised():
     # Two nodes of three GPUs hold two replicas of two, not three.
     problem = tiny_problem(cluster=tiny_cluster(2, 3), goal=Goal.MAX_GOODPUT)
-    assert numbers(single_mixes(problem, [rated(Phase.BOTH, 1.0, tp=2)])) == [
+    assert numbers(single_mixes(problem, [rated(Phase.AGGREGATED, 1.0, tp=2)])) == [
         (2,),
         (1,),
     ]

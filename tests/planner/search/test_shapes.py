@@ -10,7 +10,7 @@ from tests.planner.tiny_problems import mixed_cluster, planner_of, tiny_problem
 
 def usable(problem):
     ledger = Ledger()
-    found = usable_shapes(planner_of(problem), Phase.BOTH, ledger)
+    found = usable_shapes(planner_of(problem), Phase.AGGREGATED, ledger)
     names = [str(alone.replicas[0].parallelism) for alone in found]
     return names, dict(ledger.rejected)
 
@@ -35,7 +35,7 @@ def test_degrees_asked_for_are_counted_when_they_do_not_fit():
 
 def test_gpu_types_can_be_chosen():
     problem = tiny_problem(cluster=mixed_cluster(), gpu_types=("other",), max_pp=1)
-    found = usable_shapes(planner_of(problem), Phase.BOTH, Ledger())
+    found = usable_shapes(planner_of(problem), Phase.AGGREGATED, Ledger())
     assert {alone.replicas[0].gpu_type for alone in found} == {"other"}
 
 

@@ -184,13 +184,13 @@ def systems(draw: st.DrawFn, *, is_capped: bool = False) -> ServingSystem:
     num_decode = draw(some) if shape in ("disaggregated", "decode") else 0
     # Replicas of a slice decode only what the slice prefilled.
     num_slices = draw(st.integers(1, min(num_prefill, num_decode) or 1))
-    phases = [Phase.BOTH] * num_both + [Phase.PREFILL] * num_prefill
+    phases = [Phase.AGGREGATED] * num_both + [Phase.PREFILL] * num_prefill
     phases += [Phase.DECODE] * num_decode
     return ServingSystem(
         replicas=tuple(
             replace(
                 draw(replicas(phase, is_capped=is_capped)),
-                slice=index % num_slices if phase is not Phase.BOTH else 0,
+                slice=index % num_slices if phase is not Phase.AGGREGATED else 0,
             )
             for index, phase in enumerate(phases)
         ),

@@ -42,7 +42,7 @@ def test_the_last_admitted_request_is_preempted_and_recomputed():
     r1 gives way. r0 ends at 5; r1 needs 7 blocks for its 6 tokens and the next one, so
     it is recomputed from 5 to 6 (its fourth token) and ends at 7.
     """
-    both = tiny_replica(Phase.BOTH, UNIT_STEPS, kv_capacity_tokens=10)
+    both = tiny_replica(Phase.AGGREGATED, UNIT_STEPS, kv_capacity_tokens=10)
     requests = tiny_requests((0.0, 3, 5), (0.0, 3, 5))
     for run in (simulate, step_by_step):
         result = run(tiny_system(both), requests)

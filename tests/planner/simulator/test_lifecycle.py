@@ -33,7 +33,7 @@ def test_a_one_token_request_ends_with_its_prefill_and_is_not_transferred():
 
 
 def test_a_request_longer_than_the_kv_cache_is_rejected_and_the_rest_served():
-    both = tiny_replica(Phase.BOTH, UNIT_STEPS, kv_capacity_tokens=10)
+    both = tiny_replica(Phase.AGGREGATED, UNIT_STEPS, kv_capacity_tokens=10)
     result = simulate(tiny_system(both), tiny_requests((0.0, 6, 5), (0.0, 6, 4)))
     assert result.is_rejected.tolist() == [True, False]
     assert result.is_done.tolist() == [False, True]
@@ -79,7 +79,7 @@ def test_a_newcomer_joins_the_batch_at_the_next_step_boundary():
 
 def test_prefill_interrupts_decoding_on_an_aggregated_replica():
     """r0 decodes from 1; r1 comes at 1.5 and is prefilled from 2 to 3."""
-    both = tiny_replica(Phase.BOTH, UNIT_STEPS)
+    both = tiny_replica(Phase.AGGREGATED, UNIT_STEPS)
     result = simulate(tiny_system(both), tiny_requests((0.0, 1, 4), (1.5, 1, 2)))
     assert result.first_token_ms.tolist() == [1.0, 3.0]
     assert result.finish_ms.tolist() == [5.0, 4.0]
@@ -191,7 +191,7 @@ def test_absurd_lengths_take_their_closed_form_time():
     k (k - 1) / 2) with H = 2^-20 ms.
     """
     table = tiny_table(1.0, 0.5, 1.0, 2.0**-20)
-    both = tiny_replica(Phase.BOTH, table, kv_block_tokens=16)
+    both = tiny_replica(Phase.AGGREGATED, table, kv_block_tokens=16)
     result = simulate(tiny_system(both), tiny_requests((0.0, LONGEST, LONGEST)))
     k = LONGEST - 1
     decode_ms = k + 2.0**-20 * (k * (LONGEST + 1) + k * (k - 1) // 2)
@@ -204,10 +204,10 @@ def test_absurd_lengths_take_their_closed_form_time():
 def test_a_thousand_absurd_requests_neither_overflow_nor_hang():
     table = tiny_table(1.0, 0.5, 1.0, 2.0**-20)
     rows = [(float(i), LONGEST, LONGEST) for i in range(1000)]
-    ample = tiny_replica(Phase.BOTH, table, kv_block_tokens=16)
+    ample = tiny_replica(Phase.AGGREGATED, table, kv_block_tokens=16)
     result = simulate(tiny_system(ample), tiny_requests(*rows))
     assert result.num_done == 1000
     assert (np.diff(result.first_token_ms) > 0).all()
     assert np.isfinite(result.finish_ms).all()
-    scarce = tiny_replica(Phase.BOTH, table, kv_capacity_tokens=LONGEST)
+    scarce = tiny_replica(Phase.AGGREGATED, table, kv_capacity_tokens=LONGEST)
     assert simulate(tiny_system(scarce), tiny_requests(*rows)).num_rejected == 1000

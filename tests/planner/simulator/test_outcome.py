@@ -29,7 +29,7 @@ PER_TOKEN = tiny_table(per_prompt_token_ms=1.0, decode_ms=1.0)
 
 def two_requests() -> SimulationResult:
     """Aggregated, steps of 1 ms: 4 tokens from 0 to 4, and 1 token from 10 to 11."""
-    both = tiny_replica(Phase.BOTH, UNIT_STEPS)
+    both = tiny_replica(Phase.AGGREGATED, UNIT_STEPS)
     return simulate(tiny_system(both), tiny_requests((0.0, 2, 4), (10.0, 2, 1)))
 
 

@@ -37,13 +37,13 @@ def test_a_slice_that_prefills_also_decodes():
 
 
 def test_aggregated_replicas_do_not_mix_with_others():
-    both = tiny_replica(Phase.BOTH, tiny_table())
-    with pytest.raises(InputError, match="'both' or 'prefill' and 'decode'"):
+    both = tiny_replica(Phase.AGGREGATED, tiny_table())
+    with pytest.raises(InputError, match="'aggregated' or 'prefill' and 'decode'"):
         tiny_system(both, PREFILL)
 
 
 def test_a_replica_has_a_stage_and_a_system_a_replica():
     with pytest.raises(InputError, match="at least one pipeline stage"):
-        ServingReplica(phase=Phase.BOTH, stages=(), kv_capacity_tokens=16)
+        ServingReplica(phase=Phase.AGGREGATED, stages=(), kv_capacity_tokens=16)
     with pytest.raises(InputError, match="at least one replica"):
         tiny_system()

@@ -1,0 +1,235 @@
+"""FittedSource: what holds for every shipped fit, and how it answers."""
+
+import json
+import warnings
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clusters.gpu import Dtype, GpuType
+from clusters.links import GroupLink, GroupLinks, LinkKind
+from models.latency.fit_file import ENGINES, load_fit, shipped_systems
+from models.latency.fitted import FittedSource, nearest_relative
+from models.latency.library import LatencyLibrary
+from models.latency.request import ExtrapolationWarning, LatencyRequest, Provenance
+from models.latency.stage_model import fabric_for
+from models.latency.step_table import StepTable
+from models.llm import LlmSpec, Precision
+from models.parallelism import Parallelism
+
+SHIPPED = [
+    (system, engine)
+    for engine in ENGINES
+    for system in shipped_systems(engine)
+    if system in GpuType.names()
+]
+NVSWITCH = ("a100_sxm", "h100_sxm", "h200_sxm", "b200_sxm", "b300_sxm")
+
+
+def request_of(
+    llm: LlmSpec, gpu: GpuType, tp: int = 1, kind: LinkKind = LinkKind.NVLINK
+) -> LatencyRequest:
+    """One stage whose ring runs at the GPU's own link."""
+    rate = gpu.nvlink_bytes_per_s or gpu.pcie_bytes_per_s
+    ring = GroupLink(bytes_per_s=rate, latency_ms=0.002, kind=kind)
+    return LatencyRequest(
+        llm=llm,
+        parallelism=Parallelism(tp=tp),
+        gpu=gpu,
+        links=GroupLinks(tp=(ring,)),
+    )
+
+
+def table_of(
+    llm: LlmSpec, system: str, engine: str, tp: int = 1, kind: LinkKind | None = None
+) -> StepTable:
+    """Compiled table of a single stage."""
+    gpu = GpuType.load(system)
+    link = kind or (LinkKind.NVLINK if gpu.nvlink_bytes_per_s else LinkKind.PCIE)
+    return FittedSource(engine=engine).compile(request_of(llm, gpu, tp, link))[0]
+
+
+def random_llm(rng: np.random.Generator) -> LlmSpec:
+    """A dense decoder with plausible widths and a random KV and weight format."""
+    head_dim = int(rng.choice([64, 96, 128, 256]))
+    kv_heads = int(rng.choice([1, 2, 4, 8, 16]))
+    heads = kv_heads * int(rng.choice([1, 2, 4, 8]))
+    dtype = Dtype(str(rng.choice(["bf16", "fp8"])))
+    return replace(
+        LlmSpec.load("llama-3.1-8b"),
+        name="random",
+        num_layers=int(rng.integers(1, 81)),
+        hidden=128 * int(rng.integers(8, 129)),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        intermediate=256 * int(rng.integers(4, 129)),
+        precision=Precision.uniform(dtype),
+    )
+
+
+def assert_physical(table: StepTable, rng: np.random.Generator) -> None:
+    """Positive, finite, rising in tokens, batch and context at random points."""
+    tokens = np.sort(np.exp(rng.uniform(0.0, np.log(3e5), 300)))
+    prefill = np.asarray([table.prefill_step_ms([t]) for t in tokens.tolist()])
+    batch = np.arange(1, 1025)
+    fixed, slope = table.decode_arrays(1024)
+    for context in (1.0, 700.0, 40_000.0):
+        decode = (fixed + slope * np.arange(1025) * context)[batch]
+        assert np.isfinite(decode).all()
+        assert (decode > 0).all()
+        assert (np.diff(decode) >= -1e-9 * decode[1:]).all()
+    assert np.isfinite(prefill).all()
+    assert (prefill > 0).all()
+    assert (np.diff(prefill) >= -1e-9 * prefill[1:]).all()
+    assert (np.asarray(table.decode_per_kv_token_ms) >= 0).all()
+    assert table.prefill_per_sq_token_ms >= 0
+
+
+@pytest.mark.parametrize(("system", "engine"), SHIPPED)
+def test_steps_are_positive_finite_and_monotone(system: str, engine: str) -> None:
+    rng = np.random.default_rng(abs(hash((system, engine))) % 2**32)
+    for _ in range(3):  # x 300 prefill and 3 x 1024 decode points, for every fit
+        assert_physical(table_of(random_llm(rng), system, engine), rng)
+
+
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "deepseek-v3", "gpt-oss-120b"])
+def test_steps_of_expert_and_latent_models_are_physical(name: str) -> None:
+    rng = np.random.default_rng(5)
+    for system, engine in SHIPPED[::4]:
+        assert_physical(table_of(LlmSpec.load(name), system, engine), rng)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_request_costs_more_than_the_same_with_less_context(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    system, engine = SHIPPED[int(rng.integers(len(SHIPPED)))]
+    table = table_of(random_llm(rng), system, engine)
+    size, context = int(rng.integers(1, 512)), float(rng.integers(1, 100_000))
+    less = table.decode_step_ms(size, size * context)
+    assert table.decode_step_ms(size, size * context + 1000.0) >= less
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("system", NVSWITCH)
+@pytest.mark.parametrize("name", ["llama-3.1-70b", "qwen3-32b", "llama-2-13b"])
+def test_tensor_parallelism_never_slows_a_long_step_in_an_nvswitch_node(
+    system: str, engine: str, name: str
+) -> None:
+    llm = LlmSpec.load(name)
+    tables = [table_of(llm, system, engine, tp) for tp in (1, 2, 4, 8)]
+    for tokens in (512, 1024, 2048, 8192):
+        steps = [table.prefill_step_ms([tokens]) for table in tables]
+        assert (np.diff(steps) <= 0).all(), (tokens, steps)
+
+
+def test_a_table_survives_json() -> None:
+    table = table_of(LlmSpec.load("llama-3.1-8b"), "h200_sxm", "vllm")
+    again = StepTable(
+        **{
+            k: tuple(v) if isinstance(v, list) else v
+            for k, v in json.loads(json.dumps(asdict(table))).items()
+        }
+    )
+    assert again == table
+
+
+def test_a_measured_gpu_is_its_own_relative() -> None:
+    for system, engine in SHIPPED:
+        assert nearest_relative(GpuType.load(system), engine) == system
+
+
+@pytest.mark.parametrize(
+    ("gpu", "relative"),
+    [
+        ("h100_nvl", "h100_sxm"),
+        ("h20", "h200_sxm"),
+        ("a6000", "a100_sxm"),
+        ("l4", "l40s"),
+    ],
+)
+def test_an_unmeasured_gpu_takes_its_architecture(gpu: str, relative: str) -> None:
+    assert nearest_relative(GpuType.load(gpu), "vllm") == relative
+
+
+def test_another_vendor_has_no_relative() -> None:
+    why = FittedSource().why_not_pair(
+        LlmSpec.load("llama-3.1-8b"), GpuType.load("mi300x")
+    )
+    assert why == "no measured relative of mi300x"
+
+
+def test_efficiency_carries_over_at_the_peaks_of_the_other_gpu() -> None:
+    # A twin of the H200 at half of every rate: all of its roofline doubles, and
+    # floors, launches and links stay.
+    gpu = GpuType.load("h200_sxm")
+    fit = load_fit("h200_sxm", "vllm")
+    rates = tuple(replace(r, flops_per_s=r.flops_per_s / 2) for r in gpu.flops)
+    half = replace(
+        gpu, name="half", memory_bytes_per_s=fit.memory_bytes_per_s / 2, flops=rates
+    )
+    llm = LlmSpec.load("llama-3.1-70b")
+    whole = FittedSource().compile(request_of(llm, gpu))[0].prefill_step_ms([8192])
+    slow = FittedSource().compile(request_of(llm, half))[0].prefill_step_ms([8192])
+    assert slow / whole == pytest.approx(2.0, rel=0.03)
+
+
+def test_the_fabric_is_chosen_by_the_links_and_not_by_the_gpu() -> None:
+    llm, gpu = LlmSpec.load("llama-3.1-70b"), GpuType.load("h100_sxm")
+    inside = FittedSource().compile(request_of(llm, gpu, 8))[0]
+    over_pcie = replace(gpu, nvlink_bytes_per_s=0.0)
+    outside = FittedSource().compile(request_of(llm, over_pcie, 8, LinkKind.PCIE))[0]
+    assert outside.prefill_step_ms([4096]) > 2.0 * inside.prefill_step_ms([4096])
+
+
+def test_the_nearest_rate_of_the_same_kind_is_the_fabric() -> None:
+    fabrics = {
+        system: model
+        for system in shipped_systems("vllm")
+        for model in load_fit(system, "vllm").variants("all_reduce").values()
+    }
+    for rate, kind, name in (
+        (450e9, LinkKind.NVLINK, "h200_sxm"),
+        (300e9, LinkKind.NVLINK, "a100_sxm"),
+        (60e9, LinkKind.PCIE, "rtx_pro_6000_server"),
+        (3e9, LinkKind.PCIE, "l40s"),
+    ):
+        link = GroupLink(bytes_per_s=rate, latency_ms=0.0, kind=kind)
+        found = fabric_for(link, fabrics, "h200_sxm")
+        assert found is not None
+        assert found.fabric == name
+    network = GroupLink(bytes_per_s=50e9, latency_ms=0.0, kind=LinkKind.NETWORK)
+    assert fabric_for(network, fabrics, "h200_sxm") is None
+
+
+def test_the_library_tells_relative_and_error() -> None:
+    library = LatencyLibrary(sources=(FittedSource(),))
+    own = library.choose(request_of(LlmSpec.load("qwen3-8b"), GpuType.load("h100_sxm")))
+    other = library.choose(
+        request_of(LlmSpec.load("qwen3-8b"), GpuType.load("h100_nvl"))
+    )
+    assert (own.source, own.provenance) == ("fitted-vllm", Provenance.FITTED)
+    assert "efficiency of h100_sxm at the peaks of h100_nvl" in other.reason
+    assert own.expected_error_frac is not None
+    assert other.expected_error_frac is not None
+    assert 0.01 < own.expected_error_frac < other.expected_error_frac < 0.5
+
+
+def test_leaving_the_fitted_sizes_warns_and_is_recorded() -> None:
+    wide = replace(LlmSpec.load("qwen3-8b"), name="wide", intermediate=262144)
+    library = LatencyLibrary(sources=(FittedSource(),))
+    with pytest.warns(ExtrapolationWarning, match="gate_up"):
+        choice = library.choose(request_of(wide, GpuType.load("h100_sxm")))
+    assert "beyond the measured sizes" in choice.reason
+
+
+def test_catalogue_models_stay_within_the_fit() -> None:
+    library = LatencyLibrary(sources=(FittedSource(),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("llama-3.1-70b", "qwen3-32b", "qwen3-30b-a3b", "mixtral-8x7b"):
+            library.choose(request_of(LlmSpec.load(name), GpuType.load("h200_sxm"), 4))
