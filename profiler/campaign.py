@@ -187,7 +187,11 @@ class _Run:
         mine = [r for r in self._latest() if subject.is_of(r) and r.status is Status.OK]
         fitted = [r for r in mine if r.role is Role.FIT]
         try:
-            table = step_table_of(fit_prefill(fitted), fit_decode(fitted))
+            attends = not subject.is_ends
+            table = step_table_of(
+                fit_prefill(fitted, has_attention=attends),
+                fit_decode(fitted, has_attention=attends),
+            )
         except InputError:  # too few points: there is nothing to refine
             return ()
         return refine(mine, table, target_frac=self._settings.target_frac)

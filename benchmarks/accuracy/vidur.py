@@ -3,8 +3,8 @@
     python benchmarks/accuracy/vidur.py FOLDER [--format json]
 
 FOLDER is described in `benchmarks/fit/vidur.py`. Every row is predicted twice: by the
-fit of these profiles (`vidur`; its error on shapes left out of a second fit follows) and
-by the vLLM fit of the same GPU from other, younger measurements (`vllm`).
+fit of these profiles (`vidur`; its error on shapes left out of a second fit follows),
+and by the vLLM fit of the same GPU from other, younger measurements (`vllm`).
 """
 
 import argparse

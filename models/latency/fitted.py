@@ -8,8 +8,10 @@ Idea
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+
+import numpy as np
 
 from clusters.fields import check_fields, spec
 from clusters.gpu import GpuType
@@ -19,12 +21,21 @@ from models.latency.fit_file import ENGINES, EngineFit, load_fit, shipped_system
 from models.latency.operators.collective import AllReduceModel
 from models.latency.request import LatencyRequest, Provenance, SourceRemarks
 from models.latency.stage_model import StageModel, fabric_for
-from models.latency.step_table import StepTable
+from models.latency.step_table import StepTable, interpolate_array
 from models.llm import LlmSpec
 from models.shapes import StageShapes
 
-TRANSFER_ERROR_FACTOR = 2.0
+TRANSFER_ERROR_FACTOR = 2.5
 """How much larger the error is on a relative that was not measured."""
+STEP_OVERHEAD_MS = 0.3
+"""What scheduling and sampling add to a step with CUDA graphs and asynchronous
+scheduling: median of measured time per output token of vLLM at up to 8 requests minus
+the operators' (Llama-3.1-70B and gpt-oss-120b on H100, H200 and B200, public runs of
+2026). Without CUDA graphs the launches of every layer come on top."""
+LONG_PREFILL_TOKENS = 512.0
+"""Prefills from here on never slow down with tensor parallelism in an island."""
+_OTHER_VENDORS = frozenset({"xe2"})
+"""Architectures whose efficiency says nothing about NVIDIA GPUs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +44,10 @@ class FittedSource:
 
     engine: str = spec("Serving engine.", default="vllm")
     step_overhead_ms: float = spec(
-        "Host time of a step that the GPU waits for.", unit="ms", ge=0, default=0.0
+        "Host time of a step that the GPU waits for.",
+        unit="ms",
+        ge=0,
+        default=STEP_OVERHEAD_MS,
     )
 
     def __post_init__(self) -> None:
@@ -68,6 +82,16 @@ class FittedSource:
 
     def compile(self, request: LatencyRequest) -> tuple[StepTable, ...]:
         """One table a pipeline stage; equal stages are compiled once."""
+        tables = self._compile(request)
+        narrower = _half_as_wide(request)
+        if narrower is None:
+            return tables
+        return tuple(
+            no_slower_prefill(wide, narrow)
+            for wide, narrow in zip(tables, self.compile(narrower), strict=True)
+        )
+
+    def _compile(self, request: LatencyRequest) -> tuple[StepTable, ...]:
         shapes = stage_shapes(request.llm, request.parallelism)
         hops = (*request.links.pp, None)
         return tuple(
@@ -110,6 +134,41 @@ class FittedSource:
         )
 
 
+def _half_as_wide(request: LatencyRequest) -> LatencyRequest | None:
+    """The same replica at half the tensor parallelism, within an NVLink island."""
+    tp, ep = request.parallelism.tp, request.parallelism.ep
+    inside = all(ring.kind is LinkKind.NVLINK for ring in request.links.tp)
+    if tp % 2 or ep > 1 or not inside:
+        return None
+    half = replace(request.parallelism, tp=tp // 2)
+    return None if half.why_not(request.llm) else replace(request, parallelism=half)
+
+
+@lru_cache(maxsize=4096)
+def no_slower_prefill(wide: StepTable, narrow: StepTable) -> StepTable:
+    """`wide` with long prefills that take no longer than on half of its GPUs.
+
+    All-reduce kernels change algorithm with the message size and the number of GPUs,
+    and the measured curves cross there by a few per cent. A group of GPUs can do
+    what half of it does, so from `LONG_PREFILL_TOKENS` on the narrower table bounds
+    the wider one. Decode, where more GPUs can be slower, stays as measured.
+    """
+    knots = np.union1d(wide.prefill_tokens, narrow.prefill_tokens)
+    knots = np.union1d(knots, [LONG_PREFILL_TOKENS - 1, LONG_PREFILL_TOKENS])
+    ours = interpolate_array(knots, wide.prefill_tokens, wide.prefill_ms)
+    bound = interpolate_array(knots, narrow.prefill_tokens, narrow.prefill_ms)
+    limit = np.where(knots >= LONG_PREFILL_TOKENS, bound, np.inf)
+    if (ours <= limit).all():
+        return wide
+    # Rising from the right: shorter steps may not exceed a lowered longer one.
+    capped = np.minimum.accumulate(np.minimum(ours, limit)[::-1])[::-1]
+    return replace(
+        wide,
+        prefill_tokens=tuple(knots.tolist()),
+        prefill_ms=tuple(capped.tolist()),
+    )
+
+
 @lru_cache(maxsize=256)
 def nearest_relative(gpu: GpuType, engine: str) -> str | None:
     """The measured system whose efficiency stands in for `gpu`: itself if measured.
@@ -127,9 +186,6 @@ def nearest_relative(gpu: GpuType, engine: str) -> str | None:
     if not known:
         return None
     return min(known, key=lambda fit: _distance(fit, gpu)).system
-
-
-_OTHER_VENDORS = frozenset({"xe2"})
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ import numpy as np
 
 from clusters.fields import InputError
 from models.latency.profile import (
+    ENDS,
     HOST,
     Ceiling,
     Profile,
@@ -95,7 +96,9 @@ def _fit_model(records: Sequence[StepRecord], *, skip_unfitted: bool) -> Profile
 
 
 def _fit_part(name: str, records: Sequence[StepRecord]) -> ProfiledPart:
-    prefill, decode = fit_prefill(records), fit_decode(records)
+    attends = name != ENDS
+    prefill = fit_prefill(records, has_attention=attends)
+    decode = fit_decode(records, has_attention=attends)
     return ProfiledPart(
         part=name,
         table=step_table_of(prefill, decode),

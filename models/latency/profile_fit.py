@@ -74,8 +74,10 @@ class _Points:
         )
 
 
-def fit_prefill(records: Sequence[StepRecord]) -> PhaseFit:
-    """Fit F and c to prefill steps.
+def fit_prefill(
+    records: Sequence[StepRecord], *, has_attention: bool = True
+) -> PhaseFit:
+    """Fit F and c to prefill steps; without attention c is 0.
 
     Raises
     ------
@@ -86,6 +88,7 @@ def fit_prefill(records: Sequence[StepRecord]) -> PhaseFit:
     points = _points(
         [(r.point.prompt_tokens, r.point.squares, _ms(r), r.role) for r in used],
         "prefill",
+        has_attention,
     )
     knots, values, error = _fit(points, _prefill_columns)
     num = len(knots)
@@ -97,8 +100,10 @@ def fit_prefill(records: Sequence[StepRecord]) -> PhaseFit:
     )
 
 
-def fit_decode(records: Sequence[StepRecord]) -> PhaseFit:
-    """Fit G and H to decode steps.
+def fit_decode(
+    records: Sequence[StepRecord], *, has_attention: bool = True
+) -> PhaseFit:
+    """Fit G and H to decode steps; without attention H is 0.
 
     Raises
     ------
@@ -109,6 +114,7 @@ def fit_decode(records: Sequence[StepRecord]) -> PhaseFit:
     points = _points(
         [(r.point.num_decodes, r.point.kv_tokens, _ms(r), r.role) for r in used],
         "decode",
+        has_attention,
     )
     knots, values, error = _fit(points, _decode_columns)
     num = len(knots)
@@ -232,7 +238,9 @@ def _solve(matrix: FloatArray, ms: FloatArray) -> FloatArray:
     return solved
 
 
-def _points(rows: Sequence[tuple[float, float, float, Role]], phase: str) -> _Points:
+def _points(
+    rows: Sequence[tuple[float, float, float, Role]], phase: str, has_attention: bool
+) -> _Points:
     if len(rows) < 3:
         raise InputError(f"{phase} records", len(rows), "at least 3 measured points")
     x, load, ms, role = zip(*rows, strict=True)
@@ -241,7 +249,8 @@ def _points(rows: Sequence[tuple[float, float, float, Role]], phase: str) -> _Po
         apart[:] = False
     return _Points(
         np.array(x, dtype=np.float64),
-        np.array(load, dtype=np.float64),
+        # Where nothing attends, context would only take over what the batch costs.
+        np.array(load, dtype=np.float64) * has_attention,
         np.array(ms, dtype=np.float64),
         apart,
     )

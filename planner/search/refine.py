@@ -9,6 +9,12 @@ from planner.goodput import Effort
 from planner.search.contract import STOPPED, Candidate, Ledger, SearchContext
 from planner.simulator.system import Phase
 
+MAX_STEPS = 40
+"""Deployments that one climb may look at."""
+
+LARGE_POOL = 8
+"""Pools beyond this size change by more than one replica a step."""
+
 ShapeCounts = tuple[tuple[ReplicaShape, int], ...]
 
 
@@ -111,15 +117,19 @@ def climb(
 ) -> None:
     """Move from the best candidate to better numbers of replicas, until none is.
 
-    Neighbours have one replica more or fewer of one shape, or of all shapes at once, or
-    replicas of one more shape: one, or as many as there are GPUs for.
+    Neighbours have a replica more or fewer of one shape (an eighth of a large pool), or
+    of all shapes at once, or replicas of one more shape: one, or as many as there are
+    GPUs for. A climb ends after `MAX_STEPS` deployments in any case.
     """
+    start = len(simulated.known)
     for _ in range(max_rounds):
         best = simulated.best
         if best is None or simulated.context.should_stop():
             return
         for neighbour in _neighbours(simulated, best, extras):
             if simulated.context.should_stop():
+                return
+            if len(simulated.known) - start >= MAX_STEPS:
                 return
             simulated.try_counts(neighbour)
         if simulated.best is best:
@@ -134,9 +144,11 @@ def _neighbours(
     counts = [len(pool.replicas) for pool in pools]
     steps = [[0] * len(counts) for _ in range(2 * len(counts))]
     for i in range(len(counts)):
-        steps[2 * i][i], steps[2 * i + 1][i] = 1, -1
+        size = max(1, counts[i] // LARGE_POOL)
+        steps[2 * i][i], steps[2 * i + 1][i] = size, -size
     if len(counts) > 1:
-        steps += [[1] * len(counts), [-1] * len(counts)]
+        sizes = [max(1, count // LARGE_POOL) for count in counts]
+        steps += [sizes, [-size for size in sizes]]
     found: list[ShapeCounts] = []
     for step in steps:
         moved = [n + s for n, s in zip(counts, step, strict=True)]

@@ -10,6 +10,7 @@ Idea
     which is the fall-back on physics.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -21,6 +22,7 @@ from clusters.fields import InputError, spec
 
 FloatArray = NDArray[np.float64]
 
+_TINY = 1e-12
 _STORED_DIGITS = 1000
 """A stored integer is a thousandth of the natural logarithm, 0.1 % of the time."""
 
@@ -65,9 +67,20 @@ class Surface:
         return tuple(len(axis.knots) for axis in self.axes)
 
     def slowdown(self, *coordinates: FloatArray | float) -> FloatArray:
-        """Measured over ideal time at points whose coordinates broadcast together."""
-        index, weight = self.corners(*coordinates)
-        log_slowdown: FloatArray = (self._values[index] * weight).sum(axis=0)
+        """Measured over ideal time at points whose coordinates broadcast together.
+
+        Single numbers are interpolated first: what is left is small.
+        """
+        values = self._values.reshape(self.shape)
+        spread: list[tuple[FloatArray, FloatArray]] = []
+        for x, log_knots in zip(coordinates, self._log_knots, strict=True):
+            axis = len(spread)
+            if isinstance(x, np.ndarray) and x.ndim:
+                spread.append((x, log_knots))
+            else:
+                values = _between(values, axis, float(x), log_knots)
+        index, weight = _corners(spread)
+        log_slowdown: FloatArray = (values.ravel()[index] * weight).sum(axis=0)
         return np.exp(log_slowdown)
 
     def corners(
@@ -80,22 +93,8 @@ class Surface:
         Two arrays of shape ``(2**num_axes, *points)``: flat indices and weights that
         add up to 1.
         """
-        places = [
-            _place(np.asarray(x, dtype=np.float64), knots)
-            for x, knots in zip(coordinates, self._log_knots, strict=True)
-        ]
-        indices, weights = [], []
-        for corner in product((0, 1), repeat=len(places)):
-            flat: NDArray[np.int64] = np.zeros((), dtype=np.int64)
-            weight: FloatArray = np.ones(())
-            for (low, share), upper, size in zip(
-                places, corner, self.shape, strict=True
-            ):
-                flat = flat * size + np.minimum(low + upper, size - 1)
-                weight = weight * (share if upper else 1.0 - share)
-            indices.append(flat)
-            weights.append(weight)
-        return np.stack(indices), np.stack(weights)
+        points = [np.asarray(x, dtype=np.float64) for x in coordinates]
+        return _corners(list(zip(points, self._log_knots, strict=True)))
 
     def covers(self, *coordinates: float) -> bool:
         """Whether a point lies within the knots of every axis."""
@@ -138,13 +137,47 @@ def smooth_max(*times_ms: FloatArray | float) -> FloatArray:
     return total**0.25
 
 
+def _corners(
+    spread: Sequence[tuple[FloatArray, FloatArray]],
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """Flat indices and weights of the knots around points, per (points, log knots)."""
+    sizes = [len(log_knots) for _, log_knots in spread]
+    places = [_place(x, log_knots) for x, log_knots in spread]
+    indices, weights = [], []
+    for corner in product((0, 1), repeat=len(places)):
+        flat: NDArray[np.int64] = np.zeros((), dtype=np.int64)
+        weight: FloatArray = np.ones(())
+        for (low, share), upper, size in zip(places, corner, sizes, strict=True):
+            flat = flat * size + np.minimum(low + upper, size - 1)
+            weight = weight * (share if upper else 1.0 - share)
+        indices.append(flat)
+        weights.append(weight)
+    return np.stack(indices), np.stack(weights)
+
+
+def _between(
+    values: FloatArray, axis: int, x: float, log_knots: FloatArray
+) -> FloatArray:
+    """`values` at one coordinate of an axis, which disappears."""
+    log_x = math.log(max(x, _TINY))
+    low = int(np.searchsorted(log_knots, log_x, side="right")) - 1
+    if low < 0 or len(log_knots) == 1:
+        return np.asarray(values.take(0, axis))
+    if low >= len(log_knots) - 1:
+        return np.asarray(values.take(-1, axis))
+    share = (log_x - log_knots[low]) / (log_knots[low + 1] - log_knots[low])
+    below, above = values.take(low, axis), values.take(low + 1, axis)
+    between: FloatArray = below + share * (above - below)
+    return between
+
+
 def _place(
     x: FloatArray, log_knots: FloatArray
 ) -> tuple[NDArray[np.int64], FloatArray]:
     """Knot below each point, and the share of the knot above it."""
     if len(log_knots) == 1:
         return np.zeros(x.shape, dtype=np.int64), np.zeros(x.shape)
-    log_x = np.log(np.maximum(x, 1e-12))
+    log_x = np.log(np.maximum(x, _TINY))
     low = np.searchsorted(log_knots, log_x, side="right") - 1
     low = np.clip(low, 0, len(log_knots) - 2)
     share = (log_x - log_knots[low]) / (log_knots[low + 1] - log_knots[low])

@@ -3,7 +3,13 @@
 import pytest
 
 from planner.objective import Goal
-from planner.search.ratios import RatedShape, gpu_budget, pair_mixes, single_mixes
+from planner.search.ratios import (
+    RatedShape,
+    best_of_each_type,
+    gpu_budget,
+    pair_mixes,
+    single_mixes,
+)
 from planner.simulator.system import Phase
 from tests.planner.tiny_problems import (
     mixed_cluster,
@@ -110,3 +116,14 @@ def test_replicas_that_straddle_nodes_are_not_promised():
 @pytest.mark.parametrize(("max_gpus", "budget"), [(None, 4), (3, 3), (9, 4)])
 def test_the_budget_is_the_cluster_or_less(max_gpus, budget):
     assert gpu_budget(tiny_problem(max_gpus=max_gpus)) == budget
+
+
+def test_best_of_each_type_is_the_best_per_gpu_and_the_smallest():
+    rated = [
+        RatedShape(shape=shape(Phase.AGGREGATED, tp=1), rate_rps=1.0),
+        RatedShape(shape=shape(Phase.AGGREGATED, tp=2), rate_rps=5.0),
+        RatedShape(shape=shape(Phase.AGGREGATED, tp=4), rate_rps=6.0),
+        RatedShape(shape=shape(Phase.AGGREGATED, tp=1, gpu_type="idle"), rate_rps=0.0),
+    ]
+    # 1, 2.5 and 1.5 per GPU; a type that serves nothing offers nothing.
+    assert best_of_each_type(rated) == [rated[1].shape, rated[0].shape]

@@ -64,3 +64,21 @@ def test_a_promise_the_climb_came_across_is_not_rejected_too():
     left = sum(counts not in simulated.known for counts in promised)
     passed_over = simulated.ledger.rejected["promises less than those simulated"]
     assert passed_over == left < 2
+
+
+def test_the_climb_adds_a_shape_on_gpus_that_the_best_leaves_free():
+    # Four GPUs: one of each phase leaves two, which only the extra shape may take.
+    wide = shape(Phase.PREFILL, tp=2)
+    simulated = simulated_on(tiny_problem(goal=Goal.MAX_GOODPUT, max_replicas=2))
+    simulated.try_counts(mix(1, 1))
+    climb(simulated, extras=[wide], max_rounds=1)
+    mixed = ((PREFILL, 1), (DECODE, 1), (wide, 1))
+    assert simulated.known[mixed] is not None
+
+
+def test_an_extra_shape_counts_for_the_limit_of_its_phase():
+    wide = shape(Phase.PREFILL, tp=2)
+    simulated = simulated_on(tiny_problem(goal=Goal.MAX_GOODPUT, max_replicas=1))
+    simulated.try_counts(mix(1, 1))
+    climb(simulated, extras=[wide])
+    assert list(simulated.known) == [mix(1, 1)]
