@@ -63,8 +63,10 @@ class LatencyLibrary:
 
     @classmethod
     def default(cls) -> Self:
-        """Published coefficients of DistServe's engine, else first principles."""
-        return cls(sources=(PublishedSource(engine="distserve"), RooflineSource()))
+        """Published coefficients of DistServe's engine, fitted vLLM, first principles."""
+        return cls(
+            sources=(PublishedSource(engine="distserve"), FittedSource(), RooflineSource())
+        )
 
     def with_sources(self, *names: str) -> Self:
         """A library of the named shipped or own sources only, in that order.

@@ -6,21 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.cli.output import FormatOption, OutputOption, emit, say
+
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from planner.workload.arrivals import ArrivalProcess
     from planner.workload.summary import TraceSummary
 
 app = typer.Typer(help="Describe, convert and make traces.", no_args_is_help=True)
-
-
-class OutputFormat(StrEnum):
-    """How results are written to stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
 
 
 class FileFormat(StrEnum):
@@ -59,18 +53,18 @@ Head = Annotated[int | None, typer.Option(help="Only the first rows.", min=1)]
 @app.command()
 def summarize(
     file: TraceFile,
-    output: Annotated[
-        OutputFormat, typer.Option("--format", help="How to print it.")
-    ] = OutputFormat.TABLE,
     from_format: FromFormat = None,
     head: Head = None,
+    fmt: FormatOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Rate, burstiness, length percentiles and prefix reuse of a trace."""
+    from clusters.mapping import to_mapping
     from planner.workload.summary import summarize as summary_of
     from planner.workload.traces import read_trace
 
-    summary = summary_of(read_trace(file, format=from_format, head=head))
-    _print_summary(summary, output)
+    found = summary_of(read_trace(file, format=from_format, head=head))
+    emit(to_mapping(found), fmt=fmt, table=lambda: _report(found), output=output)
 
 
 @app.command()
@@ -87,7 +81,7 @@ def convert(
     to = _written_format(out, to_format)
     requests = read_trace(source, format=from_format, head=head)
     write_requests(requests, out, format=to.value)
-    typer.echo(f"{out}: {len(requests)} requests", err=True)
+    say(f"{out}: {len(requests)} requests")
 
 
 @app.command()
@@ -114,7 +108,7 @@ def synth(
     workload = Workload.of_lengths(lengths, arrivals=arrivals, rate_rps=rate)
     requests = workload.draw(num, seed=seed)
     write_requests(requests, out, format=to.value)
-    typer.echo(f"{out}: {len(requests)} requests", err=True)
+    say(f"{out}: {len(requests)} requests")
 
 
 def _written_format(out: Path, chosen: FileFormat | None) -> FileFormat:
@@ -143,44 +137,24 @@ def _arrivals(arrival: Arrival, cv: float | None) -> "ArrivalProcess":
     return PoissonArrivals() if arrival is Arrival.POISSON else FixedGapArrivals()
 
 
-def _print_summary(summary: "TraceSummary", output: OutputFormat) -> None:
-    from rich.console import Console
-
-    from clusters.serde import dump_json, dump_yaml, to_mapping
-
-    if output is OutputFormat.TABLE:
-        console = Console(width=80, highlight=False)
-        console.print(_figures(summary))
-        console.print()
-        console.print(_lengths(summary))
-        return
-    dump = dump_json if output is OutputFormat.JSON else dump_yaml
-    typer.echo(dump(to_mapping(summary)), nl=False)
-
-
-def _figures(summary: "TraceSummary") -> "Table":
-    from rich.table import Table
+def _report(summary: "TraceSummary") -> "Group":
+    from planner.cli.tables import facts_table, sections, table_of
 
     cv, hits = summary.gap_cv, summary.prefix_hit_frac
-    table = Table.grid(padding=(0, 2))
-    table.add_row("requests", f"{summary.num_requests:,}")
-    table.add_row("duration", f"{summary.duration_s:,.1f} s")
-    table.add_row("rate", f"{summary.rate_rps:.4g} requests/s")
-    table.add_row("cv of gaps", "-" if cv is None else f"{cv:.2f}")
+    facts = [
+        ("requests", f"{summary.num_requests:,}"),
+        ("duration", f"{summary.duration_s:,.1f} s"),
+        ("rate", f"{summary.rate_rps:.4g} requests/s"),
+        ("cv of gaps", "-" if cv is None else f"{cv:.2f}"),
+    ]
     for peak in summary.peaks:
-        table.add_row(f"peak/mean, {peak.window_s:g} s", f"{peak.peak_to_mean:.2f}")
+        facts.append((f"peak/mean, {peak.window_s:g} s", f"{peak.peak_to_mean:.2f}"))
     if hits is not None:
-        table.add_row("prefix reuse", f"{hits:.1%} of blocks (cache without limit)")
-    return table
-
-
-def _lengths(summary: "TraceSummary") -> "Table":
-    from rich.table import Table
-
-    table = Table("tokens", box=None, pad_edge=False)
-    for name in ("mean", "p50", "p90", "p99", "max"):
-        table.add_column(name, justify="right")
+        facts.append(("prefix reuse", f"{hits:.1%} of blocks (cache without limit)"))
+    headers = ("tokens", "mean", "p50", "p90", "p99", "max")
+    rows = []
     for name, tokens in (("input", summary.input), ("output", summary.output)):
         figures = (tokens.mean, tokens.p50, tokens.p90, tokens.p99, tokens.max)
-        table.add_row(name, *(f"{figure:,.0f}" for figure in figures))
-    return table
+        rows.append([name, *(f"{figure:,.0f}" for figure in figures)])
+    lengths = table_of(headers, rows, numeric=set(headers[1:]))
+    return sections(("", facts_table(facts)), ("Lengths", lengths))
