@@ -54,11 +54,11 @@ def _steps(title: str, path: Path) -> None:
 
 
 _INTRODUCTION = """\
-Steps composed from fitted operators against the step latencies of
-the package aiconfigurator-core 0.12.0, which composes them from the same tables by
-interpolation. Operators are fitted, steps never. Left out, and counted, are
-rows where more work of the same configuration took at least 2 % less time, and rows in a
-number format whose table holds no kernel times (`benchmarks/fit/README.md`).
+Steps composed from fitted operators against those of the package aiconfigurator-core
+0.12.0, which composes them from the same tables by interpolation. Operators are fitted,
+steps never. Left out, and counted, are rows where more work of the same configuration
+took at least 2 % less time, and rows in a number format whose table holds no kernel
+times (`benchmarks/fit/README.md`).
 """
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ the operators' (Llama-3.1-70B and gpt-oss-120b on H100, H200 and B200, public ru
 2026). Without CUDA graphs the launches of every layer come on top."""
 LONG_PREFILL_TOKENS = 512.0
 """Prefills from here on never slow down with tensor parallelism in an island."""
+_SAME_RATE = math.log(1.2)
+"""Link rates within this factor count as the same fabric."""
 _OTHER_VENDORS = frozenset({"xe2"})
 """Architectures whose efficiency says nothing about NVIDIA GPUs."""
 
@@ -215,6 +217,13 @@ def _reducer(ring: GroupLink, engine: str, system: str) -> AllReduceModel | None
     """The measured fabric nearest to the ring, the own system's if it is as near."""
     if ring.kind is LinkKind.NETWORK:
         return None
+    own = load_fit(system, engine).variants("all_reduce")
+    for model in own.values():
+        # Reading nine other files to find a nearer fabric takes longer than planning.
+        assert isinstance(model, AllReduceModel)
+        near = abs(math.log(model.link_bytes_per_s / ring.bytes_per_s)) < _SAME_RATE
+        if model.kind is ring.kind and near:
+            return model
     fabrics = {
         name: model
         for name in shipped_systems(engine)

@@ -23,6 +23,7 @@ from models.latency.request import (
     LatencyUnavailableError,
     Provenance,
     RemarkingSource,
+    SourceRemarks,
 )
 from models.latency.roofline import RooflineSource
 from models.llm import LlmSpec
@@ -63,9 +64,13 @@ class LatencyLibrary:
 
     @classmethod
     def default(cls) -> Self:
-        """Published coefficients of DistServe's engine, fitted vLLM, first principles."""
+        """Published coefficients of DistServe's engine, fits of vLLM, the roofline."""
         return cls(
-            sources=(PublishedSource(engine="distserve"), FittedSource(), RooflineSource())
+            sources=(
+                PublishedSource(engine="distserve"),
+                FittedSource(),
+                RooflineSource(),
+            )
         )
 
     def with_sources(self, *names: str) -> Self:
@@ -103,15 +108,13 @@ class LatencyLibrary:
         if impossible:
             raise LatencyUnavailableError(impossible)
         source, reason = self.source_of(llm, request.gpu)
-        error_frac = source.expected_error_frac
         if isinstance(source, RemarkingSource):
             remarks = source.remarks(request)
             reason = "; ".join([reason, *remarks.notes, *remarks.outside_fit])
             error_frac = remarks.expected_error_frac
-            if remarks.outside_fit:
-                left = f"{llm.name} {parallelism} on {request.gpu.name}: "
-                left += "; ".join(remarks.outside_fit)
-                warnings.warn(left, ExtrapolationWarning, stacklevel=3)
+            _warn_outside_fit(request, remarks)
+        else:
+            error_frac = source.expected_error_frac
         return LatencyChoice(
             stages=source.compile(request),
             source=source.name,
@@ -136,3 +139,11 @@ class LatencyLibrary:
                 return source, "; ".join([covers, *passed_over])
             passed_over.append(f"{source.name}: {why_not}")
         raise LatencyUnavailableError("; ".join(passed_over))
+
+
+def _warn_outside_fit(request: LatencyRequest, remarks: SourceRemarks) -> None:
+    if not remarks.outside_fit:
+        return
+    what = f"{request.llm.name} {request.parallelism} on {request.gpu.name}"
+    message = f"{what}: {'; '.join(remarks.outside_fit)}"
+    warnings.warn(message, ExtrapolationWarning, stacklevel=4)

@@ -18,8 +18,9 @@ from functools import cache
 import numpy as np
 
 from clusters.fields import spec
-from clusters.gpu import Dtype, GpuType
+from clusters.gpu import GpuType
 from clusters.links import GroupLink, LinkKind
+from clusters.units import MS_PER_S
 from models.communication import (
     CommunicationEfficiency,
     all_reduce_ms,
@@ -34,7 +35,7 @@ from models.latency.operators.moe import ExpertShape, MoeModel
 from models.latency.operators.surface import Axis, FloatArray, Surface
 from models.latency.operators.tokens import TOKEN_KNOTS
 from models.latency.step_table import StepTable
-from models.latency.weights import PEAK_DTYPE, choose_variant
+from models.latency.weights import PEAK_DTYPE, choose_variant, peak_flops_per_s
 from models.shapes import AttentionShape, Gemm, LayerGroup, StageShapes
 
 KNOT_TOLERANCE = 0.004
@@ -47,7 +48,7 @@ _ATTENTION_TOKENS = (512.0, 65536.0)
 """Token counts at which prefill attention is separated."""
 PLAIN_KV_BYTES = 2.0
 """Bytes of a cached element from which the cache counts as unquantised."""
-_FAR_FACTOR = 3.0
+_FAR_FACTOR = 5.0
 """A wide product is all bandwidth or all FLOPs; further out we say so."""
 _UNMEASURED_AXES = {"prefill": 3, "decode": 4}
 _UNMEASURED_LOG_SLOWDOWN = 0.5
@@ -176,7 +177,7 @@ class StageModel:
             moved / peaks.memory_bytes_per_s,
             gemm.flops(TOKEN_KNOTS) / peaks.flops_per_s,
         )
-        return np.asarray(1000.0 * seconds)
+        return np.asarray(MS_PER_S * seconds)
 
     def _elementwise_ms(self, group: LayerGroup) -> FloatArray:
         model, rate = self.fit.elementwise, self.gpu.memory_bytes_per_s
@@ -322,11 +323,9 @@ class StageModel:
         )
 
     def _peaks(self, variant: str) -> Peaks:
-        dtype = PEAK_DTYPE[variant]
-        native = dtype if dtype in self.gpu.dtypes else Dtype.FP16
-        rate = self.gpu.flops_per_s(native)
+        rate = peak_flops_per_s(variant, self.gpu)
         if self.gpu.name == self.fit.system:
-            rate = self.fit.flops_per_s.get(str(dtype), rate)
+            rate = self.fit.flops_per_s.get(str(PEAK_DTYPE[variant]), rate)
             memory = self.fit.memory_bytes_per_s
             return Peaks(memory_bytes_per_s=memory, flops_per_s=rate)
         return Peaks(memory_bytes_per_s=self.gpu.memory_bytes_per_s, flops_per_s=rate)

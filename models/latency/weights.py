@@ -50,8 +50,20 @@ def variants_for(weights: WeightFormat) -> tuple[str, ...]:
 def choose_variant(
     weights: WeightFormat, fitted: Container[str], gpu: GpuType
 ) -> str | None:
-    """First variant that was fitted and that `gpu` multiplies natively."""
+    """First variant that was fitted and that `gpu` multiplies natively.
+
+    Plain bf16 stands in on GPUs without it: they multiply in fp16 at that peak.
+    """
     for variant in variants_for(weights):
-        if variant in fitted and PEAK_DTYPE[variant] in gpu.dtypes:
+        native = variant == "bfloat16" or PEAK_DTYPE[variant] in gpu.dtypes
+        if variant in fitted and native:
             return variant
     return None
+
+
+def peak_flops_per_s(variant: str, gpu: GpuType) -> float:
+    """Peak of `gpu` in a variant's number format, else in the widest it has."""
+    for dtype in (PEAK_DTYPE[variant], Dtype.FP16):
+        if dtype in gpu.dtypes:
+            return gpu.flops_per_s(dtype)
+    return gpu.flops_per_s(Dtype.FP32)

@@ -32,7 +32,7 @@ class Axis:
     """One coordinate of a surface and the knots along it."""
 
     name: str = spec("What the coordinate is.")
-    knots: tuple[float, ...] = spec("Positive, strictly rising.")
+    knots: tuple[float, ...] = spec("Positive, strictly rising.", unit="1")
 
     def __post_init__(self) -> None:
         knots = np.asarray(self.knots, dtype=np.float64)
@@ -46,7 +46,9 @@ class Surface:
     """Logarithm of time over ideal time at the knots of its axes."""
 
     axes: tuple[Axis, ...] = spec("Coordinates, slowest-varying first.")
-    log_slowdown: tuple[float, ...] = spec("Values at the knots, last axis fastest.")
+    log_slowdown: tuple[float, ...] = spec(
+        "Values at the knots, last axis fastest.", unit="1"
+    )
     _log_knots: tuple[FloatArray, ...] = field(init=False, repr=False, compare=False)
     _values: FloatArray = field(init=False, repr=False, compare=False)
 

@@ -246,7 +246,7 @@ def test_the_library_tells_relative_and_error() -> None:
 
 
 def test_leaving_the_fitted_sizes_warns_and_is_recorded() -> None:
-    wide = replace(LlmSpec.load("qwen3-8b"), name="wide", intermediate=262144)
+    wide = replace(LlmSpec.load("qwen3-8b"), name="wide", intermediate=524288)
     library = LatencyLibrary(sources=(FittedSource(),))
     with pytest.warns(ExtrapolationWarning, match="gate_up"):
         choice = library.choose(request_of(wide, GpuType.load("h100_sxm")))
@@ -259,3 +259,9 @@ def test_catalogue_models_stay_within_the_fit() -> None:
         warnings.simplefilter("error")
         for name in ("llama-3.1-70b", "qwen3-32b", "qwen3-30b-a3b", "mixtral-8x7b"):
             library.choose(request_of(LlmSpec.load(name), GpuType.load("h200_sxm"), 4))
+
+
+def test_a_gpu_without_bf16_runs_in_fp16_at_that_peak() -> None:
+    table = table_of(LlmSpec.load("llama-2-7b"), "t4", "vllm")
+    # 7B at 2048 tokens: 2 * 6.6e9 * 2048 FLOP at 65 TFLOP/s = 416 ms at best.
+    assert 416.0 < table.prefill_step_ms([2048]) < 1200.0

@@ -27,13 +27,21 @@ def test_published_coefficients_win_where_they_exist(nvlink_request: Build) -> N
     assert choice.reason == "published-distserve covers opt-13b on a100_sxm"
 
 
+def test_fits_answer_where_nothing_is_published(nvlink_request: Build) -> None:
+    choice = LatencyLibrary.default().choose(nvlink_request("opt-13b", "h100_sxm"))
+    assert choice.source == "fitted-vllm"
+    assert choice.provenance is Provenance.FITTED
+    assert "measured on a100_sxm only, not h100_sxm" in choice.reason
+    assert choice.expected_error_frac is not None
+
+
 def test_first_principles_answer_for_the_rest_and_say_why(
     nvlink_request: Build,
 ) -> None:
-    choice = LatencyLibrary.default().choose(nvlink_request("opt-13b", "h100_sxm"))
+    choice = LatencyLibrary.default().choose(nvlink_request("opt-13b", "mi300x"))
     assert choice.source == "roofline"
     assert choice.provenance is Provenance.DATASHEET
-    assert "measured on a100_sxm only, not h100_sxm" in choice.reason
+    assert "no measured relative of mi300x" in choice.reason
     assert choice.expected_error_frac is not None
 
 

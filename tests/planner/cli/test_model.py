@@ -38,7 +38,9 @@ def test_latency_source_is_chosen_and_explained(phaseplan: Callable[..., Any]) -
     published = phaseplan("model", "show", "opt-13b", "--gpu", "a100_sxm").stdout
     assert "published-distserve (published)" in published
     assert "published-distserve covers opt-13b on a100_sxm" in published
-    roofline = phaseplan("model", "show", "opt-13b", "--gpu", "h100_sxm").stdout
+    fitted = phaseplan("model", "show", "opt-13b", "--gpu", "h100_sxm").stdout
+    assert "fitted-vllm (fitted)" in fitted
+    roofline = phaseplan("model", "show", "opt-13b", "--gpu", "mi300x").stdout
     assert "roofline (datasheet)" in roofline
 
 
