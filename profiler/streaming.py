@@ -68,19 +68,25 @@ def complete(endpoint: Endpoint, prompt: object, *, max_tokens: int) -> Answer:
         before the end.
     """
     connection = _connect(endpoint)
+    # Kept here: the connection hands its socket over to the response.
+    connected = connection.sock
     expired = threading.Event()
 
     def expire() -> None:
         expired.set()
-        if connection.sock is not None:
-            # Wakes a read that is under way, which closing alone does not.
-            _shut_down(connection.sock)
+        # Wakes a read that is under way, which closing alone does not.
+        _shut_down(connected)
 
     watchdog = threading.Timer(endpoint.answer_limit_s, expire)
     watchdog.daemon = True
     watchdog.start()
     try:
         return _ask(connection, endpoint, prompt, max_tokens)
+    except EndpointError:
+        if expired.is_set():
+            limit = f"{endpoint.answer_limit_s:g} s"
+            raise EndpointError(f"{endpoint.url}: no whole answer in {limit}") from None
+        raise
     except TimeoutError:
         limit = f"{endpoint.read_limit_s:g} s"
         raise EndpointError(f"{endpoint.url}: nothing came for {limit}") from None
@@ -103,7 +109,13 @@ def _connect(endpoint: Endpoint) -> http.client.HTTPConnection:
         if parts.scheme == "https"
         else http.client.HTTPConnection
     )
-    return kind(parts.hostname, parts.port, timeout=endpoint.read_limit_s)
+    connection = kind(parts.hostname, parts.port, timeout=endpoint.read_limit_s)
+    try:
+        connection.connect()
+    except OSError as error:
+        why = f"{type(error).__name__}: {error}"
+        raise EndpointError(f"{endpoint.url}: {why}") from None
+    return connection
 
 
 def _ask(

@@ -11,6 +11,7 @@ Steps
     5. Knots dropped where a line stays within `KNOT_TOLERANCE`.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -234,11 +235,9 @@ class StageModel:
         tokens, few = TOKEN_KNOTS, _SHORT_PROMPTS
         one, four = np.zeros_like(tokens), np.zeros_like(tokens)
         windowed, launches = np.zeros_like(tokens), 0
-        for group in self.stage.groups:
-            shape = group.attention
+        for shape, layers in self._attention_layers().items():
             kernels = _ATTENTION_LAUNCHES + _QK_NORM_LAUNCHES * shape.qk_norm
-            launches += group.num_layers * kernels
-            layers = float(group.num_layers)
+            launches += layers * kernels
             if shape.has_short_window:
                 windowed += layers * self._prefill_ms(shape, 1.0, tokens)
                 continue
@@ -255,6 +254,13 @@ class StageModel:
         rest = one + four - coefficient * tokens**2 * (1.0 + 1.0 / few)
         fixed = launches * self.fit.elementwise.attention_launch_ms
         return rest / 2.0 + windowed + fixed, coefficient
+
+    def _attention_layers(self) -> Counter[AttentionShape]:
+        """Layers by attention: groups may differ in their feed-forward only."""
+        layers = Counter[AttentionShape]()
+        for group in self.stage.groups:
+            layers[group.attention] += group.num_layers
+        return layers
 
     def _prefill_ms(
         self, shape: AttentionShape, prompts: float, tokens: FloatArray
@@ -273,8 +279,7 @@ class StageModel:
         """Step 3: G and H at the batch sizes."""
         unbounded = np.zeros((len(sizes), len(_CONTEXTS)))
         windowed = np.zeros_like(sizes)
-        for group in self.stage.groups:
-            shape = group.attention
+        for shape, layers in self._attention_layers().items():
             model, heads = self._kernel("decode", shape)
             if shape.has_short_window:
                 assert shape.window is not None
@@ -289,9 +294,9 @@ class StageModel:
             )
             time = np.maximum.accumulate(np.maximum.accumulate(time, 0), 1)
             if shape.has_short_window:
-                windowed += group.num_layers * time[:, 0]
+                windowed += layers * time[:, 0]
             else:
-                unbounded += group.num_layers * time
+                unbounded += layers * time
         weight = 1.0 / (linear[:, None] + unbounded) ** 2
         fixed, per_token = _weighted_line(sizes[:, None] * _CONTEXTS, unbounded, weight)
         return fixed + windowed, _never_cheaper(sizes, per_token)

@@ -1,8 +1,7 @@
 """An OpenAI-compatible server on asyncio with a known latency law, or with a fault.
 
-A prompt of L tokens takes ``PREFILL_MS + PER_TOKEN_MS * L``, one prompt at a time; a
-decode step of B requests with S tokens of context takes ``STEP_MS + PER_REQUEST_MS * B +
-PER_KV_MS * S``. Time is kept against a schedule, so that late wake-ups do not add up.
+Prompts run one at a time, a decode step is taken together: see `prefill_ms` and
+`decode_ms`. Time is kept against a schedule, so that late wake-ups do not add up.
 """
 
 import asyncio
@@ -12,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-PREFILL_MS = 8.0
-PER_TOKEN_MS = 0.03
-STEP_MS = 12.0
-PER_REQUEST_MS = 0.8
-PER_KV_MS = 0.0004
+PREFILL_MS = 60.0
+PER_TOKEN_MS = 0.08
+STEP_MS = 30.0
+PER_REQUEST_MS = 2.0
+PER_KV_MS = 0.002
 
 
 def prefill_ms(tokens: int) -> float:
@@ -38,7 +37,7 @@ class Job:
 
 
 class LawServer:
-    """Serves until its loop is stopped; `fault` is what goes wrong, `faults` how often."""
+    """`fault` is what goes wrong with the first `faults` requests."""
 
     def __init__(self, fault: str = "", faults: int = 10**9) -> None:
         self.fault, self.faults = fault, faults
@@ -48,8 +47,8 @@ class LawServer:
         self._running: list[Job] = []
 
     async def start(self) -> None:
-        server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        self.server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
         self._engine = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -57,7 +56,8 @@ class LawServer:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            due = max(due, loop.time() - 0.005)
+            # A late wake-up is made up for, a long pause is not.
+            due = max(due, loop.time() - 0.02)
             if self._waiting:
                 job = self._waiting.pop(0)
                 due += prefill_ms(job.prompt) * 1e-3
@@ -148,6 +148,7 @@ def serving(fault: str = "", faults: int = 10**9) -> Iterator[LawServer]:
     finally:
 
         async def cancel_all() -> None:
+            server.server.close()
             tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
             for task in tasks:
                 task.cancel()

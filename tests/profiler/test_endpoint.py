@@ -114,7 +114,7 @@ def test_point_that_keeps_failing_is_recorded_with_the_reason() -> None:
 def test_server_that_is_not_there_is_an_error_with_its_address() -> None:
     with law.serving() as server:
         port = server.port
-    with pytest.raises(InputError, match=f"127.0.0.1:{port}"):
+    with pytest.raises(InputError, match=f"127.0.0.1:{port + 1}"):
         profile_endpoint(
             Endpoint(url=f"http://127.0.0.1:{port + 1}/v1", model="law"),
             LLM,

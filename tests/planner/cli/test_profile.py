@@ -1,0 +1,180 @@
+"""The whole path on a CPU: measure, fit, plan, validate; and what goes wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the profiler needs torch")
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 256,
+    "max_position_embeddings": 4096,
+    "hidden_act": "silu",
+    "torch_dtype": "bfloat16",
+    "tie_word_embeddings": False,
+}
+PROBLEM = """
+api_version: phaseplan/v1
+cluster: {name: two, nodes: [{type: {name: pair, gpu: a100_sxm, num_gpus: 2,
+  interconnect: nvswitch, gpus_per_pcie_switch: 2}}]}
+services:
+  - llm: tiny.json
+    workload: {lengths: 64x16, arrivals: {kind: poisson}, rate_rps: 20}
+    slo: {ttft_ms: 500, tpot_ms: 100}
+search: {tp: [1], max_pp: 1}
+"""
+ON_CPU = ("--device", "cpu", "--dtype", "fp32")
+SMALL = (
+    *("--max-prompt-tokens", 256, "--max-context-tokens", 256),
+    *("--max-requests", 16, "--max-kv-tokens", 2048, "--target-ci", 0.3),
+)
+Phaseplan = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(CONFIG))
+    return path
+
+
+@pytest.mark.slow
+def test_whole_path_from_measurement_to_validation(
+    tiny: Path, tmp_path: Path, phaseplan: Phaseplan
+) -> None:
+    records, profile = tmp_path / "r.jsonl", tmp_path / "profile.json"
+    ended = phaseplan(
+        *("profile", "run", tiny, "-r", records, *ON_CPU, *SMALL, "--budget", "40s")
+    )
+    assert ended.code == 0, ended.stderr
+    assert "0 over budget" in ended.stderr
+
+    # Whatever the noise of a shared machine: the path is the claim, not the error.
+    ended = phaseplan(
+        *("profile", "fit", records, "-o", profile, "--gpu", "a100_sxm"),
+        "--with-unstable",
+    )
+    assert ended.code == 0, ended.stderr
+    assert "dense" in ended.stdout
+    assert phaseplan("profile", "show", profile).code == 0
+
+    problem, plan = tmp_path / "problem.yaml", tmp_path / "plan.json"
+    problem.write_text(PROBLEM)
+    ended = phaseplan(
+        *("plan", problem, "--profile", profile, "-o", plan, "-q"),
+        *("--method", "aggregated"),
+    )
+    assert ended.code == 0, ended.stderr
+    evidence = json.loads(plan.read_text())["evidence"]
+    assert {each["latency_source"] for each in evidence} == {"measured"}
+    # The profile is in the plan: it replays without the file.
+    profile_text = profile.read_text()
+    profile.unlink()
+    assert phaseplan("simulate", plan, "-q").code == 0
+    profile.write_text(profile_text)
+
+    ended = phaseplan(
+        *("profile", "validate", profile, tiny, *ON_CPU, "--lengths", "48x16"),
+        *("--requests", 30, "--max-context-tokens", 128, "--max-num-seqs", 8),
+        *("--max-batch-tokens", 256, "--load", "0.5", "--format", "json"),
+    )
+    assert ended.code == 0, ended.stderr
+    (level,) = json.loads(ended.stdout)["levels"]
+    assert level["is_complete"]
+    names = {row["name"] for row in level["compared"]}
+    assert {"ttft p50", "ttft p90", "ttft p99", "tpot p50", "goodput"} <= names
+
+
+@pytest.mark.slow
+def test_campaign_leaves_records_fits_validation_and_report(
+    tiny: Path, tmp_path: Path, phaseplan: Phaseplan
+) -> None:
+    out = tmp_path / "out"
+    words = ("profile", "campaign", "--model", tiny, *ON_CPU, "--small", "--out", out)
+    ended = phaseplan(*words, "--minutes", 0.4, "--target-ci", 0.3)
+    assert ended.code == 0, ended.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert not [key for key in summary if key.endswith("_failed")], summary
+    for name in ("records.jsonl", "repeat.jsonl", "profile.json", "validation.json"):
+        assert (out / name).exists(), name
+    report = (out / "report.md").read_text()
+    for heading in ("Ceilings", "Held-out errors", "Repeatability", "Predicted"):
+        assert heading in report
+
+
+def test_dry_run_lists_points_and_measures_nothing(
+    tiny: Path, tmp_path: Path, phaseplan: Phaseplan
+) -> None:
+    records = tmp_path / "r.jsonl"
+    ended = phaseplan("profile", "run", tiny, "-r", records, *ON_CPU, "--dry-run")
+    assert ended.code == 0, ended.stderr
+    assert "tiny TP1 dense fp32" in ended.stdout
+    assert "points" in ended.stdout
+    assert not records.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda_is_told_and_exits_with_two(tiny: Path, phaseplan: Phaseplan) -> None:
+    ended = phaseplan("profile", "run", tiny)
+    assert ended.code == 2
+    assert "torch finds no CUDA device here" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--tp", "3"), "TP3 does not divide"),
+        (("--tp", "none"), "whole numbers >= 1"),
+        (("--budget", "soon"), "a duration such as"),
+        (("--dtype", "fp7"), "one of bf16, fp16, fp32"),
+        (("-r", "/nowhere/r.jsonl"), "can be written"),
+    ],
+    ids=["tp", "tp_text", "budget", "dtype", "output"],
+)
+def test_slips_of_run_exit_with_two(
+    words: tuple[str, ...], told: str, tiny: Path, tmp_path: Path, phaseplan: Phaseplan
+) -> None:
+    rest = () if "--dtype" in words else ("--dtype", "fp32")
+    own = () if "-r" in words else ("-r", tmp_path / "r.jsonl")
+    ended = phaseplan("profile", "run", tiny, "--device", "cpu", *rest, *own, *words)
+    assert ended.code == 2
+    assert told in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_corrupt_record_is_named_and_too_few_are_refused(
+    tmp_path: Path, phaseplan: Phaseplan
+) -> None:
+    records = tmp_path / "r.jsonl"
+    records.write_text("garbage\n")
+    ended = phaseplan("profile", "fit", records)
+    assert ended.code == 2
+    assert f"{records}:1: left out" in ended.stderr
+    assert "at least one readable record" in ended.stderr
+
+
+def test_profile_of_another_model_is_refused(
+    tiny: Path, tmp_path: Path, phaseplan: Phaseplan
+) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text('{"gpu": "x"}')
+    problem = tmp_path / "problem.yaml"
+    problem.write_text(PROBLEM)
+    ended = phaseplan("plan", problem, "--profile", profile)
+    assert ended.code == 2
+    assert "profile.json" in ended.stderr
