@@ -19,6 +19,10 @@ from dataclasses import MISSING, Field, field, fields
 from typing import Any
 
 
+MAX_SHOWN = 200
+"""Longest value shown in an error: long enough for a path, short for binary noise."""
+
+
 class InputError(ValueError):
     """A value from a user cannot be used; the message is one line that says which.
 
@@ -45,8 +49,8 @@ class InputError(ValueError):
 
     def _message(self) -> str:
         shown = repr(self.value)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
+        if len(shown) > MAX_SHOWN:
+            shown = shown[: MAX_SHOWN - 3] + "..."
         where = f"{self.file}: " if self.file else ""
         subject = f"{self.key} = {shown}" if self.key else shown
         return f"{where}{subject}: expected {self.expected}"

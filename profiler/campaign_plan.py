@@ -80,7 +80,7 @@ def plan_campaign(
     suite: str = "full",
     model: str | None = None,
     dtype: str = "bf16",
-    minutes: float = 8.5,
+    minutes: float = 8.0,
     small: bool = False,
 ) -> CampaignPlan:
     """Share the minutes between measuring and validating.

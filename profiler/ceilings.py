@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from clusters.fields import spec
 from clusters.units import MS_PER_S
 from models.profile_records import RateRecord
 from models.profile_table import RecordWriter, read_profile_table
@@ -31,11 +32,11 @@ _CUDA_DTYPES = ("bf16", "fp16")
 class _Trial:
     """One thing to time: what it moves or computes, and how."""
 
-    name: str
-    amount: float
-    unit: str
-    size: str
-    step: Callable[[], object]
+    name: str = spec("Name of the rate.")
+    amount: float = spec("Bytes or FLOP of a run.", unit="as named")
+    unit: str = spec("bytes/s or FLOP/s.")
+    size: str = spec("In words.")
+    step: Callable[[], object] = spec("The run.")
 
 
 def measure_ceilings(

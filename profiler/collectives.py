@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from clusters.fields import spec
 from clusters.units import MS_PER_S
 from models.profile_records import CollectiveRecord
 from models.profile_table import RecordWriter
@@ -37,11 +38,11 @@ _WARMUP = 3
 class Group:
     """The place of one process among all."""
 
-    rank: int
-    size: int
-    num_nodes: int
-    device: Device
-    library: str
+    rank: int = spec("Number of this process.", unit="1")
+    size: int = spec("Processes.", unit="processes")
+    num_nodes: int = spec("Hosts.", unit="nodes")
+    device: Device = spec("Its device.")
+    library: str = spec("nccl or gloo.")
 
 
 def bus_factor(operation: str, num_ranks: int) -> float:

@@ -5,11 +5,12 @@ import time
 import numpy as np
 import torch
 
+from clusters.units import MIB
 from profiler.timing import FloatArray, Step
 
 _FLUSH_FACTOR = 4
 """Bytes written between samples, in L2 caches."""
-_DEFAULT_L2_BYTES = 64 * 2**20
+_DEFAULT_L2_BYTES = 64 * MIB
 
 
 class CudaClock:

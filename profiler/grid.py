@@ -167,7 +167,7 @@ def _prefill_fit(limits: GridLimits) -> list[StepPoint]:
     points = [StepPoint(new_tokens=(n,)) for n in _doublings(first, most)]
     points += [
         StepPoint(new_tokens=(most // 8,) * 8),
-        StepPoint(new_tokens=(most // 32,) * 32),
+        StepPoint(new_tokens=(max(1, most // 32),) * 32),
     ]
     if past:
         points += [
@@ -203,11 +203,12 @@ def _decode_fit(limits: GridLimits) -> list[StepPoint]:
 
 def _decode_holdout(limits: GridLimits) -> list[StepPoint]:
     most = limits.max_requests
-    batches = sorted({3, max(2, 3 * most // 32), 3 * most // 16, 5 * most // 8})
-    shares = (0.5, 0.25, 0.6, 0.35)
+    shares = (3, 6, 20)
+    batches = sorted({min(3, most), *(max(2, n * most // 32) for n in shares)})
+    contexts = (0.5, 0.25, 0.6, 0.35)
     return [
         decode_point(batch, _context(batch, limits, share))
-        for batch, share in zip(batches, shares, strict=False)
+        for batch, share in zip(batches, contexts, strict=False)
     ]
 
 

@@ -95,6 +95,13 @@ class TorchMeasurer:
         except torch.OutOfMemoryError as error:
             self._forget()
             return self._failed(subject, target, Status.OOM, _first_line(error))
+        # A kernel that refuses a shape must not end an unattended campaign.
+        except RuntimeError as error:
+            logger.warning("%s: %s", target.point.describe(), _first_line(error))
+            self._forget()
+            return self._failed(
+                subject, target, Status.NOT_MEASURED, _first_line(error)
+            )
         return StepRecord(
             environment=self._environment,
             llm=subject.llm,

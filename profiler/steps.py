@@ -119,7 +119,9 @@ class StepRunner:
                 return step()
 
         self._is_graph = False
-        if self.settings.device.type != "cuda":
+        # The loop over experts reads from the device, which no graph can.
+        kernels = self._layers[0].kernels if self._layers else ""
+        if self.settings.device.type != "cuda" or "loop" in kernels:
             return plain
         try:
             replay = capture(plain)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from profiler.environment import Device
 
 _BREAKS = (
+    ImportError,
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -34,6 +35,7 @@ _BREAKS = (
     ValueError,
 )
 _REPEAT_S = 30.0
+_NO_SM_SHARE = "not measured: CUDA MPS and green contexts are not driven yet"
 _MODEL_HELP = "Instead of the suite: catalogue name, or path of a config.json."
 
 
@@ -42,7 +44,7 @@ def campaign(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(
         "campaign"
     ),
-    minutes: Annotated[float, typer.Option(min=0.05, help="Time for it all.")] = 8.5,
+    minutes: Annotated[float, typer.Option(min=0.05, help="Time for it all.")] = 8.0,
     suite: Annotated[str, typer.Option(help="quick or full.")] = "full",
     model: Annotated[str | None, typer.Option(help=_MODEL_HELP)] = None,
     device: DeviceOption = "cuda",
@@ -84,7 +86,7 @@ class Run:
         self._device, self._plan, self._out = device, plan, out
         self._gpu, self._target_ci, self._quiet = gpu, target_ci, quiet
         self._started_s = time.monotonic()
-        self._summary: dict[str, Any] = {}
+        self._summary: dict[str, Any] = {"sm_share": _NO_SM_SHARE}
 
     def all(self) -> None:
         """Every stage in order; a stage that fails is told and the next one runs."""
@@ -189,9 +191,9 @@ class Run:
 
         try:
             import numba  # noqa: F401
-        except ModuleNotFoundError:
-            self._summary["validate_skipped"] = "the simulator needs numba"
-            self._tell("validate skipped: the simulator needs numba")
+        except ImportError as error:  # not there, or too old for this NumPy
+            self._summary["validate_skipped"] = f"the simulator needs numba: {error}"
+            self._tell(f"validate skipped: the simulator needs numba ({error})")
             return
         wanted = self._plan.validation
         profile = Profile.load(self._out / "profile.json")

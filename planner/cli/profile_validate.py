@@ -1,5 +1,6 @@
 """`phaseplan profile validate`: predicted beside measured on the device itself."""
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,6 +96,9 @@ def build_engine(llm: object, device: "Device", dtype: str, limits: object) -> "
     from profiler.engine import Engine
     from profiler.layers.settings import LayerSettings
 
+    # What was measured before is gone, but torch may still hold its memory.
+    gc.collect()
+    device.free_bytes()
     settings = LayerSettings.for_device(device.torch_device, dtype)
     engine = Engine(llm, settings, limits)  # type: ignore[arg-type]
     engine.prepare()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from clusters.fields import spec
 from models.profile_records import StepPoint
 
 
@@ -77,8 +78,8 @@ class StepBatch:
     kv_starts: torch.Tensor
     kv_lengths: torch.Tensor
     last_tokens: torch.Tensor
-    max_query: int
-    max_kv: int
+    max_query: int = spec("Most new tokens of a request.", unit="tokens")
+    max_kv: int = spec("Bound on the context of a request.", unit="tokens")
 
     @property
     def num_tokens(self) -> int:

@@ -12,7 +12,8 @@ from profiler.layers.pointwise import rotary_table
 from profiler.layers.settings import LayerSettings
 
 _EPSILON = 1e-6
-_MAX_ROTARY = 1 << 17
+_ROTARY_POSITIONS = 1 << 16
+"""At least: a position beyond the table is an error that no CUDA program survives."""
 
 
 class GqaAttention:
@@ -34,7 +35,7 @@ class GqaAttention:
         self._rotate = settings.pointwise.rotate
         self._table = None
         if not llm.learned_positions:
-            positions = min(llm.max_positions, _MAX_ROTARY)
+            positions = max(llm.max_positions, _ROTARY_POSITIONS)
             self._table = rotary_table(positions, self._dim, device, dtype)
         self._has_qk_norm = llm.qk_norm
         self._norm_weight = torch.ones(self._dim, device=device, dtype=dtype)

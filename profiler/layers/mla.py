@@ -17,7 +17,8 @@ from profiler.layers.linear import Linear, make_linear, random_tensor
 from profiler.layers.pointwise import rotary_table
 from profiler.layers.settings import LayerSettings
 
-_MAX_ROTARY = 1 << 17
+_ROTARY_POSITIONS = 1 << 16
+"""At least: a position beyond the table is an error that no CUDA program survives."""
 
 
 class MlaAttention:
@@ -49,7 +50,7 @@ class MlaAttention:
             heads, latent, mla.v_head_dim, device=device, dtype=dtype
         )
         self._rotate = settings.pointwise.rotate
-        positions = min(llm.max_positions, _MAX_ROTARY)
+        positions = max(llm.max_positions, _ROTARY_POSITIONS)
         self._table = rotary_table(positions, mla.qk_rope_head_dim, device, dtype)
 
     @property

@@ -59,6 +59,7 @@ def pointwise_for(device: torch.device, dtype: torch.dtype) -> Pointwise:
     """Fused steps on a CUDA device whose results match the plain ones, else plain."""
     if device.type != "cuda":
         return PLAIN
+    _allow_many_shapes()
     fused = Pointwise(
         add_norm=torch.compile(add_norm, dynamic=True),
         rotate=torch.compile(rotate, dynamic=True),
@@ -66,7 +67,9 @@ def pointwise_for(device: torch.device, dtype: torch.dtype) -> Pointwise:
         is_fused=True,
     )
     try:
-        agrees = _agree(fused, device, dtype)
+        # As the steps run: another mode would compile everything once more.
+        with torch.inference_mode():
+            agrees = _agree(fused, device, dtype)
     # Compilers fail in many ways: no C compiler, no Triton, an unknown device.
     except (RuntimeError, OSError, ImportError, AssertionError) as error:
         logger.warning("elementwise steps are not fused: %s", _first_line(error))
@@ -84,14 +87,28 @@ def rotary_table(
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def _allow_many_shapes() -> None:
+    """Let one kernel serve all models: by default the compiler gives up after eight."""
+    import torch._dynamo as dynamo
+    import torch.fx.experimental._config as shapes
+
+    for config, name, value in (
+        (dynamo.config, "recompile_limit", 64),
+        (dynamo.config, "cache_size_limit", 64),
+        (shapes, "use_duck_shape", False),
+    ):
+        if hasattr(config, name):
+            setattr(config, name, value)
+
+
 def _agree(fused: Pointwise, device: torch.device, dtype: torch.dtype) -> bool:
     generator = torch.Generator(device=device).manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, dtype=dtype, generator=generator)
 
-    # Two sizes, so that the second call meets the dynamic shapes.
-    for tokens in (33, 130):
+    # One token is compiled apart; the third size meets the dynamic shapes.
+    for tokens in (1, 33, 130):
         x, residual, weight = draw(tokens, 256), draw(tokens, 256), draw(256)
         heads, angle = draw(tokens, 4, 64), draw(tokens, 32)
         pairs = [

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch", reason="collectives need torch")
+
 from models.profile_table import read_profile_table
 from profiler.collectives import OPERATIONS, bus_factor
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+pytest.importorskip("torch", reason="the engine needs torch")
+
 from clusters.fields import InputError
 from models.llm import LlmSpec
 from planner.simulator.simulate import simulate

@@ -1,0 +1,92 @@
+"""Predicted and measured are compared on the same requests, number by number."""
+
+import numpy as np
+import pytest
+
+from models.latency.step_table import StepTable
+from planner.simulator.simulate import simulate
+from planner.simulator.system import BatchLimits, ServingSystem
+from planner.slo import Slo
+from planner.validation import (
+    Compared,
+    capacity_rps,
+    clipped,
+    compare,
+    draw_requests,
+    engine_system,
+    worst_error_frac,
+)
+from planner.workload.requests import Requests
+
+# A prefill step takes 10 ms, a decode step 5 ms, whatever is in it.
+TABLE = StepTable(
+    prefill_tokens=(1.0,),
+    prefill_ms=(10.0,),
+    decode_batch=(1.0,),
+    decode_ms=(5.0,),
+    decode_per_kv_token_ms=(0.0,),
+)
+
+
+def system(*, max_num_seqs: int = 1) -> ServingSystem:
+    limits = BatchLimits(max_num_seqs=max_num_seqs)
+    return engine_system(TABLE, limits, kv_capacity_tokens=100_000)
+
+
+def test_capacity_of_one_slot_is_one_over_its_service_time() -> None:
+    # 10 ms of prefill and 8 more tokens of 5 ms: 50 ms a request.
+    found = capacity_rps(system(), "16x9", seed=0, max_context=64)
+    assert found == pytest.approx(20.0, rel=0.01)
+
+
+def test_errors_are_predicted_over_measured() -> None:
+    requests = draw_requests("16x9", 50, rate_rps=1.0, seed=0, max_context=64)
+    predicted = simulate(system(max_num_seqs=8), requests)
+    level = compare(
+        predicted,
+        predicted.ttft_ms * 1.25,
+        predicted.tpot_ms * 0.8,
+        slo=Slo(ttft_ms=1e6, tpot_ms=1e6),
+        load_frac=0.5,
+        rate_rps=1.0,
+    )
+    by_name = {row.name: row.error_frac for row in level.compared}
+    assert by_name["ttft p90"] == pytest.approx(1 / 1.25 - 1)
+    assert by_name["tpot p50"] == pytest.approx(1 / 0.8 - 1)
+    assert by_name["goodput"] == 0.0
+    assert worst_error_frac([level], "ttft p50", "tpot p50") == pytest.approx(0.25)
+
+
+def test_requests_never_answered_miss_the_slo_and_are_told() -> None:
+    requests = draw_requests("16x9", 10, rate_rps=1.0, seed=0, max_context=64)
+    predicted = simulate(system(), requests)
+    ttft, tpot = predicted.ttft_ms.copy(), predicted.tpot_ms.copy()
+    ttft[5:], tpot[5:] = np.nan, np.nan
+    level = compare(
+        predicted,
+        ttft,
+        tpot,
+        slo=Slo(ttft_ms=1e6, tpot_ms=1e6),
+        load_frac=0.5,
+        rate_rps=2.0,
+    )
+    assert not level.is_complete
+    (goodput,) = (row for row in level.compared if row.name == "goodput")
+    assert (goodput.predicted, goodput.measured) == (2.0, 1.0)
+
+
+def test_number_that_was_never_measured_has_no_error() -> None:
+    row = Compared(name="ttft p50", unit="ms", predicted=1.0, measured=None)
+    assert row.error_frac is None
+
+
+def test_long_requests_are_cut_to_a_slot() -> None:
+    requests = Requests(
+        arrival_ms=np.zeros(2),
+        input_tokens=np.array([1000, 10]),
+        output_tokens=np.array([1000, 10]),
+    )
+    cut = clipped(requests, max_context_tokens=100)
+    # Three quarters for the prompt, the rest for the answer.
+    assert cut.input_tokens.tolist() == [75, 10]
+    assert cut.output_tokens.tolist() == [25, 10]
