@@ -18,7 +18,6 @@ import typing
 from dataclasses import MISSING, Field, field, fields
 from typing import Any
 
-
 MAX_SHOWN = 200
 """Longest value shown in an error: long enough for a path, short for binary noise."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from clusters.fields import check_fields, spec
 from planner.deployment import Deployment
@@ -10,6 +11,24 @@ from planner.goodput import Goodput
 from planner.problem import Problem
 
 PLAN_VERSION = "phaseplan/plan-v1"
+
+
+class Status(StrEnum):
+    """How good the best plan is known to be."""
+
+    OPTIMAL = "OPTIMAL"
+    """The best of its search space (exhaustive search only)."""
+    FEASIBLE = "FEASIBLE"
+    """Meets the SLO; nothing is claimed about better ones beyond the bound."""
+    INFEASIBLE = "INFEASIBLE"
+    """Proven impossible in the search space; the reasons say why."""
+    NOT_FOUND = "NOT_FOUND"
+    """Nothing met the SLO; the best effort is given."""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether there is a plan that meets the SLO."""
+        return self in (Status.OPTIMAL, Status.FEASIBLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +91,7 @@ class Plan:
 
     api_version: str = spec("Format of the plan.", default=PLAN_VERSION)
     tool_version: str = spec("Version of phaseplan.")
-    status: str = spec("OPTIMAL, FEASIBLE, INFEASIBLE or NOT_FOUND.")
+    status: Status = spec("How good it is known to be.")
     reasons: tuple[str, ...] = spec("Why the status is what it is.", default=())
     seed: int = spec("Seed of every random draw.", unit="1", ge=0)
     method: str = spec("Search method that found it.")

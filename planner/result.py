@@ -1,29 +1,12 @@
 """Result: the answer of `solve`, whose text is the report a person wants first."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from clusters.fields import check_fields, spec
 from planner.objective import Goal
-from planner.plan import MethodCounts, Plan
+from planner.plan import MethodCounts, Plan, Status
 
-
-class Status(StrEnum):
-    """How good the best plan is known to be."""
-
-    OPTIMAL = "OPTIMAL"
-    """The best of its search space (exhaustive search only)."""
-    FEASIBLE = "FEASIBLE"
-    """Meets the SLO; nothing is claimed about better ones beyond the bound."""
-    INFEASIBLE = "INFEASIBLE"
-    """Proven impossible in the search space; the reasons say why."""
-    NOT_FOUND = "NOT_FOUND"
-    """Nothing met the SLO; the best effort is given."""
-
-    @property
-    def is_success(self) -> bool:
-        """Whether there is a plan that meets the SLO."""
-        return self in (Status.OPTIMAL, Status.FEASIBLE)
+__all__ = ["Result", "Status", "gap_to", "goal_value"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -245,7 +245,7 @@ def make_plan(
     )
     return Plan(
         tool_version=__version__,
-        status=str(status),
+        status=status,
         reasons=reasons,
         seed=evaluator.seed,
         method=best.method,

@@ -14,7 +14,7 @@ from planner.check import check_plan
 from planner.deployment import Deployment, ReplicaShape
 from planner.evaluate import Evaluation
 from planner.goodput import Goodput
-from planner.plan import Plan, ShapeEvidence
+from planner.plan import Plan, ShapeEvidence, Status
 from planner.problem import Problem
 from planner.serving import Planner
 from planner.simulator.system import Phase
@@ -66,7 +66,7 @@ def plan_of(
 def with_deployment(problem: Problem, deployment: Deployment) -> Plan:
     return Plan(
         tool_version="0.0.0",
-        status="FEASIBLE",
+        status=Status.FEASIBLE,
         seed=0,
         method="none",
         verdict="made for a test",

@@ -6,7 +6,7 @@ import pytest
 
 from planner.deployment import Replica
 from planner.export.vllm_rules import caveats, why_not
-from planner.plan import Plan
+from planner.plan import Plan, Status
 from planner.simulator.system import BatchLimits, Phase
 from tests.planner.export.plans import (
     PLANS,
@@ -94,7 +94,7 @@ def test_slices_are_said_to_need_a_router_each() -> None:
 
 
 def test_a_plan_that_misses_its_slo_says_so_first() -> None:
-    plan = replace(one_node(), status="INFEASIBLE", reasons=("too few GPUs",))
+    plan = replace(one_node(), status=Status.INFEASIBLE, reasons=("too few GPUs",))
     assert caveats(plan)[0].startswith("The plan is INFEASIBLE")
     assert "too few GPUs" in caveats(plan)[0]
     assert not mentions(one_node(), "SLO")
