@@ -163,16 +163,18 @@ def test_interrupt_ends_with_130_and_no_file(tmp_path: Path) -> None:
     problem.write_text(
         TINY_PROBLEM.replace("a100_1x4", "thousand_gpus").replace("tp: [1]", "tp: []")
     )
-    running = subprocess.Popen(
+    with subprocess.Popen(
         [phaseplan_command(), "plan", str(problem), "-o", str(tmp_path / "plan.json")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    time.sleep(3.0)
-    assert running.poll() is None
-    running.send_signal(signal.SIGINT)
-    stdout, stderr = running.communicate(timeout=60)
+        # A runner in the background of a shell ignores interrupts, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as running:
+        time.sleep(3.0)
+        assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == 130
     assert (stdout, stderr) == ("", "interrupted\n")
     assert {path.name for path in tmp_path.iterdir()} == {"long.yaml"}
