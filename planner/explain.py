@@ -10,6 +10,7 @@ from planner.evaluate import Evaluator
 from planner.goodput import FINAL
 from planner.neighbours import neighbours, ratio_of
 from planner.plan import Plan
+from planner.search.phases import phase_slo
 from planner.serving import Planner
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Phase
@@ -108,13 +109,9 @@ def explain(plan: Plan, latency: LatencyLibrary | None = None) -> Explanation:
 def _phase_rooms(evaluator: Evaluator, plan: Plan) -> tuple[PhaseRoom, ...]:
     """Goodput of each phase alone, the other one being infinitely fast."""
     slo = plan.problem.service.slo
-    parts = {
-        Phase.PREFILL: slo.only("ttft") or slo.only("e2e"),
-        Phase.DECODE: slo.only("tpot") or slo.only("e2e"),
-        Phase.AGGREGATED: slo,
-    }
     rooms = []
-    for phase, part in parts.items():
+    for phase in Phase:
+        part = phase_slo(slo, phase)
         replicas = plan.deployment.of_phase(phase)
         if not replicas or part is None:
             continue
