@@ -14,13 +14,14 @@ import numpy as np
 from scipy.optimize import linprog
 
 from clusters.fields import spec
-from planner.capacity import FloatArray, replica_capacity_rps
+from planner.capacity import replica_capacity_rps
 from planner.objective import Goal
 from planner.problem import Problem
 from planner.search.contract import Ledger
 from planner.search.shapes import usable_gpu_types, usable_shapes
 from planner.serving import Planner
 from planner.simulator.system import Phase
+from planner.step_costs import FloatArray
 
 _SAMPLE_REQUESTS = 20_000
 
@@ -100,7 +101,7 @@ def _max_rate(rates: Sequence[GpuRates], max_gpus: int | None) -> float:
     cost = np.zeros(2 * len(rates) + 1)
     cost[-1] = -1.0
     solution = linprog(cost, A_ub=a_ub, b_ub=b_ub)
-    return -float(solution.fun or 0.0)
+    return abs(float(solution.fun or 0.0))
 
 
 def _least_cost(

@@ -1,99 +1,33 @@
 """Capacity bounds: rates that no scheduling of a system can exceed for long.
 
-A prefill step of the prompts L_i takes F(sum L_i) + c * sum L_i^2. With phi the least
-F(x)/x over any batch, a prompt costs a stage at least phi*L + c*L^2. A decode step of a
-batch B takes G(B) + H(B)*S, so a token costs a stage at least g = min G(B)/B plus
-h = min H(B) for each token it attends to. The slowest stage of a replica bounds its
-rate, and the replicas of a phase add up. A request that a replica can never hold is
-refused and costs nothing.
+Every step that a request takes part in costs its replica time. The least such time
+(`planner.step_costs`) on the slowest stage bounds the rate of a replica, and the
+replicas of a phase add up. A request that a replica can never hold is refused and costs
+nothing.
+
+With an SLO, the good requests limit the steps: a prompt that must have its token in
+time shares no prefill step longer than that, and tokens that must follow each other in
+time go through all stages of a pipeline within the limit on average. How the limit is
+split among the stages is left to the replica: the bound is the best split.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusters.units import MS_PER_S
-from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator.system import Phase, ServingReplica, ServingSystem
 from planner.slo import Slo
+from planner.step_costs import StageCost, decode_cost, largest_prefill, prefill_cost_ms
 from planner.workload.requests import Requests
-
-FloatArray = NDArray[np.float64]
 
 UNLIMITED_RPS = 1e12
 """Capacity of a replica without work (decode of one-token answers): finite, so that
 rates can be drawn and compared."""
 
-
-def prefill_cost_ms(
-    stage: StepTable, requests: Requests, max_batch_tokens: int
-) -> float:
-    """Least mean time of a stage for the prompt of a request, in ms."""
-    lengths = requests.input_tokens.astype(np.float64)
-    top = max(float(max_batch_tokens), float(lengths.max()))
-    inner = np.asarray(stage.prefill_tokens, dtype=np.float64)
-    sizes = np.unique(np.clip(np.append(inner[inner > 0], [1.0, top]), 1.0, top))
-    times = interpolate_array(sizes, stage.prefill_tokens, stage.prefill_ms)
-    # F is piecewise linear, so F(x)/x is least at a knot or an end.
-    per_token_ms = float((times / sizes).min())
-    squares = float((lengths**2).mean())
-    return (
-        per_token_ms * float(lengths.mean()) + stage.prefill_per_sq_token_ms * squares
-    )
-
-
-def decode_cost_ms(
-    stage: StepTable, requests: Requests, max_batch: int, slo: Slo | None = None
-) -> float:
-    """Least mean time of a stage for all decode steps of a request, in ms.
-
-    With an `slo` on TPOT, the requests that must meet it decode in steps of that
-    length on average. A step of B requests takes at least t(B) = G(B) + H(B)*B
-    and costs each of them G(B)/B; on the lower convex hull of these points the mean
-    cost is at least the hull at the mean step length (Jensen). The requests that may
-    miss are taken to be the longest.
-    """
-    steps = (requests.output_tokens - 1).astype(np.float64)
-    if not steps.any():
-        return 0.0
-    fixed, slope = stage.decode_arrays(max(1, max_batch))
-    sizes = np.arange(1, len(fixed))
-    share_ms = fixed[1:] / sizes
-    least_ms = float(share_ms.min())
-    if slo is not None and slo.tpot_ms is not None:
-        step_ms = fixed[1:] + slope[1:] * sizes
-        good_ms = hull_at(step_ms, share_ms, slo.tpot_ms)
-        num_good = len(steps) - slo.max_misses(len(steps))
-        good = float(np.sort(steps)[:num_good].sum() / steps.sum())
-        if good > 0.0:  # all of them may be requests of one token
-            least_ms = good * good_ms + (1.0 - good) * least_ms
-    attended = steps * requests.input_tokens + steps * (steps + 1) / 2
-    per_kv_ms = float(slope[1:].min())
-    return least_ms * float(steps.mean()) + per_kv_ms * float(attended.mean())
-
-
-def hull_at(x: FloatArray, y: FloatArray, at: float) -> float:
-    """Lower convex hull of points, made non-increasing, at one place.
-
-    Infinity left of the first point: nothing is that fast.
-    """
-    if at < x.min():
-        return float("inf")
-    order = np.lexsort((y, x))
-    hull: list[tuple[float, float]] = []
-    for px, py in zip(x[order], y[order], strict=True):
-        if hull and py >= hull[-1][1]:
-            continue
-        while len(hull) > 1 and _is_above(hull[-2], hull[-1], (px, py)):
-            hull.pop()
-        hull.append((float(px), float(py)))
-    return float(np.interp(at, [p[0] for p in hull], [p[1] for p in hull]))
-
-
-def _is_above(
-    a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]
-) -> bool:
-    """Whether `b` lies on or above the line from `a` to `c`."""
-    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
+_SPLIT_ROUNDS = 60
+"""Bisections of the cost at which the stages share a limit on TPOT."""
 
 
 def max_batch_by_memory(replica: ServingReplica, requests: Requests) -> int:
@@ -114,17 +48,54 @@ def replica_capacity_rps(
     if not fits.any():
         return UNLIMITED_RPS
     requests = _subset(requests, fits)
-    costs_ms = []
+    costs = _stage_costs(replica, requests, slo)
+    limit_ms = slo.tpot_ms if slo is not None else None
+    slowest = slowest_ms(costs, limit_ms) * float(fits.mean())
+    return MS_PER_S / slowest if slowest > 0 else UNLIMITED_RPS
+
+
+def _stage_costs(
+    replica: ServingReplica, requests: Requests, slo: Slo | None
+) -> list[StageCost]:
+    """What a request costs each stage."""
+    costs = []
+    budget = replica.limits.max_batch_tokens
+    good_tokens = np.inf
+    if slo is not None and slo.ttft_ms is not None:
+        good_tokens = largest_prefill(replica.stages, slo.ttft_ms)
     for stage in replica.stages:
-        cost = 0.0
-        if replica.phase is not Phase.DECODE:
-            cost += prefill_cost_ms(stage, requests, replica.limits.max_batch_tokens)
+        cost = StageCost()
         if replica.phase is not Phase.PREFILL:
             batch = max_batch_by_memory(replica, requests)
-            cost += decode_cost_ms(stage, requests, batch, slo)
-        costs_ms.append(cost)
-    slowest = max(costs_ms) * float(fits.mean())
-    return MS_PER_S / slowest if slowest > 0 else UNLIMITED_RPS
+            cache = float(replica.kv_capacity_tokens)
+            cost = decode_cost(stage, requests, batch, slo, kv_tokens=cache)
+        if replica.phase is not Phase.DECODE:
+            prompt_ms = prefill_cost_ms(
+                stage, requests, budget, slo, good_tokens=good_tokens
+            )
+            cost = cost.and_fixed(prompt_ms)
+        costs.append(cost)
+    return costs
+
+
+def slowest_ms(costs: Sequence[StageCost], limit_ms: float | None) -> float:
+    """Least cost of the slowest stage when all steps of a token fit a limit, in ms.
+
+    Infinity when the shortest steps of all stages do not fit it.
+    """
+    least = max(cost.at_ms(np.inf) for cost in costs)
+    if limit_ms is None or sum(cost.step_ms(least) for cost in costs) <= limit_ms:
+        return least
+    most = max(cost.at_ms(cost.shortest_step_ms) for cost in costs)
+    if sum(cost.step_ms(most) for cost in costs) > limit_ms:
+        return float("inf")
+    for _ in range(_SPLIT_ROUNDS):
+        middle = 0.5 * (least + most)
+        if sum(cost.step_ms(middle) for cost in costs) <= limit_ms:
+            most = middle
+        else:
+            least = middle
+    return least
 
 
 def _fitting(replica: ServingReplica, requests: Requests) -> NDArray[np.bool_]:

@@ -21,6 +21,7 @@ METHODS = (
     "aggregated",
     "distserve-high",
     "distserve-low",
+    "provisioning",
     "exhaustive",
 )
 """Names of search methods; written out so that help and completion import nothing."""

@@ -1,5 +1,8 @@
 """Goodput of one replica of a shape, for its phase alone."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from planner.capacity import replica_capacity_rps
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment
@@ -25,15 +28,20 @@ def rate_alone(
     usable: tuple[Deployment, ...],
     phase: Phase,
     ledger: Ledger,
+    *,
+    pool_sizes: Sequence[int] | None = None,
 ) -> list[RatedShape]:
     """Goodput of one replica of each shape, under the limits of its phase alone.
 
-    A phase without a limit of its own is rated by its capacity.
+    A phase without a limit of its own is rated by its capacity. With `pool_sizes`, as
+    many replicas share the arrivals, and the rate is that of one of them: a pool evens
+    out bursts that a single replica cannot.
     """
+    sizes = pool_sizes or (1,) * len(usable)
     service = context.problem.service
     part = phase_slo(service.slo, phase)
     rated = []
-    for alone in usable:
+    for alone, size in zip(usable, sizes, strict=True):
         if context.should_stop():
             ledger.reject(STOPPED)
             continue
@@ -45,9 +53,10 @@ def rate_alone(
                 1.0,
             )
         else:
-            alone_goodput = context.evaluator.system_goodput(system, part)
-            rate = alone_goodput.rate_rps
-            light_load_frac = alone_goodput.light_load_frac
+            pool = replace(system, replicas=system.replicas * size)
+            pool_goodput = context.evaluator.system_goodput(pool, part)
+            rate = pool_goodput.rate_rps / size
+            light_load_frac = pool_goodput.light_load_frac
         ledger.evaluated += 1
         rated.append(
             RatedShape(

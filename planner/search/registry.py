@@ -6,16 +6,18 @@ from planner.search.contract import SearchMethod
 from planner.search.distserve_high import DistServeHigh
 from planner.search.distserve_low import DistServeLow
 from planner.search.exhaustive import Exhaustive
+from planner.search.provisioning.method import Provisioning
 
 _METHODS: tuple[SearchMethod, ...] = (
     Aggregated(),
     DistServeHigh(),
     DistServeLow(),
+    Provisioning(),
     Exhaustive(),
 )
 
 _GROUPS: dict[str, tuple[str, ...]] = {
-    "auto": ("aggregated", "distserve-high", "distserve-low"),
+    "auto": ("aggregated", "distserve-high", "distserve-low", "provisioning"),
     "distserve": ("distserve-high", "distserve-low"),
 }
 """Names that stand for several methods; the best of them wins."""

@@ -37,6 +37,7 @@ def test_counts_of_every_method_are_whole(result):
         "aggregated",
         "distserve-high",
         "distserve-low",
+        "provisioning",
     ]
     for each in result.counts:
         rejected = sum(each.rejected.values())

@@ -15,8 +15,13 @@ def test_problem_compares_every_method(phaseplan: Run, problem_file: Path) -> No
     ended = phaseplan("compare", problem_file, "--format", "json")
     assert (ended.code, ended.stderr) == (0, "")
     rows = json.loads(ended.stdout)
-    methods = ["aggregated", "distserve-high", "distserve-low", "exhaustive"]
-    assert [row["name"] for row in rows] == methods
+    assert [row["name"] for row in rows] == [
+        "aggregated",
+        "distserve-high",
+        "distserve-low",
+        "provisioning",
+        "exhaustive",
+    ]
     # All on the same requests.
     assert len({row["evaluation"]["num_requests"] for row in rows}) == 1
     assert len({row["evaluation"]["rate_rps"] for row in rows}) == 1
@@ -36,7 +41,7 @@ def test_problem_without_any_plan_exits_with_three(
 ) -> None:
     ended = phaseplan("compare", problem_file, "--set", "search.tp=[3]", "--quiet")
     assert (ended.code, ended.stdout) == (3, "")
-    assert len(ended.stderr.splitlines()) == 4
+    assert len(ended.stderr.splitlines()) == 5
 
 
 def test_plans_are_compared_at_the_rate_asked_for(

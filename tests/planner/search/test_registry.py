@@ -13,7 +13,7 @@ def test_every_name_stands_for_methods():
 
 def test_auto_compares_both_kinds():
     names = [method.name for method in methods_of("auto")]
-    assert names == ["aggregated", "distserve-high", "distserve-low"]
+    assert names == ["aggregated", "distserve-high", "distserve-low", "provisioning"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

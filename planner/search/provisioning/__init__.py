@@ -1,0 +1,1 @@
+"""Provisioning: a mathematical programme over replica configurations."""

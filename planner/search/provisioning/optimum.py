@@ -1,0 +1,174 @@
+"""The optimum of the configuration programme for each goal, and its bound.
+
+The bound is the linear relaxation: no allocation of whole replicas, at these rates,
+exceeds it. The rate a GPU is a ratio of two linear forms, maximised by Dinkelbach's
+method ("On Nonlinear Fractional Programming", Management Science 13(7), 1967): solve
+max R - lambda * GPUs, set lambda to the ratio reached, until nothing improves.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pulp
+
+from clusters.fields import InputError, spec
+from planner.objective import Goal
+from planner.search.milp import solve_milp, solve_relaxation, whole_value
+from planner.search.provisioning.columns import Column
+from planner.search.provisioning.program import Program, ProgramData
+
+_RATIO_ROUNDS = 12
+_RATIO_TOLERANCE = 1e-9
+_KEPT_FRAC = 1.0 - 1e-6
+"""Share of the first goal that the second (fewer GPUs) may not give up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What an allocation is to be best at."""
+
+    goal: Goal = spec("The goal.")
+    rate_rps: float | None = spec(
+        "Rate to serve, for the goals that need one.", unit="requests/s", default=None
+    )
+    time_limit_s: float | None = spec("For each solve.", unit="s", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """Numbers of replicas of each column."""
+
+    counts: tuple[tuple[Column, int], ...] = spec("Columns in use.")
+    rate_rps: float = spec("Rate they promise.", unit="requests/s", ge=0)
+    value: float = spec("Value of the goal.", unit="of the goal")
+    packings: Mapping[int, Sequence[tuple[Mapping[int, int], int]]] = spec(
+        "By host class: groups of each width on a host, and on how many hosts."
+    )
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs in use."""
+        return sum(column.num_gpus * count for column, count in self.counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """The optimum of the relaxation, and what each limit is worth there."""
+
+    value: float = spec("Value of the goal.", unit="of the goal")
+    prices: Mapping[str, float] = spec(
+        "By constraint: change of the objective for each unit of its limit."
+    )
+
+
+def allocate(data: ProgramData, target: Target) -> Allocation | None:
+    """The best allocation of whole replicas, with the fewest GPUs; None if none is."""
+    program = Program(data)
+
+    def solve() -> bool:
+        outcome = solve_milp(program.model, time_limit_s=target.time_limit_s)
+        return outcome.value is not None
+
+    if not _optimise(program, target, solve):
+        return None
+    if target.goal is Goal.MAX_GOODPUT:  # and then the fewest GPUs
+        rate_rps = float(pulp.value(program.rate_rps))
+        if rate_rps <= 0:
+            return None
+        program.model += program.rate_rps >= rate_rps * _KEPT_FRAC
+        # The rate decides among equals: it is worth less than a GPU.
+        program.model.setObjective(program.rate_rps / (2.0 * rate_rps) - program.gpus)
+        solve()
+    return _allocation_of(program, target)
+
+
+def _allocation_of(program: Program, target: Target) -> Allocation | None:
+    used = tuple(
+        (column, whole_value(count))
+        for column, count in zip(program.data.columns, program.counts, strict=True)
+        if whole_value(count) > 0
+    )
+    value = _value_of(program, target)
+    if not used or not value:
+        return None
+    return Allocation(
+        counts=used,
+        rate_rps=float(pulp.value(program.rate_rps)),
+        value=value,
+        packings={
+            index: tuple((held, whole_value(hosts)) for held, hosts in packed)
+            for index, packed in program.packed.items()
+        },
+    )
+
+
+def relaxed_bound(data: ProgramData, target: Target) -> Bound | None:
+    """What no allocation exceeds; None when the target is out of reach or unknown."""
+    program = Program(data)
+    prices: dict[str, float] = {}
+
+    def solve() -> bool:
+        try:
+            relaxation = solve_relaxation(program.model)
+        except InputError:
+            return False
+        prices.update(relaxation.prices)
+        return True
+
+    if not data.columns or not _optimise(program, target, solve):
+        return None
+    value = _value_of(program, target)
+    return None if value is None else Bound(value=value, prices=prices)
+
+
+def _optimise(program: Program, target: Target, solve: Callable[[], bool]) -> bool:
+    """Solve for the goal; False when no allocation reaches it."""
+    model = program.model
+    if target.rate_rps is not None:
+        model += program.rate_rps >= target.rate_rps
+    match target.goal:
+        case Goal.MAX_GOODPUT:
+            model.setObjective(+program.rate_rps)
+        case Goal.MIN_GPUS:
+            model.setObjective(-program.gpus)
+        case Goal.MIN_COST:
+            price = program.usd_per_hour()
+            if price is None:
+                return False
+            model.setObjective(-price)
+        case Goal.MAX_GOODPUT_PER_GPU:
+            return _maximise_ratio(program, target, solve)
+    return solve()
+
+
+def _maximise_ratio(
+    program: Program, target: Target, solve: Callable[[], bool]
+) -> bool:
+    """Dinkelbach's iterations; at least one GPU is in use."""
+    program.model += program.gpus >= 1
+    ratio = 0.0
+    for _ in range(_RATIO_ROUNDS):
+        program.model.setObjective(program.rate_rps - ratio * program.gpus)
+        if not solve():
+            return False
+        reached = _value_of(program, target) or 0.0
+        if reached <= ratio * (1.0 + _RATIO_TOLERANCE):
+            break
+        ratio = reached
+    return True
+
+
+def _value_of(program: Program, target: Target) -> float | None:
+    rate_rps = float(pulp.value(program.rate_rps) or 0.0)
+    gpus = float(pulp.value(program.gpus) or 0.0)
+    match target.goal:
+        case Goal.MAX_GOODPUT:
+            return rate_rps
+        case Goal.MIN_GPUS:
+            return gpus
+        case Goal.MIN_COST:
+            price = program.usd_per_hour()
+            return None if price is None else float(pulp.value(price) or 0.0)
+        case Goal.MAX_GOODPUT_PER_GPU:
+            return rate_rps / gpus if gpus > 0 else math.nan

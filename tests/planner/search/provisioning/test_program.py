@@ -1,0 +1,257 @@
+"""The configuration programme against complete enumeration with maximum flows."""
+
+import itertools
+from dataclasses import replace
+
+import networkx as nx
+import numpy as np
+import pytest
+
+from models.parallelism import Parallelism
+from planner.deployment import ReplicaShape
+from planner.objective import Goal
+from planner.search.provisioning.columns import Column
+from planner.search.provisioning.hosts import HostClass
+from planner.search.provisioning.network import KvNetwork
+from planner.search.provisioning.optimum import Target, allocate, relaxed_bound
+from planner.search.provisioning.program import ProgramData
+from planner.simulator.system import Phase
+
+SPLIT = (Phase.PREFILL, Phase.DECODE)
+
+
+def host_class(num_gpus=4, num_hosts=1, nic=1e9, price=1.0, name="tiny"):
+    """Hosts of one island each; GPU numbers do not matter to the programme."""
+    return HostClass(
+        gpu_type=name,
+        node_type="node",
+        island_sizes=(num_gpus,),
+        nic_bytes_per_s=nic,
+        usd_per_gpu_hour=price,
+        hosts=tuple(((tuple(range(num_gpus)),)) for _ in range(num_hosts)),
+    )
+
+
+def column(phase, rate, tp=1, pp=1, host_class=0):
+    shape = ReplicaShape(
+        phase=phase, gpu_type="tiny", parallelism=Parallelism(tp=tp, pp=pp)
+    )
+    return Column(host_class=host_class, shape=shape, rate_rps=rate)
+
+
+def data_of(classes, columns, kv_bytes=0.0, **limits):
+    network = KvNetwork(
+        vertices=("leaves",),
+        links=(),
+        kv_bytes_per_request=kv_bytes,
+        efficiency_frac=1.0,
+    )
+    return ProgramData(
+        classes=tuple(classes), columns=tuple(columns), network=network, **limits
+    )
+
+
+def numbers(allocation):
+    return {str(c.shape): n for c, n in allocation.counts}
+
+
+def test_phases_are_balanced_by_hand():
+    # Prefill 2/s and decode 3/s a GPU, on four: 2 + 2 serve 4; 3 + 1 only 3.
+    columns = [column(Phase.PREFILL, 2.0), column(Phase.DECODE, 3.0)]
+    data = data_of([host_class()], columns)
+    found = allocate(data, Target(goal=Goal.MAX_GOODPUT))
+    assert found.rate_rps == pytest.approx(4.0)
+    assert found.num_gpus == 4
+    # In parts of GPUs: 2.4 that prefill and 1.6 that decode serve 4.8.
+    bound = relaxed_bound(data, Target(goal=Goal.MAX_GOODPUT))
+    assert bound.value == pytest.approx(4.8)
+    assert bound.prices["gpus_0"] == pytest.approx(1.2)
+
+
+def test_the_fewest_gpus_of_those_that_serve_as_much():
+    # One decode GPU limits the rate to 3: a second prefill GPU is enough.
+    columns = [column(Phase.PREFILL, 2.0), column(Phase.DECODE, 3.0, tp=2)]
+    found = allocate(data_of([host_class()], columns), Target(goal=Goal.MAX_GOODPUT))
+    assert numbers(found) == {"prefill tiny TP1 PP1": 2, "decode tiny TP2 PP1": 1}
+
+
+def test_groups_that_do_not_divide_each_other_are_packed_exactly():
+    # Groups of three and of two on hosts of five: one of each a host, 10 GPUs in all.
+    columns = [column(Phase.PREFILL, 1.0, tp=3), column(Phase.DECODE, 1.0, tp=2)]
+    data = data_of([host_class(5, 2)], columns)
+    found = allocate(data, Target(goal=Goal.MAX_GOODPUT))
+    assert found.rate_rps == pytest.approx(2.0)
+    held = {tuple(sorted(p.items())): n for p, n in found.packings[0] if n}
+    assert held == {((2, 1), (3, 1)): 2}
+    # On hosts of four a host holds one of the two only.
+    four = allocate(data_of([host_class(4, 2)], columns), Target(goal=Goal.MAX_GOODPUT))
+    assert four.rate_rps == pytest.approx(1.0)
+
+
+def test_a_slow_network_keeps_both_phases_on_each_class():
+    # The second class decodes at 10/s, but 100 bytes/s carry only one cache a second.
+    columns = [
+        column(Phase.PREFILL, 4.0, host_class=0),
+        column(Phase.DECODE, 1.0, host_class=0),
+        column(Phase.DECODE, 10.0, host_class=1),
+    ]
+    classes = [host_class(2, nic=100.0), host_class(1, nic=100.0)]
+    fast = allocate(data_of(classes, columns), Target(goal=Goal.MAX_GOODPUT))
+    assert fast.rate_rps == pytest.approx(8.0)
+    slow = allocate(
+        data_of(classes, columns, kv_bytes=100.0), Target(goal=Goal.MAX_GOODPUT)
+    )
+    assert slow.rate_rps == pytest.approx(2.0)
+
+
+def test_cost_and_limits_by_hand():
+    # 3/s: prefill on the cheap GPUs (2 $ for 4/s), decode on the dear one (3 $).
+    columns = [
+        column(Phase.PREFILL, 2.0, host_class=0),
+        column(Phase.PREFILL, 4.0, host_class=1),
+        column(Phase.DECODE, 3.0, host_class=1),
+    ]
+    classes = [host_class(4, price=1.0), host_class(4, price=3.0)]
+    target = Target(goal=Goal.MIN_COST, rate_rps=3.0)
+    assert allocate(data_of(classes, columns), target).value == pytest.approx(5.0)
+    few = data_of(classes, columns, max_gpus=2)
+    assert allocate(few, target).value == pytest.approx(6.0)
+    assert allocate(data_of(classes, columns, max_gpus=1), target) is None
+    free = [host_class(4, price=None), host_class(4)]
+    assert allocate(data_of(free, columns), target) is None
+
+
+def random_data(rng):
+    """At most three classes and eight GPUs, six columns, slow and fast networks."""
+    classes, total = [], 0
+    for _ in range(int(rng.integers(1, 4))):
+        gpus, hosts = int(rng.integers(1, 5)), int(rng.integers(1, 3))
+        if total + gpus * hosts <= 8:
+            total += gpus * hosts
+            nic = float(rng.choice([1.0, 50.0, 1e9]))
+            price = float(rng.integers(1, 5))
+            classes.append(host_class(gpus, hosts, nic, price))
+    columns = []
+    together = rng.random() < 0.3
+    for _ in range(int(rng.integers(2, 6))):
+        index = int(rng.integers(len(classes)))
+        tp = int(rng.integers(1, classes[index].num_gpus + 1))
+        pp = int(rng.integers(1, 3))
+        phase = Phase.AGGREGATED if together else SPLIT[int(rng.integers(2))]
+        rate = float(rng.uniform(0.5, 3.0)) * (tp * pp) ** 0.9
+        columns.append(column(phase, rate, tp, pp, index))
+    if not together:
+        present = {c.shape.phase for c in columns}
+        columns += [column(phase, 1.0) for phase in SPLIT if phase not in present]
+    return data_of(classes, columns, kv_bytes=float(rng.choice([0.0, 20.0])))
+
+
+def can_pack(groups, bins):
+    """Whether groups (widest first) fit bins of some sizes."""
+    if not groups:
+        return True
+    return any(
+        room >= groups[0]
+        and room not in bins[:i]
+        and can_pack(groups[1:], (*bins[:i], room - groups[0], *bins[i + 1 :]))
+        for i, room in enumerate(bins)
+    )
+
+
+def fits(data, counts):
+    for index, hosts in enumerate(data.classes):
+        groups = [
+            c.width
+            for c, n in zip(data.columns, counts, strict=True)
+            if c.host_class == index
+            for _ in range(n * c.num_groups)
+        ]
+        if not can_pack(
+            sorted(groups, reverse=True), (hosts.num_gpus,) * hosts.num_hosts
+        ):
+            return False
+    return True
+
+
+def served(data, counts):
+    """Rate of some replicas: their sum, or the maximum flow from prefill to decode."""
+    rates = {
+        (phase, k): sum(
+            c.rate_rps * n
+            for c, n in zip(data.columns, counts, strict=True)
+            if c.host_class == k and c.shape.phase is phase
+        )
+        for phase in Phase
+        for k in range(len(data.classes))
+    }
+    if data.of(Phase.AGGREGATED):
+        return sum(rates.values())
+    graph = nx.DiGraph()
+    for k, hosts in enumerate(data.classes):
+        graph.add_edge("source", f"from{k}", capacity=rates[Phase.PREFILL, k])
+        graph.add_edge(f"to{k}", "sink", capacity=rates[Phase.DECODE, k])
+        graph.add_edge(f"from{k}", f"to{k}")
+        if data.network.kv_bytes_per_request:
+            rate = hosts.nic_bytes_per_s * hosts.num_hosts
+            most = rate / data.network.kv_bytes_per_request
+            graph.add_edge(f"from{k}", "leaves", capacity=most)
+            graph.add_edge("leaves", f"to{k}", capacity=most)
+        else:
+            graph.add_edge(f"from{k}", "leaves")
+            graph.add_edge("leaves", f"to{k}")
+    return nx.maximum_flow_value(graph, "source", "sink")
+
+
+def exhaustive(data, goal, rate_rps):
+    """Best value over all numbers of replicas; None when none reaches the rate."""
+    most = [
+        data.classes[c.host_class].num_gpus
+        * data.classes[c.host_class].num_hosts
+        // c.num_gpus
+        for c in data.columns
+    ]
+    best = None
+    for counts in itertools.product(*(range(n + 1) for n in most)):
+        if not any(counts) or not fits(data, counts):
+            continue
+        rate = served(data, counts)
+        gpus = sum(c.num_gpus * n for c, n in zip(data.columns, counts, strict=True))
+        cost = sum(
+            c.num_gpus * n * data.classes[c.host_class].usd_per_gpu_hour
+            for c, n in zip(data.columns, counts, strict=True)
+        )
+        if goal in (Goal.MIN_GPUS, Goal.MIN_COST):
+            if rate < rate_rps - 1e-9:
+                continue
+            value = -float(gpus if goal is Goal.MIN_GPUS else cost)
+        else:
+            value = rate if goal is Goal.MAX_GOODPUT else rate / gpus
+        best = value if best is None else max(best, value)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_the_programme_is_the_optimum_and_within_its_bound(seed):
+    rng = np.random.default_rng(seed)
+    data = random_data(rng)
+    for goal in Goal:
+        needs_rate = goal in (Goal.MIN_GPUS, Goal.MIN_COST)
+        rate = float(rng.uniform(0.5, 4.0)) if needs_rate else None
+        best = exhaustive(data, goal, rate)
+        target = Target(goal=goal, rate_rps=rate)
+        found = allocate(data, target)
+        if best is None or best == 0:
+            assert found is None
+            continue
+        sign = -1.0 if needs_rate else 1.0
+        assert sign * found.value == pytest.approx(best, rel=1e-5)
+        bound = relaxed_bound(data, target)
+        assert sign * bound.value >= best * (1 - np.sign(best) * 1e-6)
+
+
+def test_no_columns_serve_nothing():
+    data = data_of([host_class()], [])
+    for goal in Goal:
+        assert allocate(data, Target(goal=goal, rate_rps=1.0)) is None
+        assert relaxed_bound(data, Target(goal=goal, rate_rps=1.0)) is None
+    assert replace(data, max_gpus=1).phases == ()
