@@ -155,7 +155,12 @@ class Cluster:
 
     def gpu_types(self) -> tuple[GpuType, ...]:
         """Its distinct GPU types, in order of first appearance."""
-        return tuple(dict.fromkeys(gpu for node in self.nodes for gpu in node.slots))
+        # Nodes of one type are told by identity first: hashing thousands takes long.
+        unlike: dict[tuple[int, tuple[GpuType, ...]], Node] = {}
+        for node in self.nodes:
+            unlike.setdefault((id(node.type), node.gpus), node)
+        found = (gpu for node in unlike.values() for gpu in node.slots)
+        return tuple(dict.fromkeys(found))
 
     def usd_per_hour(self, gpu_indices: Iterable[int]) -> float | None:
         """Price of some GPUs: each costs its node's price over the GPUs of the node.

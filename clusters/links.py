@@ -66,6 +66,13 @@ class GroupLink:
     )
     latency_ms: float = spec("Latency of the slowest step.", unit="ms", ge=0)
     kind: LinkKind = spec("Slowest kind of link used.", default=LinkKind.NETWORK)
+    sharers: int = spec(
+        "GPUs of a host that share the rate when each sends for itself (several rings, "
+        "all to all): those behind the same NICs.",
+        unit="GPUs",
+        ge=1,
+        default=1,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -73,7 +80,12 @@ class GroupLink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupLinks:
-    """Links of a pipeline of tensor-parallel groups."""
+    """Links of a pipeline of groups of GPUs."""
 
     tp: tuple[GroupLink, ...] = spec("Ring within each stage.")
     pp: tuple[GroupLink, ...] = spec("Hop from each stage to the next.", default=())
+    inner: tuple[GroupLink, ...] = spec(
+        "Slowest ring within a tensor-parallel group of each stage, where a stage has "
+        "several; (): as within the stage.",
+        default=(),
+    )

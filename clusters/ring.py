@@ -69,6 +69,7 @@ def ring_of(topology: "Topology", gpus: Sequence[int]) -> GroupLink:
             *(link.latency_ms for link in inner),
         ),
         kind=LinkKind.NETWORK,
+        sharers=max(len(group) for group in groups),
     )
 
 

@@ -47,6 +47,10 @@ class Topology:
         self.capacity_bytes_per_s: FloatArray = np.array(
             [edge.bytes_per_s for edge in self.edges], dtype=np.float64
         )
+        by_node: list[list[int]] = [[] for _ in cluster.nodes]
+        for gpu in self.gpus:
+            by_node[gpu.node].append(gpu.index)
+        self._gpus_by_node = tuple(tuple(gpus) for gpus in by_node)
 
     @cached_property
     def graph(self) -> "nx.DiGraph[str]":
@@ -123,11 +127,19 @@ class Topology:
             raise InputError("gpus", list(gpus), "different GPUs, at least one")
         return ring_of(self, sorted(gpus))
 
-    def group_links(self, stages: Sequence[Sequence[int]]) -> GroupLinks:
-        """Rings within the stages of a pipeline, and the hops between them."""
+    def group_links(
+        self, stages: Sequence[Sequence[int]], *, tp: int | None = None
+    ) -> GroupLinks:
+        """Rings within the stages of a pipeline, and the hops between them.
+
+        `tp` is the size of a tensor-parallel group where a stage has several: each of
+        them is a run of its GPUs.
+        """
         hops = [self.route(stage, following) for stage, following in pairwise(stages)]
+        inner = [self._inner_ring(stage, tp) for stage in stages if tp is not None]
         return GroupLinks(
             tp=tuple(self.ring(stage) for stage in stages),
+            inner=tuple(inner),
             pp=tuple(
                 GroupLink(
                     bytes_per_s=hop.bytes_per_s,
@@ -137,6 +149,11 @@ class Topology:
                 for hop in hops
             ),
         )
+
+    def _inner_ring(self, stage: Sequence[int], tp: int) -> GroupLink:
+        """The slowest ring over `tp` GPUs in a row."""
+        runs = [stage[first : first + tp] for first in range(0, len(stage), tp)]
+        return min(map(self.ring, runs), key=lambda ring: ring.bytes_per_s)
 
     def fair_rates(self, transfers: Sequence[tuple[int, int]]) -> FloatArray:
         """Max-min fair rates of simultaneous transfers (source, target).
@@ -167,7 +184,7 @@ class Topology:
         if not 0 <= node_index < num_nodes:
             form = f"a node between 0 and {num_nodes - 1}"
             raise InputError("node", node_index, form)
-        return tuple(gpu.index for gpu in self.gpus if gpu.node == node_index)
+        return self._gpus_by_node[node_index]
 
     def components(self) -> tuple[tuple[int, ...], ...]:
         """GPUs grouped by whether any way joins them, largest group first."""

@@ -10,6 +10,8 @@ or a NumPy array.
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from clusters.fields import check_fields, spec
 from clusters.links import GroupLink
 from clusters.units import transfer_ms
@@ -44,6 +46,44 @@ class CommunicationEfficiency:
         check_fields(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertRouting:
+    """How the tokens of a mixture of experts are spread over the GPUs of a stage."""
+
+    num_gpus: int = spec("GPUs that exchange tokens.", unit="GPUs", ge=1)
+    expert_gpus: int = spec("Of them, with different experts (EP).", unit="GPUs", ge=1)
+    experts_per_token: int = spec("Experts of a token.", unit="experts", ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether rows go to the GPUs of their experts only, not to all of them.
+
+        Engines gather everything, and scatter the sums, while a token visits most GPUs
+        anyway; TensorRT-LLM considers all-to-all from as many expert GPUs on as a token
+        has experts.
+        """
+        return self.is_whole and self.expert_gpus > self.experts_per_token
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every expert is on one GPU, not split by width over several."""
+        return self.expert_gpus == self.num_gpus
+
+    @property
+    def gpus_visited(self) -> float:
+        """GPUs that hold an expert of a token, on average with uniform routing."""
+        missed = (1.0 - 1.0 / self.expert_gpus) ** self.experts_per_token
+        return self.expert_gpus * (1.0 - missed)
+
+    @property
+    def sent_frac(self) -> float:
+        """Rows a GPU sends to the experts of its tokens, over the rows of everyone."""
+        return self.gpus_visited / self.num_gpus
+
+
 def all_reduce_ms(
     num_bytes: Tokens,
     link: GroupLink,
@@ -72,9 +112,59 @@ def all_to_all_ms(
     if num_gpus == 1:
         return 0.0 * num_bytes
     factor = (num_gpus - 1) / num_gpus
-    rate = efficiency.collective_frac * link.bytes_per_s
+    rate = efficiency.collective_frac * link.bytes_per_s / link.sharers
     fixed_ms = efficiency.floor_ms + link.latency_ms
     return fixed_ms + transfer_ms(factor, rate) * num_bytes
+
+
+def all_gather_ms(
+    num_bytes: Tokens,
+    link: GroupLink,
+    *,
+    num_gpus: int,
+    efficiency: CommunicationEfficiency,
+) -> Tokens:
+    """All-gather to `num_bytes` on each GPU, or the reduce-scatter back, in ms.
+
+    Half of an all-reduce, which is one of each.
+    """
+    if num_gpus == 1:
+        return 0.0 * num_bytes
+    steps = math.ceil(math.log2(num_gpus))
+    factor = (num_gpus - 1) / num_gpus
+    rate = efficiency.collective_frac * link.bytes_per_s
+    fixed_ms = efficiency.floor_ms + steps * link.latency_ms
+    return fixed_ms + transfer_ms(factor, rate) * num_bytes
+
+
+def expert_exchange_ms(
+    num_bytes: Tokens,
+    link: GroupLink,
+    routing: ExpertRouting,
+    *,
+    efficiency: CommunicationEfficiency,
+) -> Tokens:
+    """Taking the rows of all ranks (`num_bytes`) to their experts and back, in ms."""
+    num_gpus = routing.num_gpus
+    if not routing.is_sparse:
+        return 2.0 * all_gather_ms(
+            num_bytes, link, num_gpus=num_gpus, efficiency=efficiency
+        )
+    return 2.0 * all_to_all_ms(
+        routing.sent_frac * num_bytes, link, num_gpus=num_gpus, efficiency=efficiency
+    )
+
+
+def ring_exposed_ms(block_ms: Tokens, transfer_ms: Tokens, *, num_ranks: int) -> Tokens:
+    """What a ring of K/V blocks adds to the attention it hides behind, in ms.
+
+    While a rank attends to one block it receives the next, so each of the
+    ``num_ranks - 1`` turns adds what a block's transfer takes longer than its compute
+    (Liu, Zaharia, Abbeel, "Ring Attention with Blockwise Transformers for Near-Infinite
+    Context", ICLR 2024, arXiv 2310.01889, section 3).
+    """
+    exposed: Tokens = np.maximum(transfer_ms - block_ms, 0.0)
+    return (num_ranks - 1) * exposed
 
 
 def pipeline_hop_ms(

@@ -14,8 +14,17 @@ from functools import lru_cache
 import numpy as np
 
 from clusters.fields import spec
+from models.hybrid_layers import (
+    indexer_attention,
+    indexer_gemms,
+    linear_attention_gemms,
+    no_attention,
+    recurrence_of,
+    sparse_tile_heads,
+)
 from models.llm import LlmSpec, WeightFormat, bytes_of
 from models.parallelism import Parallelism
+from models.ranks import Ranks
 from models.shapes import (
     ACTIVATION_BYTES,
     AttentionShape,
@@ -47,6 +56,15 @@ class StageWork:
         return self.weight_bytes + self.kv_bytes + self.activation_bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKind:
+    """What makes layers of one model differ in shape."""
+
+    is_moe: bool = spec("Routes tokens to experts.")
+    is_linear: bool = spec("Keeps a state instead of a KV cache.")
+    window: int | None = spec("Attention window, None: unbounded.", unit="tokens")
+
+
 def num_parameters(llm: LlmSpec) -> int:
     """Weights of the whole model (norms and biases left out)."""
     (stage,) = stage_shapes(llm, Parallelism())
@@ -64,49 +82,87 @@ def prefill_work(
     new_tokens: Sequence[int],
     past_tokens: Sequence[int] | None = None,
 ) -> StageWork:
-    """FLOPs and bytes of prefilling prompts of `new_tokens` after `past_tokens`."""
+    """FLOPs and bytes of prefilling prompts of `new_tokens` after `past_tokens`.
+
+    Where the stage has ranks, of one that is as full as the others.
+    """
     new = np.asarray(new_tokens, dtype=np.float64)
     past = np.zeros_like(new) if past_tokens is None else np.asarray(past_tokens)
-    pairs = float((new * new / 2 + new * past).sum())
-    tokens = float(new.sum())
+    num_ranks = stage.ranks.count
+    pairs = float((new * new / 2 + new * past).sum()) / num_ranks
+    tokens = float(new.sum()) / num_ranks
     attention_flops, kv_bytes = 0.0, 0.0
     for group in stage.groups:
-        attention = group.attention
-        # A short window caps what each new token attends to.
-        seen = pairs
-        if attention.has_short_window and attention.window is not None:
-            seen = min(pairs, tokens * attention.window)
-        attention_flops += group.num_layers * attention.pair_flops() * seen
-        cached = tokens + float(past.sum())
-        kv_bytes += group.num_layers * attention.kv_bytes_per_token * cached
-    return _work(stage, tokens, len(new), attention_flops, kv_bytes)
+        cached = tokens + float(past.sum()) / num_ranks
+        for attention in group.attentions:
+            # A short window caps what each new token attends to.
+            seen = pairs
+            if attention.has_short_window and attention.window is not None:
+                seen = min(pairs, tokens * attention.window)
+            attention_flops += group.num_layers * attention.pair_flops() * seen
+            kv_bytes += group.num_layers * attention.kv_bytes_per_token * cached
+        if group.recurrence is not None:
+            per_token = group.recurrence.prefill_flops_per_token
+            attention_flops += group.num_layers * per_token * tokens
+            kv_bytes += len(new) * group.state_bytes_per_request
+    return _work(
+        stage,
+        attention_flops,
+        kv_bytes,
+        rows=stage.ranks.decoded(float(len(new))),
+        tokens=tokens,
+        routed_tokens=float(new.sum()),
+    )
 
 
 def decode_work(stage: StageShapes, num_requests: int, kv_tokens: float) -> StageWork:
-    """FLOPs and bytes of a decode step that attends to `kv_tokens` in all."""
+    """FLOPs and bytes of a decode step that attends to `kv_tokens` in all.
+
+    Where the stage has ranks, of the fullest.
+    """
+    requests = stage.ranks.decoded(float(num_requests))
+    attended = kv_tokens * stage.ranks.kv_share(float(num_requests))
     attention_flops, kv_bytes = 0.0, 0.0
     for group in stage.groups:
-        attention = group.attention
-        seen = kv_tokens
-        if attention.has_short_window and attention.window is not None:
-            seen = min(kv_tokens, float(num_requests) * attention.window)
-        per_token = attention.decode_flops_per_kv_token()
-        attention_flops += group.num_layers * per_token * seen
-        kv_bytes += group.num_layers * attention.kv_bytes_per_token * seen
-    return _work(stage, float(num_requests), num_requests, attention_flops, kv_bytes)
+        for attention in group.attentions:
+            seen = attended
+            if attention.has_short_window and attention.window is not None:
+                seen = min(attended, requests * attention.window)
+            per_token = attention.decode_flops_per_kv_token()
+            attention_flops += group.num_layers * per_token * seen
+            kv_bytes += group.num_layers * attention.kv_bytes_per_token * seen
+        # A state is read and written, whatever the context.
+        kv_bytes += 2.0 * requests * group.state_bytes_per_request
+    return _work(
+        stage,
+        attention_flops,
+        kv_bytes,
+        rows=requests,
+        tokens=requests,
+        routed_tokens=float(num_requests),
+    )
 
 
 def _work(
     stage: StageShapes,
-    tokens: float,
-    num_rows: int,
     attention_flops: float,
     kv_bytes: float,
+    *,
+    rows: float,
+    tokens: float,
+    routed_tokens: float,
 ) -> StageWork:
-    """Add the token-proportional parts, and the LM head on one row a request."""
-    runs = [(gemm, g.num_layers, tokens) for g in stage.groups for gemm in g.gemms]
+    """Add the token-proportional parts, and the LM head on one row a request.
+
+    `tokens` are those of one rank; routed experts see the `routed_tokens` of all.
+    """
+    runs = [
+        (gemm, g.num_layers, routed_tokens if gemm.is_expert else tokens)
+        for g in stage.groups
+        for gemm in g.gemms
+    ]
     if stage.head is not None:
-        runs.append((stage.head, 1, float(num_rows)))
+        runs.append((stage.head, 1, rows))
     elementwise = sum(
         g.num_layers * g.elementwise_bytes_per_token for g in stage.groups
     )
@@ -136,17 +192,25 @@ def _stage(
     llm: LlmSpec, parallelism: Parallelism, stage: int, layers: range
 ) -> StageShapes:
     tp, is_last = parallelism.tp, stage == parallelism.pp - 1
-    kinds = Counter((llm.is_moe_layer(layer), llm.window(layer)) for layer in layers)
+    kinds = Counter(
+        LayerKind(
+            is_moe=llm.is_moe_layer(layer),
+            is_linear=llm.is_linear_layer(layer),
+            window=llm.window(layer),
+        )
+        for layer in layers
+    )
     embedding = llm.precision.embedding
     vocab = _shard(llm.vocab, tp)
     rows = vocab + (llm.max_positions if llm.learned_positions else 0)
     return StageShapes(
         groups=tuple(
-            _group(llm, parallelism, is_moe=is_moe, window=window, num_layers=count)
-            for (is_moe, window), count in kinds.items()
+            _group(llm, parallelism, kind, num_layers=count)
+            for kind, count in kinds.items()
         ),
         hidden=llm.hidden,
         tp=tp,
+        ranks=Ranks(attention_dp=parallelism.attention_dp, cp=parallelism.cp),
         embedding_bytes=(
             rows * llm.hidden * embedding.bytes_per_weight if stage == 0 else 0.0
         ),
@@ -161,16 +225,15 @@ def _stage(
 
 
 def _group(
-    llm: LlmSpec,
-    parallelism: Parallelism,
-    *,
-    is_moe: bool,
-    window: int | None,
-    num_layers: int,
+    llm: LlmSpec, parallelism: Parallelism, kind: LayerKind, *, num_layers: int
 ) -> LayerGroup:
     tp = parallelism.tp
-    projections = _mla_gemms(llm, tp) if llm.mla else _qkv_gemms(llm, tp)
-    feed_forward = _moe_gemms(llm, parallelism) if is_moe else _mlp_gemms(llm, tp)
+    if kind.is_linear:
+        projections = linear_attention_gemms(llm, tp)
+    else:
+        projections = _mla_gemms(llm, tp) if llm.mla else _qkv_gemms(llm, tp)
+        projections += indexer_gemms(llm)
+    feed_forward = _moe_gemms(llm, parallelism) if kind.is_moe else _mlp_gemms(llm, tp)
     # Two norms fused with the residual: read and write both streams (4 rows each);
     # every other elementwise step reads and writes the widest row around it.
     widest = max(gemm.n * gemm.experts_per_token for gemm in projections + feed_forward)
@@ -178,7 +241,9 @@ def _group(
     return LayerGroup(
         num_layers=num_layers,
         gemms=projections + feed_forward,
-        attention=_attention(llm, tp, window),
+        attention=no_attention() if kind.is_linear else _attention(llm, tp, kind),
+        indexer=None if kind.is_linear else indexer_attention(llm),
+        recurrence=recurrence_of(llm, tp) if kind.is_linear else None,
         elementwise_bytes_per_token=float(ACTIVATION_BYTES * elements),
         norm_bytes_per_token=float(ACTIVATION_BYTES * 4 * llm.hidden),
         activation_bytes_per_token=float(
@@ -195,10 +260,11 @@ def _group(
 def _qkv_gemms(llm: LlmSpec, tp: int) -> tuple[Gemm, ...]:
     query = _shard(llm.num_heads, tp) * llm.head_dim
     kv = kv_heads_per_gpu(llm, tp) * llm.head_dim
-    weights = llm.precision.attention
+    into = query * (2 if llm.attention_gate else 1) + 2 * kv
+    weights, out = llm.precision.attention, llm.precision.out
     return (
-        Gemm(name="qkv", k=llm.hidden, n=query + 2 * kv, weights=weights),
-        Gemm(name="attention_out", k=query, n=llm.hidden, weights=weights),
+        Gemm(name="qkv", k=llm.hidden, n=into, weights=weights),
+        Gemm(name="attention_out", k=query, n=llm.hidden, weights=out),
     )
 
 
@@ -213,20 +279,21 @@ def _mla_gemms(llm: LlmSpec, tp: int) -> tuple[Gemm, ...]:
     query = heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
     up = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
     value = heads * mla.v_head_dim
-    queries: tuple[Gemm, ...]
     if mla.q_lora_rank is None:
-        queries = (Gemm(name="q", k=llm.hidden, n=query, weights=weights),)
-    else:
-        rank = mla.q_lora_rank
-        queries = (
-            Gemm(name="q_a", k=llm.hidden, n=rank, weights=weights),
-            Gemm(name="q_b", k=rank, n=query, weights=weights),
+        into = (
+            Gemm(name="q", k=llm.hidden, n=query, weights=weights),
+            Gemm(name="kv_a", k=llm.hidden, n=mla.cached_dim, weights=weights),
+        )
+    else:  # engines apply both down-projections as one product
+        narrow = mla.q_lora_rank + mla.cached_dim
+        into = (
+            Gemm(name="qkv_a", k=llm.hidden, n=narrow, weights=weights),
+            Gemm(name="q_b", k=mla.q_lora_rank, n=query, weights=weights),
         )
     return (
-        *queries,
-        Gemm(name="kv_a", k=llm.hidden, n=mla.cached_dim, weights=weights),
+        *into,
         Gemm(name="kv_b", k=mla.kv_lora_rank, n=up, weights=weights),
-        Gemm(name="attention_out", k=value, n=llm.hidden, weights=weights),
+        Gemm(name="attention_out", k=value, n=llm.hidden, weights=llm.precision.out),
     )
 
 
@@ -235,10 +302,14 @@ def _mlp_gemms(llm: LlmSpec, tp: int) -> tuple[Gemm, ...]:
 
 
 def _moe_gemms(llm: LlmSpec, parallelism: Parallelism) -> tuple[Gemm, ...]:
-    """Router, routed experts (over EP, their width over the rest), shared experts."""
+    """Router, routed experts (over EP, their width over the rest), shared experts.
+
+    Shared experts, like dense layers, are split over TP alone and repeated on every
+    rank.
+    """
     moe, tp, ep = llm.moe, parallelism.tp, parallelism.ep
     assert moe is not None
-    expert_tp = tp * parallelism.attention_dp // ep
+    expert_tp = parallelism.gpus_per_stage // ep
     router = Gemm(
         name="router",
         k=llm.hidden,
@@ -274,7 +345,7 @@ def _feed_forward(llm: LlmSpec, width: int, weights: WeightFormat) -> tuple[Gemm
     )
 
 
-def _attention(llm: LlmSpec, tp: int, window: int | None) -> AttentionShape:
+def _attention(llm: LlmSpec, tp: int, kind: LayerKind) -> AttentionShape:
     heads, kv_bytes = _shard(llm.num_heads, tp), bytes_of(llm.precision.kv)
     if llm.mla is None:
         cached = 2 * kv_heads_per_gpu(llm, tp) * llm.head_dim
@@ -284,16 +355,22 @@ def _attention(llm: LlmSpec, tp: int, window: int | None) -> AttentionShape:
         cached = mla.cached_dim
         prefill_dim = mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim
         decode_dim = mla.cached_dim + mla.kv_lora_rank
+    window = kind.window
+    if llm.indexer is not None:  # the selected tokens are read as latents, always
+        window, prefill_dim = llm.indexer.selected_tokens, decode_dim
     return AttentionShape(
         num_heads=heads,
         prefill_dim=prefill_dim,
         decode_dim=decode_dim,
         kv_bytes_per_token=cached * kv_bytes,
         window=window,
+        keeps_all=llm.indexer is not None,
         num_kv_heads=kv_heads_per_gpu(llm, tp),
         kv_element_bytes=kv_bytes,
         qk_norm=llm.qk_norm,
+        joint_qk_norm=llm.joint_qk_norm,
         is_latent=llm.mla is not None,
+        tile_heads=sparse_tile_heads(llm),
     )
 
 

@@ -1,22 +1,29 @@
 """Reading a Hugging Face ``config.json`` into an `LlmSpec`, without running any code.
 
-Only plain keys are read. A model this package cannot cost (linear-attention and
-state-space hybrids, unknown blocks) is refused with the key that says so, because a
-silently wrong KV size makes every plan wrong.
+Only plain keys are read. A model this package cannot cost (state-space hybrids, unknown
+blocks) is refused with the key that says so, because a silently wrong KV size makes
+every plan wrong. Extra layers for multi-token prediction are left out: they only run
+when an engine speculates, which is not modelled.
 """
 
 from collections.abc import Mapping
 
 from clusters.fields import InputError
+from clusters.gpu import Dtype
 from models.hf_families import (
+    DELTA_RULE_KEYS,
+    DELTA_RULE_TYPES,
     GATED,
     GATED_ACTIVATIONS,
     HYBRID_KEYS,
     HYBRID_TYPES,
+    LINEAR,
     QK_NORM_TYPES,
     SLIDING,
+    SPARSE,
     TIED_BY_DEFAULT,
     UNGATED,
+    WRAPPED_KEYS,
     WRAPPERS,
 )
 from models.hf_keys import (
@@ -27,7 +34,13 @@ from models.hf_keys import (
     text_of,
 )
 from models.hf_quantization import precision_of
-from models.llm import LlmSpec, MlaSpec, MoeSpec
+from models.llm import (
+    IndexerSpec,
+    LinearAttentionSpec,
+    LlmSpec,
+    MlaSpec,
+    MoeSpec,
+)
 
 
 def llm_from_config(config: object, *, name: str) -> LlmSpec:
@@ -61,9 +74,13 @@ def llm_from_config(config: object, *, name: str) -> LlmSpec:
             text.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT)
         ),
         learned_positions=model_type in {"opt", "gpt2", "gpt_bigcode"},
-        qk_norm=model_type in QK_NORM_TYPES or bool(text.get("use_qk_norm")),
+        qk_norm=bool(text.get("use_qk_norm", model_type in QK_NORM_TYPES)),
+        joint_qk_norm=text.get("qk_norm_type") == "per_layer",
         precision=precision_of(text),
+        attention_gate=_has_gate(text, model_type),
         mla=_mla(text),
+        indexer=_indexer(text),
+        linear=_linear(text, model_type),
         moe=_moe(text),
         windows=_windows(text, model_type),
     )
@@ -76,28 +93,35 @@ def _text_config(config: object) -> Config:
     for key in WRAPPERS:
         inner = config.get(key)
         if isinstance(inner, Mapping):
-            outer = {
-                k: config[k]
-                for k in ("torch_dtype", "dtype", "quantization_config")
-                if config.get(k) is not None
-            }
+            outer = {k: config[k] for k in WRAPPED_KEYS if config.get(k) is not None}
             return {**outer, **inner}
     return config
 
 
 def _refuse_hybrids(config: Config) -> None:
     expected = (
-        "softmax attention in every layer (linear-attention and state-space hybrids "
-        "are not supported: their state is not a KV cache)"
+        "plain, latent, DeepSeek-sparse or gated delta-rule attention (other hybrids "
+        "are not supported: what they keep for a request is not known here)"
     )
-    if text_of(config, "model_type") in HYBRID_TYPES:
-        raise InputError("model_type", config["model_type"], expected)
-    for key in HYBRID_KEYS:
+    model_type = text_of(config, "model_type")
+    if model_type in HYBRID_TYPES:
+        raise InputError("model_type", model_type, expected)
+    known = {"full_attention", *SLIDING}
+    if config.get("index_topk") is not None:
+        known.add(SPARSE)
+    refused: tuple[str, ...] = HYBRID_KEYS
+    if model_type in DELTA_RULE_TYPES:
+        known.add(LINEAR)
+    else:
+        refused += DELTA_RULE_KEYS
+    for key in refused:
         if config.get(key) is not None:
             raise InputError(key, config[key], expected)
+    if "shared" in (config.get("indexer_types") or ()):
+        raise InputError("indexer_types", "shared", "an indexer in every layer")
     if 0 in (config.get("attn_type_list") or ()):
         raise InputError("attn_type_list", config["attn_type_list"], expected)
-    unknown = set(config.get("layer_types") or ()) - SLIDING - {"full_attention"}
+    unknown = set(config.get("layer_types") or ()) - known
     if unknown:
         raise InputError("layer_types", sorted(unknown), expected)
 
@@ -109,10 +133,12 @@ def _num_kv_heads(config: Config, heads: int) -> int:
 
 
 def _intermediate(config: Config, model_type: str, hidden: int) -> int:
-    four_times = model_type in {"bloom", "falcon", "gpt2", "gpt_bigcode"}
-    return integer_of(
-        config, "intermediate_size", default=4 * hidden if four_times else None
-    )
+    default = None
+    if model_type in {"bloom", "falcon", "gpt2", "gpt_bigcode"}:
+        default = 4 * hidden
+    elif config.get("moe_intermediate_size") is not None:  # no layer need be dense
+        default = integer_of(config, "moe_intermediate_size")
+    return integer_of(config, "intermediate_size", default=default)
 
 
 def _mlp_matrices(config: Config, model_type: str) -> int:
@@ -141,6 +167,48 @@ def _mla(config: Config) -> MlaSpec | None:
         qk_rope_head_dim=integer_of(config, "qk_rope_head_dim"),
         v_head_dim=integer_of(config, "v_head_dim"),
     )
+
+
+def _has_gate(config: Config, model_type: str) -> bool:
+    return bool(config.get("attn_output_gate", model_type in DELTA_RULE_TYPES))
+
+
+def _indexer(config: Config) -> IndexerSpec | None:
+    """DeepSeek sparse attention; present in every layer."""
+    if config.get("index_topk") is None:
+        return None
+    return IndexerSpec(
+        num_heads=integer_of(config, "index_n_heads"),
+        head_dim=integer_of(config, "index_head_dim"),
+        selected_tokens=integer_of(config, "index_topk"),
+    )
+
+
+def _linear(config: Config, model_type: str) -> LinearAttentionSpec | None:
+    if model_type not in DELTA_RULE_TYPES:
+        return None
+    return LinearAttentionSpec(
+        layers=_linear_layers(config),
+        num_key_heads=integer_of(config, "linear_num_key_heads"),
+        num_value_heads=integer_of(config, "linear_num_value_heads"),
+        key_head_dim=integer_of(config, "linear_key_head_dim"),
+        value_head_dim=integer_of(config, "linear_value_head_dim"),
+        conv_kernel=integer_of(config, "linear_conv_kernel_dim"),
+        state_dtype=(
+            Dtype.BF16 if config.get("mamba_ssm_dtype") == "bfloat16" else Dtype.FP32
+        ),
+    )
+
+
+def _linear_layers(config: Config) -> tuple[int, ...]:
+    num_layers = integer_of(config, "num_hidden_layers")
+    kinds = config.get("layer_types")
+    if kinds is None:
+        full = integer_of(config, "full_attention_interval", default=4)
+        return tuple(layer for layer in range(num_layers) if (layer + 1) % full)
+    if len(kinds) != num_layers:
+        raise InputError("layer_types", len(kinds), f"{num_layers} entries")
+    return tuple(layer for layer, kind in enumerate(kinds) if kind == LINEAR)
 
 
 def _moe(config: Config) -> MoeSpec | None:

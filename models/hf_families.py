@@ -22,22 +22,39 @@ HYBRID_TYPES = frozenset(
         "mamba2",
         "minimax",
         "nemotron_h",
-        "qwen3_next",
         "recurrent_gemma",
         "rwkv",
         "zamba2",
     }
 )
 HYBRID_KEYS = (
-    "full_attention_interval",
+    "compress_ratios",
+    "hybrid_layer_pattern",
     "hybrid_override_pattern",
-    "linear_num_value_heads",
+    "interleave_moe_layer_step",
+    "linear_attn_config",
+    "sparse_attention_config",
     "ssm_cfg",
 )
+# Gated delta-rule layers between layers of gated softmax attention.
+DELTA_RULE_TYPES = frozenset(
+    {
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
+        "qwen3_next",
+    }
+)
+DELTA_RULE_KEYS = ("full_attention_interval", "linear_num_value_heads")
+LINEAR = "linear_attention"
+SPARSE = "deepseek_sparse_attention"
 SLIDING = frozenset({"sliding_attention", "chunked_attention"})
-QK_NORM_TYPES = frozenset(
+QK_NORM_TYPES = DELTA_RULE_TYPES | frozenset(
     {"qwen3", "qwen3_moe", "gemma3", "gemma3_text", "glm4_moe", "olmo2", "minimax_m2"}
 )
+# Keys of a multimodal wrapper that speak for its language model too.
+WRAPPED_KEYS = ("torch_dtype", "dtype", "quantization_config", "tie_word_embeddings")
 WRAPPERS = ("text_config", "llm_config", "language_config")
 # Keys older families use for the same number; the first that is present counts.
 ALIASES: dict[str, tuple[str, ...]] = {

@@ -12,16 +12,25 @@ Types = Mapping[str, tuple[type, ...]]
 _MAX_LAYERS = 10_000
 _MAX_INTEGER = 2_000_000_000
 """No real model comes near; a typo must not make the reader work for minutes."""
-_WORDS = {Mapping: "a JSON object", list: "a list", int: "a whole number", str: "text"}
+_WORDS = {
+    Mapping: "a JSON object",
+    bool: "true or false",
+    int: "a whole number",
+    list: "a list",
+    str: "text",
+}
 
 # Keys that are not read one number at a time; absent and null are always fine.
 CONFIG_TYPES: Types = {
+    "attn_output_gate": (bool,),
     "attn_type_list": (list,),
     "decoder_sparse_step": (int,),
     "dtype": (str,),
     "first_k_dense_replace": (int,),
     "hidden_act": (str,),
+    "indexer_types": (list,),
     "layer_types": (list,),
+    "mamba_ssm_dtype": (str,),
     "max_window_layers": (int,),
     "mlp_only_layers": (list,),
     "moe_layer_freq": (int, list),
@@ -32,11 +41,14 @@ CONFIG_TYPES: Types = {
 }
 QUANTIZATION_TYPES: Types = {
     "config_groups": (Mapping,),
+    "exclude_modules": (list,),
     "ignore": (list,),
     "modules_to_not_convert": (list,),
     "quant_method": (str,),
     "quantization": (Mapping,),
 }
+# Where quantisation tools list the modules they leave alone.
+SKIP_KEYS = ("exclude_modules", "ignore", "modules_to_not_convert")
 
 
 def check_types(config: Config, types: Types, *, where: str = "") -> None:

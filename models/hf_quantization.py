@@ -6,7 +6,8 @@ from typing import Any
 
 from clusters.fields import InputError
 from clusters.gpu import Dtype
-from models.hf_keys import QUANTIZATION_TYPES, check_types
+from models.hf_keys import QUANTIZATION_TYPES, SKIP_KEYS, check_types, integer_of
+from models.hf_modules import Part, parts_left_out
 from models.llm import Precision, WeightFormat, bytes_of
 
 _TORCH_DTYPES = {
@@ -24,6 +25,8 @@ _MXFP4_BYTES = 0.5 + 1 / 32
 _NVFP4_BYTES = 0.5 + 1 / 16
 """4 bits, and one fp8 scale for 16 weights."""
 _DEFAULT_GROUP = 128
+_SAMPLED_LAYERS = 4
+"""Layers asked whether a part is quantised; hybrids alternate kinds within four."""
 
 
 def precision_of(config: Mapping[str, Any]) -> Precision:
@@ -44,14 +47,34 @@ def precision_of(config: Mapping[str, Any]) -> Precision:
     weights = _weight_format(quantization, method, base)
     if method == "mxfp4":  # gpt-oss: only the experts are quantised
         return replace(precision, experts=weights)
-    skipped = quantization.get("modules_to_not_convert") or quantization.get("ignore")
-    keeps_attention = any("self_attn" in str(module) for module in skipped or ())
+    plain = precision.attention
+    skipped = _skipped_modules(quantization)
+    left_out = parts_left_out(skipped, layers=_middle_layers(config))
+    attention = plain if Part.ATTENTION in left_out else weights
+    out = plain if Part.ATTENTION_OUT in left_out else weights
     return replace(
         precision,
-        attention=precision.attention if keeps_attention else weights,
-        mlp=weights,
-        experts=weights,
+        attention=attention,
+        attention_out=out if out != attention else None,
+        mlp=plain if Part.MLP in left_out else weights,
+        experts=plain if Part.EXPERTS in left_out else weights,
         kv=_kv_dtype(quantization, base),
+    )
+
+
+def _middle_layers(config: Mapping[str, Any]) -> range:
+    middle = integer_of(config, "num_hidden_layers") // 2
+    return range(middle, middle + _SAMPLED_LAYERS)
+
+
+def _skipped_modules(quantization: Mapping[str, Any]) -> tuple[str, ...]:
+    inner = quantization.get("quantization") or {}
+    check_types(inner, QUANTIZATION_TYPES, where="quantization_config.quantization.")
+    return tuple(
+        str(module)
+        for where in (quantization, inner)
+        for key in SKIP_KEYS
+        for module in where.get(key) or ()
     )
 
 
@@ -94,13 +117,16 @@ def _fp8(block: object) -> WeightFormat:
     return WeightFormat(bytes_per_weight=1.0 + scale, compute_dtype=Dtype.FP8)
 
 
-def _weight_only(bits: object, group: object, base: Dtype) -> WeightFormat:
-    """Integers unpacked to `base` in the kernel, with a scale and zero a group."""
+def _weight_only(
+    bits: object, group: object, base: Dtype, *, is_symmetric: bool = False
+) -> WeightFormat:
+    """Integers unpacked to `base` in the kernel, a scale (and a zero) a group."""
     if bits not in (3, 4, 8):
         raise InputError("quantization_config.bits", bits, "3, 4 or 8")
     size = group if isinstance(group, int) and group > 0 else _DEFAULT_GROUP
     stored = int(str(bits)) / 8
-    scale = (bytes_of(base) + stored) / size
+    zero = 0.0 if is_symmetric else stored
+    scale = (bytes_of(base) + zero) / size
     return WeightFormat(bytes_per_weight=stored + scale, compute_dtype=base)
 
 
@@ -122,7 +148,14 @@ def _compressed_tensors(quantization: Mapping[str, Any], base: Dtype) -> WeightF
         return WeightFormat(bytes_per_weight=1.0, compute_dtype=Dtype.INT8)
     if bits == 4 and kind == "float" and inputs:
         return WeightFormat(bytes_per_weight=_NVFP4_BYTES, compute_dtype=Dtype.FP4)
-    return _weight_only(bits, weights.get("group_size"), base)
+    if bits == 4 and kind == "float":
+        return WeightFormat(bytes_per_weight=_MXFP4_BYTES, compute_dtype=base)
+    return _weight_only(
+        bits,
+        weights.get("group_size"),
+        base,
+        is_symmetric=bool(weights.get("symmetric")),
+    )
 
 
 def _modelopt(quantization: Mapping[str, Any]) -> WeightFormat:
@@ -140,5 +173,7 @@ def _modelopt(quantization: Mapping[str, Any]) -> WeightFormat:
 def _kv_dtype(quantization: Mapping[str, Any], base: Dtype) -> Dtype:
     scheme = quantization.get("kv_cache_scheme")
     bits = scheme.get("num_bits") if isinstance(scheme, Mapping) else None
-    algorithm = quantization.get("kv_cache_quant_algo")
-    return Dtype.FP8 if bits == 8 or algorithm == "FP8" else base
+    inner = quantization.get("quantization") or quantization
+    named = {scheme if isinstance(scheme, str) else None}
+    named.add(inner.get("kv_cache_quant_algo"))
+    return Dtype.FP8 if bits == 8 or "FP8" in named else base

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from clusters.fields import InputError, check_fields, spec
 from clusters.gpu import Dtype
 from clusters.mapping import fields_to_mapping, from_fields, nearest
 from clusters.serde import read_mapping
+from models.hf_names import KnownModel, find_model
 
 CATALOG = Path(__file__).parent / "catalog" / "llms"
 
@@ -52,6 +53,14 @@ class Precision:
     experts: WeightFormat = spec("Routed experts.")
     embedding: WeightFormat = spec("Embeddings, router and LM head.")
     kv: Dtype = spec("Number format of the KV cache.")
+    attention_out: WeightFormat | None = spec(
+        "Output projection of attention, None: as the other projections.", default=None
+    )
+
+    @property
+    def out(self) -> WeightFormat:
+        """Format of the output projection of attention."""
+        return self.attention_out or self.attention
 
     @classmethod
     def uniform(cls, dtype: Dtype) -> Self:
@@ -82,6 +91,51 @@ class MlaSpec:
     def cached_dim(self) -> int:
         """Elements cached per token and layer (replicated over tensor parallelism)."""
         return self.kv_lora_rank + self.qk_rope_head_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexerSpec:
+    """Sparse attention (DeepSeek-V3.2): a light scorer picks the tokens to attend to.
+
+    Every token is scored against every cached one with a narrow key of its own; the
+    attention proper then reads the best `selected_tokens` only. Nothing is dropped
+    from the cache.
+    """
+
+    num_heads: int = spec("Scoring heads; they share one key.", unit="heads", ge=1)
+    head_dim: int = spec("Width of a scoring head.", unit="1", ge=1)
+    selected_tokens: int = spec("Tokens a query attends to.", unit="tokens", ge=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearAttentionSpec:
+    """Gated delta-rule attention (Qwen3-Next): a fixed-size state instead of a cache.
+
+    A layer keeps one ``key_head_dim x value_head_dim`` matrix a value head, and the
+    last inputs of a short convolution, whatever the context.
+    """
+
+    layers: tuple[int, ...] = spec("Layers that have it.")
+    num_key_heads: int = spec("Query and key heads.", unit="heads", ge=1)
+    num_value_heads: int = spec("Value heads, one state each.", unit="heads", ge=1)
+    key_head_dim: int = spec("Width of a key.", unit="1", ge=1)
+    value_head_dim: int = spec("Width of a value.", unit="1", ge=1)
+    conv_kernel: int = spec("Tokens the convolution spans.", unit="tokens", ge=1)
+    state_dtype: Dtype = spec("Number format of the state.", default=Dtype.FP32)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.layers:
+            raise InputError("layers", self.layers, "at least one layer")
+        if self.num_value_heads % self.num_key_heads:
+            raise InputError(
+                "num_value_heads",
+                self.num_value_heads,
+                f"a multiple of the {self.num_key_heads} key heads",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +181,15 @@ class LlmSpec:
     tied_embeddings: bool = spec("LM head shares the embedding.", default=False)
     learned_positions: bool = spec("Has a position table (OPT).", default=False)
     qk_norm: bool = spec("Normalises queries and keys per head.", default=False)
+    joint_qk_norm: bool = spec(
+        "Normalises them over all heads, which tensor parallelism splits.",
+        default=False,
+    )
     precision: Precision = spec("Weight formats by part and KV format.")
+    attention_gate: bool = spec("Attention outputs are gated per head.", default=False)
     mla: MlaSpec | None = spec("Latent attention, if any.", default=None)
+    indexer: IndexerSpec | None = spec("Sparse attention, if any.", default=None)
+    linear: LinearAttentionSpec | None = spec("Linear attention, if any.", default=None)
     moe: MoeSpec | None = spec("Mixture of experts, if any.", default=None)
     windows: tuple[int | None, ...] = spec(
         "Attention window of each layer, None: unbounded; () when no layer has one.",
@@ -150,15 +211,27 @@ class LlmSpec:
             )
         if any(window is not None and window < 1 for window in self.windows):
             raise InputError("windows", self.windows, "windows >= 1 token")
-        dense = self.moe.dense_layers if self.moe else ()
-        if any(not 0 <= layer < self.num_layers for layer in dense):
+        if self.linear and len(set(self.linear.layers)) >= self.num_layers:
             raise InputError(
-                "dense_layers", dense, f"layers from 0 to {self.num_layers - 1}"
+                "linear.layers",
+                len(self.linear.layers),
+                f"fewer than the {self.num_layers} layers: some keep a KV cache",
             )
+        listed = {
+            "dense_layers": self.moe.dense_layers if self.moe else (),
+            "linear.layers": self.linear.layers if self.linear else (),
+        }
+        for key, layers in listed.items():
+            if any(not 0 <= layer < self.num_layers for layer in layers):
+                raise InputError(key, layers, f"layers from 0 to {self.num_layers - 1}")
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "LlmSpec":
-        """Read a catalogue model by name, or a ``config.json`` (or its folder) by path.
+        """Read a model by name, by Hugging Face repository, or from a ``config.json``.
+
+        Names are those of the catalogue; a repository such as ``openai/gpt-oss-120b``
+        or ``nvidia/Qwen3-32B-NVFP4`` is looked up by `models.hf_names`. A path is that
+        of a ``config.json`` or of its folder.
 
         Raises
         ------
@@ -169,13 +242,15 @@ class LlmSpec:
         text = str(name_or_path)
         if text.endswith(".json") or Path(text, "config.json").exists():
             return _read(_config_file(Path(text)))
-        wanted = text.rsplit("/", 1)[-1].lower()
-        if wanted not in catalog_names():
-            hint = nearest(wanted, catalog_names())
+        known = find_model(text, catalog_names())
+        if known is None:
+            hint = nearest(text.rsplit("/", 1)[-1].lower(), catalog_names())
             raise InputError(
                 "llm", text, f"a catalogue name ({hint}) or the path of a config.json"
             )
-        return _load_catalog(wanted)
+        if known.suffix is None:
+            return _load_catalog(known.name)
+        return _load_variant(text.rsplit("/", 1)[-1].lower(), known)
 
     @classmethod
     def from_file_form(cls, data: object, *, file: str | None = None) -> "LlmSpec":
@@ -193,9 +268,13 @@ class LlmSpec:
 
     def to_file_form(self) -> object:
         """Its name if it is the catalogue's model, otherwise all fields."""
-        if self.name in catalog_names() and self == _load_catalog(self.name):
-            return self.name
-        return fields_to_mapping(self)
+        return self.name if self.is_catalog_model() else fields_to_mapping(self)
+
+    def is_catalog_model(self, name: str | None = None) -> bool:
+        """Whether it is the catalogue's model of its name (or of `name`), unchanged."""
+        if name not in (None, self.name) or self.name not in catalog_names():
+            return False
+        return self == _load_catalog(self.name)
 
     def with_kv_dtype(self, dtype: Dtype | str) -> Self:
         """The same model with its KV cache kept in `dtype`."""
@@ -204,6 +283,10 @@ class LlmSpec:
     def window(self, layer: int) -> int | None:
         """Attention window of a layer in tokens, None when unbounded."""
         return self.windows[layer] if self.windows else None
+
+    def is_linear_layer(self, layer: int) -> bool:
+        """Whether a layer keeps a state instead of a KV cache."""
+        return self.linear is not None and layer in self.linear.layers
 
     def is_moe_layer(self, layer: int) -> bool:
         """Whether a layer routes tokens to experts."""
@@ -224,15 +307,38 @@ def iter_catalog() -> Iterator[LlmSpec]:
 
 @cache
 def _load_catalog(name: str) -> LlmSpec:
-    return _read(CATALOG / f"{name}.json")
+    return _from_config(_catalog_config(name), CATALOG / f"{name}.json", name)
+
+
+@cache
+def _load_variant(name: str, known: KnownModel) -> LlmSpec:
+    """A catalogue model in the number format its repository's suffix names."""
+    config = {**_catalog_config(known.name), "quantization_config": known.quantization}
+    return _from_config(config, CATALOG / f"{known.name}.json", name)
+
+
+def _catalog_config(name: str) -> dict[str, Any]:
+    """A catalogue file, over the one it names as its base."""
+    config = read_mapping(CATALOG / f"{name}.json")
+    base = config.pop("_base", None)
+    return config if base is None else {**_catalog_config(base), **config}
 
 
 def _read(path: Path) -> LlmSpec:
+    name = path.parent.name if path.name == "config.json" else path.stem
+    config = read_mapping(path)
+    # Some tools leave the number formats in a file of their own beside the config.
+    formats = path.parent / "hf_quant_config.json"
+    if path.name == "config.json" and formats.exists():
+        modelopt = {"quant_method": "modelopt", **read_mapping(formats)}
+        config = {"quantization_config": modelopt, **config}
+    return _from_config(config, path, name)
+
+
+def _from_config(config: dict[str, Any], path: Path, name: str) -> LlmSpec:
     # Imported here because the parser builds this module's classes.
     from models.hf_config import llm_from_config
 
-    name = path.parent.name if path.name == "config.json" else path.stem
-    config = read_mapping(path)
     try:
         return llm_from_config(config, name=name)
     except InputError as error:

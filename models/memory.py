@@ -25,6 +25,7 @@ from models.shapes import ACTIVATION_BYTES, LayerGroup, StageShapes
 
 _LOGIT_BYTES = 4
 """Engines sample from fp32 logits."""
+_UNBOUNDED_BLOCKS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +82,19 @@ class MemoryBreakdown:
     budget_bytes: float = spec("Of it, what the engine may use.", unit="bytes", gt=0)
     weights_bytes: float = spec("Weights.", unit="bytes", ge=0)
     activation_bytes: float = spec("Peak activations of a step.", unit="bytes", ge=0)
-    reserve_bytes: float = spec("Runtime and communication.", unit="bytes", ge=0)
-    kv_bytes_per_token: float = spec("KV of a token here.", unit="bytes/token", gt=0)
+    reserve_bytes: float = spec(
+        "Runtime, communication, and the states of linear attention.",
+        unit="bytes",
+        ge=0,
+    )
+    kv_bytes_per_token: float = spec("KV of a token here.", unit="bytes/token", ge=0)
     max_kv_tokens: int = spec("KV tokens of the whole replica.", unit="tokens", ge=0)
+    num_ranks: int = spec(
+        "Ranks of a stage, each with KV tokens of its own.",
+        unit="ranks",
+        ge=1,
+        default=1,
+    )
     why_not: str | None = spec("Why it does not fit, None when it does.", default=None)
 
     def __post_init__(self) -> None:
@@ -97,7 +108,7 @@ class MemoryBreakdown:
     @property
     def kv_bytes(self) -> float:
         """KV cache of this GPU when full."""
-        return self.max_kv_tokens * self.kv_bytes_per_token
+        return self.max_kv_tokens / self.num_ranks * self.kv_bytes_per_token
 
     @property
     def total_bytes(self) -> float:
@@ -114,11 +125,13 @@ def memory_of(
 ) -> MemoryBreakdown:
     """Memory of a replica on `gpu`: its tightest stage, and the KV tokens it can hold.
 
-    A parallelism that cannot split `llm` or is not costed yet does not fit, with that
-    reason in `why_not`.
+    Ranks add up: an attention-data-parallel rank keeps the KV cache of its own
+    requests, a context-parallel rank its part of every request's.
+
+    A parallelism that cannot split `llm` does not fit, with that reason in `why_not`.
     """
     settings = settings or MemorySettings()
-    impossible = parallelism.why_not(llm) or parallelism.why_not_costed()
+    impossible = parallelism.why_not(llm)
     if impossible:
         return _impossible(impossible, llm, gpu, settings)
     stages = [
@@ -134,19 +147,25 @@ def kv_bytes_per_token(llm: LlmSpec) -> float:
     Layers with a sliding window add nothing once the window is full; see `kv_bytes`.
     """
     return sum(
-        group.num_layers * group.attention.kv_bytes_per_token
+        group.num_layers * attention.kv_bytes_per_token
         for group in _whole(llm).groups
-        if group.attention.window is None
+        for attention in group.attentions
+        if attention.kept_tokens is None
     )
 
 
 def kv_bytes(llm: LlmSpec, context_tokens: float) -> float:
-    """KV bytes of one request with `context_tokens`, over all layers (unreplicated)."""
-    return sum(
+    """Bytes kept for one request with `context_tokens`, over all layers (unreplicated).
+
+    That is its KV cache, and the states of linear-attention layers.
+    """
+    whole = _whole(llm)
+    return whole.state_bytes_per_request + sum(
         group.num_layers
-        * group.attention.kv_bytes_per_token
-        * min(context_tokens, group.attention.window or math.inf)
-        for group in _whole(llm).groups
+        * attention.kv_bytes_per_token
+        * min(context_tokens, attention.kept_tokens or math.inf)
+        for group in whole.groups
+        for attention in group.attentions
     )
 
 
@@ -154,16 +173,41 @@ def activation_bytes(stage: StageShapes, settings: MemorySettings) -> float:
     """Peak activations of a step of `settings.max_batch_tokens` tokens on one GPU.
 
     Attention never materialises its scores (flash/blockwise attention), so the peak is
-    the residual stream plus the widest pair of matrices between two collectives.
+    the residual stream plus the widest pair of matrices between two collectives. A
+    prompt alone in a step is on one attention-data-parallel rank, and spread evenly
+    over context-parallel ranks.
     """
-    tokens = settings.max_batch_tokens
+    tokens = -(-settings.max_batch_tokens // stage.ranks.cp)
     in_flight = min(tokens, settings.feed_forward_block_tokens or tokens)
     widest = max(_peak_row(group) for group in stage.groups)
     rows = tokens * stage.hidden + in_flight * (stage.hidden + widest)
     logits = 0.0
     if stage.head is not None:  # gathered over the tensor-parallel group
-        logits = settings.max_batch_requests * stage.head.n * stage.tp * _LOGIT_BYTES
-    return ACTIVATION_BYTES * rows + logits
+        requests = stage.ranks.decoded(settings.max_batch_requests)
+        logits = requests * stage.head.n * stage.tp * _LOGIT_BYTES
+    travelling = _exchanged_bytes(stage, settings) + _ring_bytes(stage, tokens)
+    return ACTIVATION_BYTES * rows + logits + travelling
+
+
+def _exchanged_bytes(stage: StageShapes, settings: MemorySettings) -> float:
+    """Rows of all ranks on their way to the experts, and their sums on the way back."""
+    if not stage.exchanges:
+        return 0.0
+    tokens = settings.max_batch_tokens
+    if settings.feed_forward_block_tokens is not None:
+        tokens = min(tokens, settings.feed_forward_block_tokens * stage.ranks.count)
+    return 2.0 * stage.residual_bytes(float(tokens))
+
+
+def _ring_bytes(stage: StageShapes, tokens: int) -> float:
+    """The K/V block a context-parallel rank works on, and the one it receives."""
+    if stage.ranks.cp == 1:
+        return 0.0
+    return (
+        2.0
+        * tokens
+        * max(a.kv_bytes_per_token for group in stage.groups for a in group.attentions)
+    )
 
 
 def _peak_row(group: LayerGroup) -> int:
@@ -186,9 +230,11 @@ def _stage_memory(
     reserve = settings.runtime_reserve_bytes
     if parallelism.num_gpus > 1:
         reserve += settings.communication_reserve_bytes
+    requests = stage.ranks.decoded(settings.max_batch_requests)
+    reserve += requests * stage.state_bytes_per_request
     per_token = _stage_kv_bytes_per_token(stage, settings.mean_context_tokens)
     used = stage.weight_bytes + activations + reserve
-    blocks = max(0, int((budget - used) // (per_token * settings.block_tokens)))
+    blocks = _num_blocks(budget - used, per_token * settings.block_tokens)
     reason = None
     if blocks == 0:
         reason = (
@@ -203,9 +249,17 @@ def _stage_memory(
         activation_bytes=activations,
         reserve_bytes=reserve,
         kv_bytes_per_token=per_token,
-        max_kv_tokens=blocks * settings.block_tokens,
+        max_kv_tokens=blocks * settings.block_tokens * stage.ranks.count,
+        num_ranks=stage.ranks.count,
         why_not=reason,
     )
+
+
+def _num_blocks(room_bytes: float, block_bytes: float) -> int:
+    """KV blocks in the room left; a stage of states alone bounds no tokens."""
+    if block_bytes == 0:
+        return _UNBOUNDED_BLOCKS if room_bytes >= 0 else 0
+    return max(0, int(room_bytes // block_bytes))
 
 
 def _room(memory: MemoryBreakdown) -> tuple[int, float]:
@@ -219,10 +273,11 @@ def _stage_kv_bytes_per_token(
 ) -> float:
     total = 0.0
     for group in stage.groups:
-        kept_frac, window = 1.0, group.attention.window
-        if window is not None and mean_context_tokens is not None:
-            kept_frac = min(1.0, window / mean_context_tokens)
-        total += group.num_layers * group.attention.kv_bytes_per_token * kept_frac
+        for attention in group.attentions:
+            kept_frac, kept = 1.0, attention.kept_tokens
+            if kept is not None and mean_context_tokens is not None:
+                kept_frac = min(1.0, kept / mean_context_tokens)
+            total += group.num_layers * attention.kv_bytes_per_token * kept_frac
     return total
 
 

@@ -11,8 +11,11 @@ class Parallelism:
     """Degrees of parallelism of one replica.
 
     Tensor (`tp`), attention-data (`attention_dp`) and context (`cp`) parallelism
-    multiply within a pipeline stage; experts are spread over the GPUs of
-    ``tp * attention_dp``, so `ep` adds no GPUs of its own.
+    multiply within a pipeline stage: `tp` GPUs share every matrix but the routed
+    experts', and such groups (ranks) repeat it, for other requests (`attention_dp`) or
+    for other parts of the same prompts (`cp`). The routed experts are spread over all
+    GPUs of a stage, `ep` ways by expert and the rest of the way by width, so `ep` adds
+    no GPUs of its own.
     """
 
     tp: int = spec("Tensor parallelism.", unit="GPUs", ge=1, default=1)
@@ -52,6 +55,11 @@ class Parallelism:
         return self.tp * self.attention_dp * self.cp
 
     @property
+    def num_ranks(self) -> int:
+        """Groups of `tp` GPUs of a stage that work on different tokens."""
+        return self.attention_dp * self.cp
+
+    @property
     def num_gpus(self) -> int:
         """GPUs of one replica."""
         return self.gpus_per_stage * self.pp
@@ -72,13 +80,8 @@ class Parallelism:
             self._why_not_tensor(llm)
             or self._why_not_pipeline(llm)
             or self._why_not_experts(llm)
+            or self._why_not_ranks(llm)
         )
-
-    def why_not_costed(self) -> str | None:
-        """Why no memory or latency model covers these degrees yet, or None."""
-        later = {"attention DP": self.attention_dp, "CP": self.cp}
-        names = [f"{name}{n}" for name, n in later.items() if n > 1]
-        return f"{', '.join(names)} is not costed yet" if names else None
 
     def _why_not_tensor(self, llm: LlmSpec) -> str | None:
         if llm.num_heads % self.tp:
@@ -90,7 +93,7 @@ class Parallelism:
         if llm.intermediate % self.tp:
             return f"TP{self.tp} does not divide the MLP width {llm.intermediate}"
         # GPUs that do not split the experts among them split every expert's width.
-        expert_tp = max(1, self.tp * self.attention_dp // self.ep)
+        expert_tp = max(1, self.gpus_per_stage // self.ep)
         if llm.moe and llm.moe.expert_intermediate % expert_tp:
             width = llm.moe.expert_intermediate
             return f"TP{expert_tp} does not divide the expert width {width}"
@@ -111,7 +114,16 @@ class Parallelism:
             return f"EP{self.ep} needs a mixture of experts"
         if llm.moe.num_experts % self.ep:
             return f"EP{self.ep} does not divide the {llm.moe.num_experts} experts"
-        if (self.tp * self.attention_dp) % self.ep:
-            spread = self.tp * self.attention_dp
-            return f"EP{self.ep} does not divide the {spread} GPUs of TP x DP"
+        if self.gpus_per_stage % self.ep:
+            return f"EP{self.ep} does not divide the {self.gpus_per_stage} GPUs a stage"
+        return None
+
+    def _why_not_ranks(self, llm: LlmSpec) -> str | None:
+        if self.attention_dp > 1 and llm.moe is None:
+            return (
+                f"attention DP{self.attention_dp} needs a mixture of experts: ranks of "
+                "a dense model share nothing, so they are replicas"
+            )
+        if self.cp > 1 and llm.linear is not None:
+            return f"CP{self.cp} cannot split layers that carry a state along a prompt"
         return None

@@ -6,6 +6,7 @@ Units are in the keys. `models.profile_table` reads and writes files of them.
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Literal
 
 from clusters.fields import InputError, check_fields, spec
@@ -152,6 +153,9 @@ class StepRecord:
     part: str = spec("A layer kind (dense, moe, ...), ends, or whole.")
     dtype: str = spec("Number format of the activations.")
     backend: str = spec("Kernels: attention, capture, fusion.", default="")
+    sm_share_frac: float = spec(
+        "Share of the SMs it ran on.", unit="1", gt=0, le=1, default=1.0
+    )
     point: StepPoint = spec("The step.")
     role: Role = spec("What the point is for.", default=Role.FIT)
     status: Status = spec("How it ended.")
@@ -172,12 +176,28 @@ class StepRecord:
     @property
     def key(self) -> str:
         """What makes it this point and no other, as text."""
-        return record_key(self.llm, self.tp, self.part, self.dtype, self.point)
+        return self.key_on(self.sm_share_frac)
+
+    def key_on(self, sm_share_frac: float) -> str:
+        """The key of the same point on another share of the SMs."""
+        identity = (self.llm, self.tp, self.part, self.dtype)
+        return record_key(identity, self.point, sm_share_frac)
 
 
-def record_key(llm: LlmSpec, tp: int, part: str, dtype: str, point: StepPoint) -> str:
-    """What makes a step record this point and no other, as text."""
-    identity = (llm, tp, part, dtype, point)
+def record_key(
+    identity: tuple[LlmSpec, int, str, str], point: StepPoint, sm_share_frac: float
+) -> str:
+    """What makes a step record this point and no other, as text.
+
+    `identity` is the model, its tensor parallelism, the part and the dtype.
+    """
+    rest = json.dumps(to_mapping((point, sm_share_frac)), sort_keys=True)
+    return _identity_text(identity) + rest
+
+
+@cache
+def _identity_text(identity: tuple[LlmSpec, int, str, str]) -> str:
+    """The same for every point of a subject, and most of the work."""
     return json.dumps(to_mapping(identity), sort_keys=True)
 
 
@@ -224,4 +244,30 @@ class CollectiveRecord:
         check_fields(self)
 
 
-Record = StepRecord | RateRecord | CollectiveRecord
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRecord:
+    """Messages between two hosts, there and back, all pairs of processes at once."""
+
+    kind: Literal["link"] = spec("Tag.", default="link")
+    version: Literal["phaseplan/record/v1"] = spec(
+        "Format.", default="phaseplan/record/v1"
+    )
+    environment: Environment = spec("Where it was measured.")
+    library: str = spec("nccl or gloo.")
+    hosts: tuple[str, str] = spec("Names of the two.")
+    num_pairs: int = spec("Pairs of processes that send.", unit="pairs", ge=1)
+    message_bytes: int = spec("Message of each pair.", unit="bytes", ge=1)
+    spread: Spread = spec("Half the time of there and back, of the slowest pair.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.hosts[0] == self.hosts[1]:
+            raise InputError("hosts", list(self.hosts), "two different hosts")
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all pairs in one direction."""
+        return self.num_pairs * self.message_bytes
+
+
+Record = StepRecord | RateRecord | CollectiveRecord | LinkRecord

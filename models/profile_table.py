@@ -19,6 +19,7 @@ from clusters.mapping import from_mapping, to_mapping
 from models.profile_records import (
     CollectiveRecord,
     Environment,
+    LinkRecord,
     RateRecord,
     Record,
     Status,
@@ -48,6 +49,11 @@ class ProfileTable:
     def collectives(self) -> tuple[CollectiveRecord, ...]:
         """The collective operations."""
         return tuple(r for r in self.records if isinstance(r, CollectiveRecord))
+
+    @property
+    def links(self) -> tuple[LinkRecord, ...]:
+        """The messages between hosts."""
+        return tuple(r for r in self.records if isinstance(r, LinkRecord))
 
     def environment(self) -> Environment:
         """The one environment of all records.
@@ -135,7 +141,12 @@ def parse_record(line: bytes) -> Record:
         raise InputError("", line[:60].decode("utf-8", "replace"), "JSON") from error
     if not isinstance(data, dict):
         raise InputError("", data, "a record (a JSON object)")
-    kinds = {"step": StepRecord, "rate": RateRecord, "collective": CollectiveRecord}
+    kinds = {
+        "step": StepRecord,
+        "rate": RateRecord,
+        "collective": CollectiveRecord,
+        "link": LinkRecord,
+    }
     kind = data.get("kind")
     if kind not in kinds:
         raise InputError("kind", kind, f"one of {', '.join(kinds)}")

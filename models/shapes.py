@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from clusters.fields import spec
 from models.llm import WeightFormat
+from models.ranks import Ranks
+from models.recurrence import RecurrenceShape
 
 Tokens = TypeVar("Tokens", float, NDArray[np.float64])
 
@@ -84,13 +86,24 @@ class AttentionShape:
     prefill_dim: int = spec("Query-key plus value width per head.", unit="1")
     decode_dim: int = spec("The same against the cache (MLA: latent).", unit="1")
     kv_bytes_per_token: float = spec("KV cache of a token here.", unit="bytes/token")
-    window: int | None = spec("Attention window, None: unbounded.", unit="tokens")
+    window: int | None = spec(
+        "Most tokens a query attends to, None: unbounded.", unit="tokens"
+    )
+    keeps_all: bool = spec(
+        "The cache keeps tokens beyond the window (sparse attention).", default=False
+    )
     num_kv_heads: int = spec("Key/value heads on this GPU.", unit="heads", default=1)
     kv_element_bytes: float = spec(
         "Bytes of a cached element.", unit="bytes", default=2.0
     )
     qk_norm: bool = spec("Queries and keys are normalised per head.", default=False)
+    joint_qk_norm: bool = spec(
+        "Queries and keys are normalised over all heads.", default=False
+    )
     is_latent: bool = spec("Multi-head latent attention.", default=False)
+    tile_heads: int = spec(
+        "Query heads a prefill kernel works on at least.", unit="heads", default=1
+    )
 
     @property
     def cached_dim(self) -> float:
@@ -99,12 +112,27 @@ class AttentionShape:
 
     @property
     def has_short_window(self) -> bool:
-        """Whether attended tokens are counted as the full window (see module)."""
-        return self.window is not None and self.window <= SHORT_WINDOW_TOKENS
+        """Whether attended tokens are counted as the full window (see module).
+
+        Sparse attention is: its kernels step through all places for selected tokens.
+        """
+        if self.window is None:
+            return False
+        return self.keeps_all or self.window <= SHORT_WINDOW_TOKENS
+
+    @property
+    def kept_tokens(self) -> int | None:
+        """Tokens of a request the cache keeps at most, None: all."""
+        return None if self.keeps_all else self.window
+
+    @property
+    def prefill_heads(self) -> int:
+        """Query heads a prefill kernel works on, padding included."""
+        return max(self.num_heads, self.tile_heads)
 
     def pair_flops(self) -> float:
         """FLOPs of a prefill per attended (query, key) pair."""
-        return 2.0 * self.num_heads * self.prefill_dim
+        return 2.0 * self.prefill_heads * self.prefill_dim
 
     def decode_flops_per_kv_token(self) -> float:
         """FLOPs of a decode step per token in the cache."""
@@ -117,7 +145,7 @@ class LayerGroup:
 
     num_layers: int = spec("How many.", unit="layers")
     gemms: tuple[Gemm, ...] = spec("Projections and feed-forward matrices.")
-    attention: AttentionShape = spec("Attention.")
+    attention: AttentionShape = spec("Attention; no heads where a state replaces it.")
     elementwise_bytes_per_token: float = spec(
         "Traffic of norms, rotary, activation and residual.", unit="bytes/token"
     )
@@ -127,6 +155,27 @@ class LayerGroup:
     activation_bytes_per_token: float = spec(
         "Of that, the activation of the dense MLP.", unit="bytes/token", default=0.0
     )
+    indexer: AttentionShape | None = spec(
+        "Scores that pick the tokens to attend to.", default=None
+    )
+    recurrence: RecurrenceShape | None = spec("Linear attention.", default=None)
+
+    @property
+    def attentions(self) -> tuple[AttentionShape, ...]:
+        """Everything of a layer that reads a KV cache."""
+        main = (self.attention,) if self.attention.num_heads else ()
+        return main if self.indexer is None else (*main, self.indexer)
+
+    @property
+    def state_bytes_per_request(self) -> float:
+        """What the whole group keeps for a request, whatever its context."""
+        state = self.recurrence.state_bytes if self.recurrence else 0.0
+        return self.num_layers * state
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether tokens are routed to experts."""
+        return any(gemm.is_expert for gemm in self.gemms)
 
     @property
     def weight_bytes(self) -> float:
@@ -144,6 +193,12 @@ class StageShapes:
     embedding_bytes: float = spec("Embedding and position tables.", unit="bytes")
     head: Gemm | None = spec("LM head, on the last stage.")
     head_is_copy: bool = spec("The head has its own weights here (not tied).")
+    ranks: Ranks = spec("Groups of `tp` GPUs with different tokens.", default=Ranks())
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the stage."""
+        return self.tp * self.ranks.count
 
     @property
     def num_layers(self) -> int:
@@ -158,9 +213,33 @@ class StageShapes:
         return layers + self.embedding_bytes + head
 
     @property
+    def state_bytes_per_request(self) -> float:
+        """What one GPU keeps for a request beside its KV cache (linear attention)."""
+        return sum(group.state_bytes_per_request for group in self.groups)
+
+    @property
     def all_reduces(self) -> int:
-        """All-reduces of a step: after attention and after the MLP of each layer."""
-        return 2 * self.num_layers if self.tp > 1 else 0
+        """All-reduces of a step: after attention and after the MLP of each layer.
+
+        Between ranks the exchange of an expert layer takes the place of the second.
+        """
+        return 2 * self.num_layers - self.exchanges if self.tp > 1 else 0
+
+    @property
+    def norm_reduces(self) -> int:
+        """All-reduces of sums of squares, for queries and keys normalised jointly."""
+        if self.tp == 1:
+            return 0
+        return sum(
+            group.num_layers for group in self.groups if group.attention.joint_qk_norm
+        )
+
+    @property
+    def exchanges(self) -> int:
+        """Expert layers whose tokens travel to experts of other ranks and back."""
+        if self.ranks.count == 1:
+            return 0
+        return sum(group.num_layers for group in self.groups if group.is_moe)
 
     def residual_bytes(self, tokens: Tokens) -> Tokens:
         """Bytes of the residual stream: one all-reduce, or one pipeline hop."""

@@ -145,6 +145,12 @@ def _gpus_of(problem: Problem, name: str) -> list[int]:
 
 
 def _cheapest(problem: Problem, name: str) -> float | None:
-    prices = [problem.cluster.usd_per_hour([i]) for i in _gpus_of(problem, name)]
+    """Least price of a GPU of a type; None when one is not known."""
+    cluster = problem.cluster
+    firsts: dict[tuple[str, float | None], int] = {}
+    for index in _gpus_of(problem, name):
+        node = cluster.nodes[cluster.topology.gpu(index).node]
+        firsts.setdefault((node.type.name, node.price_usd_per_hour), index)
+    prices = [cluster.usd_per_hour([index]) for index in firsts.values()]
     known = [price for price in prices if price is not None]
     return min(known) if known and len(known) == len(prices) else None

@@ -11,6 +11,7 @@ time go through all stages of a pipeline within the limit on average. How the li
 split among the stages is left to the replica: the bound is the best split.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,13 @@ from numpy.typing import NDArray
 from clusters.units import MS_PER_S
 from planner.simulator.system import Phase, ServingReplica, ServingSystem
 from planner.slo import Slo
-from planner.step_costs import StageCost, decode_cost, largest_prefill, prefill_cost_ms
+from planner.step_costs import (
+    StageCost,
+    decode_cost,
+    largest_prefill,
+    least_prompt_token_ms,
+    prefill_cost_ms,
+)
 from planner.workload.requests import Requests
 
 UNLIMITED_RPS = 1e12
@@ -58,20 +65,29 @@ def _stage_costs(
     replica: ServingReplica, requests: Requests, slo: Slo | None
 ) -> list[StageCost]:
     """What a request costs each stage."""
-    costs = []
-    budget = replica.limits.max_batch_tokens
-    good_tokens = np.inf
+    limits = replica.limits
+    mixes = replica.phase is Phase.AGGREGATED and limits.policy.mixes_decodes
+    # Decodes ride in the steps of prompts, a token each.
+    most_tokens = limits.max_batch_tokens + (limits.max_num_seqs if mixes else 0)
+    good_tokens = math.inf
     if slo is not None and slo.ttft_ms is not None:
         good_tokens = largest_prefill(replica.stages, slo.ttft_ms)
+    costs = []
     for stage in replica.stages:
         cost = StageCost()
         if replica.phase is not Phase.PREFILL:
-            batch = max_batch_by_memory(replica, requests)
-            cache = float(replica.kv_capacity_tokens)
-            cost = decode_cost(stage, requests, batch, slo, kv_tokens=cache)
+            top = max(float(most_tokens), float(requests.input_tokens.max()))
+            cost = decode_cost(
+                stage,
+                requests,
+                max_batch_by_memory(replica, requests),
+                slo,
+                kv_tokens=float(replica.kv_capacity_tokens),
+                prompt_token_ms=least_prompt_token_ms(stage, top) if mixes else None,
+            )
         if replica.phase is not Phase.DECODE:
             prompt_ms = prefill_cost_ms(
-                stage, requests, budget, slo, good_tokens=good_tokens
+                stage, requests, most_tokens, slo, good_tokens=good_tokens
             )
             cost = cost.and_fixed(prompt_ms)
         costs.append(cost)
@@ -83,12 +99,12 @@ def slowest_ms(costs: Sequence[StageCost], limit_ms: float | None) -> float:
 
     Infinity when the shortest steps of all stages do not fit it.
     """
-    least = max(cost.at_ms(np.inf) for cost in costs)
+    least = max(cost.at_ms(math.inf) for cost in costs)
     if limit_ms is None or sum(cost.step_ms(least) for cost in costs) <= limit_ms:
         return least
     most = max(cost.at_ms(cost.shortest_step_ms) for cost in costs)
     if sum(cost.step_ms(most) for cost in costs) > limit_ms:
-        return float("inf")
+        return math.inf
     for _ in range(_SPLIT_ROUNDS):
         middle = 0.5 * (least + most)
         if sum(cost.step_ms(middle) for cost in costs) <= limit_ms:
@@ -120,9 +136,14 @@ def _subset(requests: Requests, kept: NDArray[np.bool_]) -> Requests:
 
 def system_capacity_rps(system: ServingSystem, requests: Requests) -> float:
     """Rate the whole system cannot exceed for long, in requests/s."""
-    rates = []
-    for phase in Phase:
-        replicas = [system.replicas[i] for i in system.indices(phase)]
-        if replicas:
-            rates.append(sum(replica_capacity_rps(r, requests) for r in replicas))
-    return min(rates)
+    known: dict[tuple[object, ...], float] = {}
+    by_phase: dict[Phase, float] = {}
+    for replica in system.replicas:
+        # Replicas of a shape share their tables: those are told by identity.
+        tables = tuple(id(stage) for stage in replica.stages)
+        kv_sizes = (replica.kv_capacity_tokens, replica.kv_block_tokens)
+        key = (replica.phase, tables, kv_sizes, replica.limits)
+        if key not in known:
+            known[key] = replica_capacity_rps(replica, requests)
+        by_phase[replica.phase] = by_phase.get(replica.phase, 0.0) + known[key]
+    return min(by_phase.values())

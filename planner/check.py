@@ -6,6 +6,7 @@ from collections import Counter
 from clusters.fields import InputError
 from models.memory import memory_of
 from planner.deployment import Deployment, Replica
+from planner.kv_paths import KvPaths
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.simulator.system import Phase
@@ -110,6 +111,7 @@ def _check_routes(problem: Problem, deployment: Deployment) -> None:
         phase: {replica.name: replica for replica in deployment.of_phase(phase)}
         for phase in Phase
     }
+    paths = KvPaths.of(problem.cluster)
     known = set()
     for index, route in enumerate(deployment.routes):
         where = f"deployment.routes[{index}]"
@@ -123,7 +125,7 @@ def _check_routes(problem: Problem, deployment: Deployment) -> None:
             raise InputError(
                 f"{where}.target", route.target, "the name of a decode replica"
             )
-        path = problem.cluster.topology.route(source.gpu_indices, target.gpu_indices)
+        path = paths.transfer(source.gpu_indices, target.gpu_indices)
         if route.edges != path.edges:
             raise InputError(f"{where}.edges", route.edges, f"{path.edges}")
         if not math.isclose(route.bytes_per_s, path.bytes_per_s, rel_tol=1e-6):
@@ -131,15 +133,17 @@ def _check_routes(problem: Problem, deployment: Deployment) -> None:
                 f"{where}.bytes_per_s", route.bytes_per_s, f"{path.bytes_per_s:g}"
             )
         known.add((route.source, route.target))
-    slices = {replica.slice for replica in deployment.of_phase(Phase.DECODE)}
+    targets: dict[int, list[Replica]] = {}
+    for target in deployment.of_phase(Phase.DECODE):
+        targets.setdefault(target.slice, []).append(target)
     for source in deployment.of_phase(Phase.PREFILL):
-        if source.slice not in slices:
+        if source.slice not in targets:
             raise InputError(
                 f"{source.name}.slice", source.slice, "a slice with a decode replica"
             )
-        for target in deployment.of_phase(Phase.DECODE):
+        for target in targets[source.slice]:
             pair = (source.name, target.name)
-            if source.slice == target.slice and pair not in known:
+            if pair not in known:
                 raise InputError(
                     "deployment.routes", f"{pair[0]} -> {pair[1]}", "a KV route a pair"
                 )

@@ -1,7 +1,7 @@
 """Deployment: which GPUs run which replica, and over which links the KV cache goes."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clusters.fields import InputError, check_fields, spec
 from models.parallelism import Parallelism
@@ -108,6 +108,14 @@ class Deployment:
     def of_phase(self, phase: Phase) -> tuple[Replica, ...]:
         """Replicas of one phase."""
         return tuple(r for r in self.replicas if r.phase is phase)
+
+    def with_limits(self, limits: BatchLimits, *phases: Phase) -> "Deployment":
+        """The same with other batch limits on the replicas of `phases` (none: all)."""
+        wanted = phases or tuple(Phase)
+        replicas = tuple(
+            replace(r, limits=limits) if r.phase in wanted else r for r in self.replicas
+        )
+        return replace(self, replicas=replicas)
 
     def pools(self) -> tuple["Pool", ...]:
         """Replicas grouped by shape, in order of first appearance."""

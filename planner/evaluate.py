@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 
 from clusters.fields import check_fields, spec
+from planner.cell_runs import simulate_cells
+from planner.cells import cell_kinds, is_large
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment
 from planner.goodput import (
@@ -12,6 +14,7 @@ from planner.goodput import (
     goodput,
     meets,
     rate_limit_rps,
+    total,
 )
 from planner.serving import Planner
 from planner.simulator.build import SimulationOptions
@@ -107,12 +110,19 @@ class Evaluator:
         effort: Effort | None = None,
         floor_rps: float = 0.0,
     ) -> Goodput:
-        """Highest rate within the SLO of the problem's service."""
+        """Highest rate within the SLO of the problem's service.
+
+        Cells of a large deployment (`planner.cells`) are judged apart and add up.
+        """
+        slo = self.planner.problem.service.slo
+        if is_large(len(deployment.replicas)):
+            parts = [
+                (self.system_goodput(kind.system, slo, effort=effort), len(kind.cells))
+                for kind in cell_kinds(self.planner, deployment)
+            ]
+            return total(parts)
         return self.system_goodput(
-            self.planner.system(deployment),
-            self.planner.problem.service.slo,
-            effort=effort,
-            floor_rps=floor_rps,
+            self.planner.system(deployment), slo, effort=effort, floor_rps=floor_rps
         )
 
     def system_goodput(
@@ -166,7 +176,13 @@ class Evaluator:
         """Simulate `requests` (drawn at `offered_rps`) to the end and summarise."""
         service = self.planner.problem.service
         options = SimulationOptions(concurrency=service.workload.concurrency)
-        result = simulate(self.planner.system(deployment), requests, options=options)
+        if is_large(len(deployment.replicas)) and options.concurrency is None:
+            result = simulate_cells(
+                cell_kinds(self.planner, deployment), requests, seed=self.seed
+            )
+        else:
+            system = self.planner.system(deployment)
+            result = simulate(system, requests, options=options)
         found = summarize(self.planner, deployment, result)
         return replace(found, offered_rps=offered_rps)
 

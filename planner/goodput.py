@@ -8,7 +8,7 @@ lasts.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,6 +153,22 @@ def goodput(
         num_seeds=len(rates),
         capacity_rps=capacity,
         light_load_frac=light_load_frac,
+    )
+
+
+def total(parts: Sequence[tuple[Goodput, int]]) -> Goodput:
+    """Goodput of systems side by side, each with how often it is there.
+
+    Interval ends add up too, as if all parts erred the same way.
+    """
+    return Goodput(
+        rate_rps=sum(part.rate_rps * n for part, n in parts),
+        low_rps=sum(part.low_rps * n for part, n in parts),
+        high_rps=sum(part.high_rps * n for part, n in parts),
+        confidence_frac=min(part.confidence_frac for part, _ in parts),
+        num_seeds=min(part.num_seeds for part, _ in parts),
+        capacity_rps=sum(part.capacity_rps * n for part, n in parts),
+        light_load_frac=min(part.light_load_frac for part, _ in parts),
     )
 
 

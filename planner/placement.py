@@ -9,9 +9,12 @@ room that does: so big hosts stay whole for big groups.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
+from weakref import WeakKeyDictionary
 
 from clusters.cluster import Cluster
+from clusters.topology import Topology
 from planner.deployment import ReplicaShape
+from planner.simulator.system import Phase
 
 StageGpus = tuple[tuple[int, ...], ...]
 
@@ -52,25 +55,13 @@ class FreeGpus:
     @classmethod
     def of(cls, cluster: Cluster) -> Self:
         """All GPUs of a cluster."""
-        topology = cluster.topology
-        by_host: dict[tuple[str, str], list[list[int]]] = {}
-        for node in range(len(cluster.nodes)):
-            for island in topology.islands(node):
-                for name in sorted({topology.gpu(i).type.name for i in island}):
-                    members = [i for i in island if topology.gpu(i).type.name == name]
-                    host = topology.domain_of(members[0])
-                    by_host.setdefault((host, name), []).append(members)
-        hosts = []
-        for (host, gpu_type), islands in by_host.items():
-            spans = host in {node.nvlink_domain for node in cluster.nodes}
-            merged = [sorted(g for island in islands for g in island)]
-            hosts.append(Host(gpu_type=gpu_type, islands=merged if spans else islands))
-        return cls(hosts=hosts)
+        if cluster.topology not in _WHOLE:
+            _WHOLE[cluster.topology] = _hosts_of(cluster)
+        return cls(hosts=_copied(_WHOLE[cluster.topology]))
 
     def copy(self) -> "FreeGpus":
         """An independent copy."""
-        hosts = [Host(h.gpu_type, [list(i) for i in h.islands]) for h in self.hosts]
-        return FreeGpus(hosts=hosts)
+        return FreeGpus(hosts=_copied(self.hosts))
 
     def largest_group(self, gpu_type: str) -> int:
         """GPUs of the largest host of a type: the largest tensor-parallel group."""
@@ -109,6 +100,33 @@ class FreeGpus:
         return sum(host.num_free // width for host in hosts) >= num_stages
 
 
+_WHOLE: WeakKeyDictionary[Topology, list[Host]] = WeakKeyDictionary()
+"""Hosts of the clusters asked for, all their GPUs free."""
+
+
+def _copied(hosts: Sequence[Host]) -> list[Host]:
+    return [Host(h.gpu_type, [list(i) for i in h.islands]) for h in hosts]
+
+
+def _hosts_of(cluster: Cluster) -> list[Host]:
+    """All hosts of a cluster, all their GPUs free."""
+    topology = cluster.topology
+    by_host: dict[tuple[str, str], list[list[int]]] = {}
+    for node in range(len(cluster.nodes)):
+        for island in topology.islands(node):
+            for name in sorted({topology.gpu(i).type.name for i in island}):
+                members = [i for i in island if topology.gpu(i).type.name == name]
+                host = topology.domain_of(members[0])
+                by_host.setdefault((host, name), []).append(members)
+    hosts = []
+    domains = {node.nvlink_domain for node in cluster.nodes}
+    for (host, gpu_type), islands in by_host.items():
+        spans = host in domains
+        merged = [sorted(g for island in islands for g in island)]
+        hosts.append(Host(gpu_type=gpu_type, islands=merged if spans else islands))
+    return hosts
+
+
 def _best_host(hosts: Sequence[Host], width: int, num_stages: int) -> Host:
     """The tightest host for all stages, else the one that takes the most of them."""
     whole = [h for h in hosts if h.num_free >= width * num_stages]
@@ -124,9 +142,8 @@ def place(cluster: Cluster, shapes: Sequence[ReplicaShape]) -> list[StageGpus] |
     prefill and decode replicas come to lie near each other.
     """
     free = FreeGpus.of(cluster)
-    order = sorted(range(len(shapes)), key=lambda i: _width_first(shapes, i))
     placed: dict[int, StageGpus] = {}
-    for index in order:
+    for index in _widest_first(shapes):
         stages = free.take_replica(shapes[index])
         if stages is None:
             return None
@@ -134,10 +151,16 @@ def place(cluster: Cluster, shapes: Sequence[ReplicaShape]) -> list[StageGpus] |
     return [placed[index] for index in range(len(shapes))]
 
 
-def _width_first(
-    shapes: Sequence[ReplicaShape], index: int
-) -> tuple[int, int, int, int]:
-    shape = shapes[index]
-    rank = sum(1 for earlier in shapes[:index] if earlier.phase is shape.phase)
-    parallelism = shape.parallelism
-    return (-parallelism.gpus_per_stage, -parallelism.pp, rank, index)
+def _widest_first(shapes: Sequence[ReplicaShape]) -> list[int]:
+    """Indices of the replicas in the order in which they are placed."""
+    ranks: list[int] = []
+    seen: dict[Phase, int] = {}
+    for shape in shapes:
+        ranks.append(seen.get(shape.phase, 0))
+        seen[shape.phase] = ranks[-1] + 1
+
+    def key(index: int) -> tuple[int, int, int, int]:
+        parallelism = shapes[index].parallelism
+        return (-parallelism.gpus_per_stage, -parallelism.pp, ranks[index], index)
+
+    return sorted(range(len(shapes)), key=key)

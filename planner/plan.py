@@ -86,6 +86,39 @@ class MethodCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """What more of something would add to the goal."""
+
+    limit: str = spec("What there would be more of.")
+    gain: float = spec("Gain of the goal for one more.", unit="of the goal", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocationBound:
+    """The relaxed configuration programme: replicas in parts, at simulated rates.
+
+    It bounds what whole replicas of these rates add up to, not what a GPU can do.
+    """
+
+    value: float = spec("Optimum of the relaxation.", unit="of the goal")
+    whole_value: float = spec("Optimum with whole replicas.", unit="of the goal")
+    whole_gap_frac: float = spec("Distance of the two.", unit="1", ge=0)
+    gap_frac: float | None = spec(
+        "Distance of the simulated plan to the relaxation; below 0: it does better, "
+        "since replicas share bursts.",
+        unit="1",
+        default=None,
+    )
+    worth: tuple[Worth, ...] = spec("What would help, the most first.", default=())
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What to deploy, and why it is believed to work."""
 
@@ -107,6 +140,10 @@ class Plan:
     )
     gap_frac: float | None = spec(
         "Relative distance to the bound.", unit="1", ge=0, default=None
+    )
+    allocation: AllocationBound | None = spec(
+        "Bound on whole replicas at simulated rates, and what would help most.",
+        default=None,
     )
     alternatives: tuple[Alternative, ...] = spec("Best of the other kinds.", default=())
     counts: tuple[MethodCounts, ...] = spec("What the search looked at.", default=())

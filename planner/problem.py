@@ -1,16 +1,18 @@
 """Problem: everything that decides a plan, as immutable data read from one file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from clusters.cluster import Cluster
 from clusters.fields import InputError, check_fields, spec
-from clusters.mapping import from_mapping
+from clusters.mapping import from_fields, from_mapping
 from clusters.serde import read_mapping
 from models.latency.profile import Profile
 from models.llm import LlmSpec
 from models.memory import MemorySettings
+from planner.engines import EnginePreset
 from planner.objective import Objective
 from planner.simulator.system import BatchLimits, Routing
 from planner.slo import Slo
@@ -39,6 +41,17 @@ class SearchSpace:
         default=(),
     )
     max_pp: int = spec("Most pipeline stages.", unit="stages", ge=1, default=4)
+    attention_dp: tuple[int, ...] = spec(
+        "Attention data parallelism degrees to try beside 1, for a mixture of experts; "
+        "its experts then lie on all GPUs of a stage.",
+        unit="GPUs",
+        default=(),
+    )
+    cp: tuple[int, ...] = spec(
+        "Context parallelism degrees to try beside 1, for prefill replicas.",
+        unit="GPUs",
+        default=(),
+    )
     max_gpus: int | None = spec(
         "Most GPUs of the whole plan; None: the cluster.",
         unit="GPUs",
@@ -55,9 +68,10 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for index, degree in enumerate(self.tp):
-            if degree < 1:
-                raise InputError(f"tp[{index}]", degree, "a number >= 1")
+        for key in ("tp", "attention_dp", "cp"):
+            for index, degree in enumerate(getattr(self, key)):
+                if degree < 1:
+                    raise InputError(f"{key}[{index}]", degree, "a number >= 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +105,22 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @classmethod
+    def from_file_form(cls, data: object, *, file: str | None = None) -> Self:
+        """All settings, or ``base:`` an engine and what differs from its defaults."""
+        if not isinstance(data, Mapping) or "base" not in data:
+            return from_fields(cls, data, file=file)
+        try:
+            preset = EnginePreset.load(str(data["base"]))
+        except InputError as error:
+            raise InputError("base", error.value, error.expected) from None
+        settings: dict[str, Any] = preset.settings()
+        for key, given in data.items():
+            both = isinstance(given, Mapping) and isinstance(settings.get(key), dict)
+            settings[key] = {**settings[key], **given} if both else given
+        del settings["base"]
+        return from_fields(cls, settings, file=file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ Reference
     Kleinrock, "Queueing Systems", vol. 1, 1975 (M/M/1, M/D/1).
 """
 
+import math
+
 from clusters.fields import InputError
 
 
@@ -40,3 +42,20 @@ def intra_op_ttft_ms(rate_per_ms: float, service_ms: float, speedup: float) -> f
     D/K + R*D^2 / (2*K*(K - R*D)).
     """
     return md1_time_ms(rate_per_ms, service_ms / speedup)
+
+
+def mg1_wait_quantile_ms(load: float, *, longest_ms: float, quantile: float) -> float:
+    """Wait that a share `quantile` of the arrivals at an M/G/1 queue stay below, in ms.
+
+    P(wait > x) is about load * exp(-(1 - load) * x / R), where R is the mean rest of
+    the service in progress (Kingman's heavy-traffic form, exact for M/M/1). It is half
+    of the service time when all are equal, and no more when none is longer than that.
+    """
+    if not 0.0 <= load < 1.0:
+        raise InputError("load", load, "a number >= 0 and < 1 (a stable queue)")
+    missed = 1.0 - quantile
+    if load <= missed:
+        return 0.0
+    if missed <= 0.0:
+        return math.inf
+    return longest_ms / 2.0 / (1.0 - load) * math.log(load / missed)

@@ -1,16 +1,21 @@
-"""Replay: simulate a plan again, on its own workload or on another one."""
+"""Replay: simulate a plan again, on its own workload or with another, or engine."""
 
 from dataclasses import dataclass, replace
 
 from clusters.fields import InputError, check_fields, spec
 from models.latency.library import LatencyLibrary
-from planner.evaluate import Evaluation, Evaluator
+from planner.deployment import Deployment
+from planner.engines import EnginePreset, EngineSource
+from planner.evaluate import Evaluation, Evaluator, summarize
 from planner.objective import Objective
 from planner.plan import Plan
 from planner.serving import Planner
+from planner.simulator.build import SimulationOptions
+from planner.simulator.simulate import simulate
 from planner.solve import library_for
 from planner.workload.arrivals import ClosedLoop
 from planner.workload.lengths import EmpiricalLengths
+from planner.workload.requests import Requests
 from planner.workload.trace_source import TraceSource
 from planner.workload.workload import Workload
 
@@ -33,6 +38,10 @@ class ReplayOptions:
         "Only the first requests.", unit="requests", ge=1, default=None
     )
     seed: int | None = spec("Another seed.", unit="1", ge=0, default=None)
+    engine: str | None = spec(
+        "Serving engine whose defaults and step times are used; None: the plan's.",
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -55,7 +64,13 @@ def replay(
     service = replace(plan.problem.service, workload=workload)
     # The goal plays no part, and one that needs a rate refuses a closed loop.
     problem = replace(plan.problem, services=(service,), objective=Objective())
-    planner = Planner(problem=problem, library=library_for(problem, latency))
+    preset = None if options.engine is None else EnginePreset.load(options.engine)
+    library = library_for(problem, latency)
+    if preset is not None:
+        library = LatencyLibrary(
+            sources=(EngineSource(preset=preset), *library.sources)
+        )
+    planner = Planner(problem=problem, library=library)
     seed = plan.seed if options.seed is None else options.seed
     rate = options.rate_rps
     if options.trace is None and workload.concurrency is None:
@@ -64,8 +79,68 @@ def replay(
     if options.trace is not None and workload.trace is not None:
         num_requests = len(workload.trace)
     requests = workload.draw(num_requests, seed=seed, rate_rps=rate)
+    if preset is not None:
+        return _served_by(preset, planner, plan.deployment, requests, rate)
     evaluator = Evaluator(planner=planner, seed=seed)
     return evaluator.evaluate(plan.deployment, requests, offered_rps=rate)
+
+
+def with_engine(
+    preset: EnginePreset, planner: Planner, deployment: Deployment
+) -> Deployment:
+    """`deployment` with the batch limits and the KV cache of an engine's defaults.
+
+    Raises
+    ------
+    InputError
+        When a replica leaves no room for a KV cache.
+    """
+    topology = planner.problem.cluster.topology
+    llm = planner.problem.service.llm
+    replicas = []
+    for replica in deployment.replicas:
+        gpu = topology.gpu(replica.gpu_indices[0]).type
+        ranks = replica.parallelism.attention_dp
+        limits = preset.limits(gpu, num_ranks=ranks)
+        settings = replace(
+            planner.problem.engine.memory,
+            max_batch_tokens=limits.max_batch_tokens // ranks,
+        )
+        memory = preset.memory(llm, replica.parallelism, gpu, settings)
+        if not memory.fits:
+            raise InputError("engine", preset.name, f"room for it ({memory.why_not})")
+        replicas.append(
+            replace(
+                replica,
+                limits=limits,
+                kv_capacity_tokens=memory.max_kv_tokens,
+                kv_block_tokens=preset.block_tokens,
+            )
+        )
+    return replace(deployment, replicas=tuple(replicas))
+
+
+def _served_by(
+    preset: EnginePreset,
+    planner: Planner,
+    deployment: Deployment,
+    requests: Requests,
+    rate_rps: float | None,
+) -> Evaluation:
+    """The same under an engine's defaults, with its handling of every request."""
+    deployment = with_engine(preset, planner, deployment)
+    concurrency = planner.problem.service.workload.concurrency
+    result = simulate(
+        planner.system(deployment),
+        requests,
+        options=SimulationOptions(concurrency=concurrency),
+    )
+    later = {
+        name: getattr(result, name) + preset.fit.overheads.request_ms
+        for name in ("first_token_ms", "decode_ready_ms", "finish_ms")
+    }
+    found = summarize(planner, deployment, replace(result, **later))
+    return replace(found, offered_rps=rate_rps)
 
 
 def replay_workload(plan: Plan, options: ReplayOptions) -> Workload:

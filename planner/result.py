@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from clusters.fields import check_fields, spec
 from planner.objective import Goal
-from planner.plan import MethodCounts, Plan, Status
+from planner.plan import AllocationBound, MethodCounts, Plan, Status
 
 __all__ = ["Result", "Status", "gap_to", "goal_value"]
 
@@ -18,6 +18,9 @@ class Result:
     best: Plan | None = spec("The plan, or the best effort; None: nothing can run.")
     bound: float | None = spec("Bound on the goal.", unit="of the goal")
     gap_frac: float | None = spec("Relative distance to the bound.", unit="1")
+    allocation: AllocationBound | None = spec(
+        "Bound on whole replicas at simulated rates.", default=None
+    )
     counts: tuple[MethodCounts, ...] = spec("What was looked at.")
     runtime_s: float = spec("Wall time of the search.", unit="s", ge=0)
     num_evaluations: int = spec("Goodput searches.", unit="1", ge=0)

@@ -1,14 +1,16 @@
 """From a deployment to what the simulator runs: step tables, KV sizes and KV routes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from clusters.cluster import Cluster
 from clusters.fields import spec
-from clusters.topology import Topology
 from clusters.units import MS_PER_S
 from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.memory import kv_bytes, memory_of
+from planner.cells import deal
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
+from planner.kv_paths import KvPaths, Transfer
 from planner.placement import StageGpus, place
 from planner.problem import Problem
 from planner.simulator.system import (
@@ -36,11 +38,16 @@ class Planner:
             When no source covers it.
         """
         topology = self.problem.cluster.topology
+        service, parallelism = self.problem.service, shape.parallelism
+        has_ranks = parallelism.num_ranks > 1
         request = LatencyRequest(
-            llm=self.problem.service.llm,
-            parallelism=shape.parallelism,
+            llm=service.llm,
+            parallelism=parallelism,
             gpu=topology.gpu(stage_gpus[0][0]).type,
-            links=topology.group_links(stage_gpus),
+            links=topology.group_links(
+                stage_gpus, tp=parallelism.tp if has_ranks else None
+            ),
+            prompt_tokens=service.workload.mean_input_tokens if has_ranks else None,
         )
         return self.library.choose(request)
 
@@ -56,8 +63,11 @@ class Planner:
         placed: Sequence[StageGpus],
         slices: Sequence[int] | None = None,
     ) -> Deployment:
-        """A deployment of `shapes` on the GPUs (and in the slices) given for each."""
-        slices = slices or [0] * len(shapes)
+        """A deployment of `shapes` on the GPUs (and in the slices) given for each.
+
+        Without `slices`, many replicas are dealt into cells (`planner.cells`).
+        """
+        slices = slices or deal(self.problem.cluster, shapes)
         engine = self.problem.engine
         counts: dict[Phase, int] = dict.fromkeys(Phase, 0)
         replicas = []
@@ -80,11 +90,16 @@ class Planner:
             )
             counts[shape.phase] += 1
         deployment = Deployment(replicas=tuple(replicas), routing=engine.routing)
-        routes = kv_routes(self.problem.cluster.topology, deployment)
+        routes = kv_routes(self.problem.cluster, deployment)
         return replace(deployment, routes=routes)
 
-    def system(self, deployment: Deployment) -> ServingSystem:
-        """What the simulator runs for `deployment`."""
+    def system(
+        self, deployment: Deployment, *, crowding: Mapping[int, float] | None = None
+    ) -> ServingSystem:
+        """What the simulator runs for `deployment`.
+
+        `crowding` tells by what factor links are slower since others cross them too.
+        """
         replicas = tuple(
             ServingReplica(
                 phase=replica.phase,
@@ -98,7 +113,7 @@ class Planner:
         )
         return ServingSystem(
             replicas=replicas,
-            routes=self._simulated_routes(deployment),
+            routes=self._simulated_routes(deployment, crowding or {}),
             kv_bytes_per_token=self._sent_bytes_per_token(),
             routing=deployment.routing,
         )
@@ -112,16 +127,24 @@ class Planner:
         tokens = service.workload.mean_input_tokens
         return kv_bytes(service.llm, tokens) / tokens
 
-    def _simulated_routes(self, deployment: Deployment) -> tuple[KvRoute, ...]:
+    def _simulated_routes(
+        self, deployment: Deployment, crowding: Mapping[int, float]
+    ) -> tuple[KvRoute, ...]:
         engine = self.problem.engine
-        topology = self.problem.cluster.topology
+        edges = self.problem.cluster.topology.edges
         index = {r.name: i for i, r in enumerate(deployment.replicas)}
         gpus = {r.name: r.gpu_indices for r in deployment.replicas}
-        loads = [
-            edge_loads(topology, gpus[route.source], gpus[route.target])
+        paths = KvPaths.of(self.problem.cluster)
+        transfers = [
+            paths.transfer(gpus[route.source], gpus[route.target])
             for route in deployment.routes
         ]
-        kept = deciding_edges(topology, loads)
+        per_byte_s = {
+            edge: crowding.get(edge, 1.0) / edges[edge].bytes_per_s
+            for transfer in transfers
+            for edge in transfer.edges
+        }
+        kept = deciding_edges(per_byte_s, transfers)
         efficiency = engine.kv_link_efficiency_frac
         return tuple(
             KvRoute(
@@ -132,53 +155,44 @@ class Planner:
                 edges=tuple(
                     EdgeShare(
                         edge=str(edge),
-                        ms_per_byte=share
-                        * MS_PER_S
-                        / (topology.edges[edge].bytes_per_s * efficiency),
+                        ms_per_byte=share * MS_PER_S * per_byte_s[edge] / efficiency,
                     )
-                    for edge, share in sorted(load.items())
+                    for edge, share in sorted(
+                        zip(transfer.edges, transfer.shares, strict=True)
+                    )
                     if edge in kept
                 ),
             )
-            for route, load in zip(deployment.routes, loads, strict=True)
+            for route, transfer in zip(deployment.routes, transfers, strict=True)
         )
 
 
-def kv_routes(topology: Topology, deployment: Deployment) -> tuple[Route, ...]:
+def kv_routes(cluster: Cluster, deployment: Deployment) -> tuple[Route, ...]:
     """A route from every prefill to every decode replica, GPU to GPU in parallel."""
+    paths = KvPaths.of(cluster)
+    targets: dict[int, list[Replica]] = {}
+    for target in deployment.of_phase(Phase.DECODE):
+        targets.setdefault(target.slice, []).append(target)
     routes = []
     for source in deployment.of_phase(Phase.PREFILL):
-        for target in deployment.of_phase(Phase.DECODE):
-            if source.slice != target.slice:
-                continue
-            path = topology.route(source.gpu_indices, target.gpu_indices)
+        for target in targets.get(source.slice, []):
+            transfer = paths.transfer(source.gpu_indices, target.gpu_indices)
             routes.append(
                 Route(
                     source=source.name,
                     target=target.name,
-                    bytes_per_s=path.bytes_per_s,
-                    latency_ms=path.latency_ms,
-                    kind=str(path.kind),
-                    edges=path.edges,
+                    bytes_per_s=transfer.bytes_per_s,
+                    latency_ms=transfer.latency_ms,
+                    kind=str(transfer.kind),
+                    edges=transfer.edges,
                 )
             )
     return tuple(routes)
 
 
-def edge_loads(
-    topology: Topology, sources: Sequence[int], targets: Sequence[int]
-) -> dict[int, float]:
-    """Share of a transfer's bytes that crosses each edge."""
-    num_shards = max(len(sources), len(targets))
-    loads: dict[int, float] = {}
-    for i in range(num_shards):
-        path = topology.path(sources[i % len(sources)], targets[i % len(targets)])
-        for edge in path.edges:
-            loads[edge] = loads.get(edge, 0.0) + 1.0 / num_shards
-    return loads
-
-
-def deciding_edges(topology: Topology, loads: Sequence[dict[int, float]]) -> set[int]:
+def deciding_edges(
+    per_byte_s: Mapping[int, float], transfers: Sequence[Transfer]
+) -> set[int]:
     """Edges that can delay a transfer: of those loaded alike, only the slowest.
 
     Two edges that carry the same share of the same routes are busy together, and the
@@ -187,13 +201,12 @@ def deciding_edges(topology: Topology, loads: Sequence[dict[int, float]]) -> set
     """
     used: dict[tuple[tuple[int, float], ...], int] = {}
     by_edge: dict[int, list[tuple[int, float]]] = {}
-    for route, load in enumerate(loads):
-        for edge, share in load.items():
+    for route, transfer in enumerate(transfers):
+        for edge, share in zip(transfer.edges, transfer.shares, strict=True):
             by_edge.setdefault(edge, []).append((route, round(share, 9)))
     for edge, users in sorted(by_edge.items()):
         key = tuple(users)
         best = used.get(key)
-        rate = topology.edges[edge].bytes_per_s
-        if best is None or rate < topology.edges[best].bytes_per_s:
+        if best is None or per_byte_s[edge] > per_byte_s[best]:
             used[key] = edge
     return set(used.values())

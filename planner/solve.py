@@ -9,11 +9,20 @@ from models.latency.library import LatencyLibrary
 from models.latency.measured import MeasuredSource
 from models.memory import memory_of
 from planner.bound import gpu_rates, objective_bound, rate_bound
+from planner.cells import is_large as is_of_cells
 from planner.check import check_deployment
+from planner.engines import engine_sources
 from planner.errors import UnsupportedProblemError
 from planner.evaluate import Evaluation, Evaluator
 from planner.goodput import FINAL, Effort
-from planner.plan import Alternative, MethodCounts, Plan, ShapeEvidence
+from planner.objective import Goal
+from planner.plan import (
+    AllocationBound,
+    Alternative,
+    MethodCounts,
+    Plan,
+    ShapeEvidence,
+)
 from planner.problem import Problem
 from planner.result import Result, Status, gap_to, goal_value
 from planner.search.contract import Candidate, SearchContext, SearchOutcome
@@ -28,6 +37,9 @@ NUM_FINALISTS = 3
 
 HEADROOM_FRAC = 0.05
 """Where no rate is asked for, the workload is shown this far below the goodput."""
+
+_LARGE_SPAN_S = 60.0
+"""Arrivals that the workload of a large deployment spans at least."""
 
 Progress = Callable[[str], None]
 
@@ -85,7 +97,9 @@ def solve(
     if finalists:
         progress("simulating the workload on the plan")
         best = replace(
-            make_plan(evaluator, finalists, status, reasons, bound), counts=counts
+            make_plan(evaluator, finalists, status, reasons, bound),
+            counts=counts,
+            allocation=allocation_of(problem, outcomes, finalists[0]),
         )
     return Result(
         status=status,
@@ -93,6 +107,7 @@ def solve(
         best=best,
         bound=bound,
         gap_frac=best.gap_frac if best else None,
+        allocation=best.allocation if best else None,
         counts=counts,
         runtime_s=time.monotonic() - started,
         num_evaluations=evaluator.num_evaluations,
@@ -107,7 +122,10 @@ def library_for(problem: Problem, latency: LatencyLibrary | None) -> LatencyLibr
         measured = MeasuredSource(profile=profile)
         library = LatencyLibrary(sources=(measured, *library.sources))
     wanted = problem.engine.latency_sources
-    return library.with_sources(*wanted) if wanted else library
+    if not wanted:
+        return library
+    known = LatencyLibrary(sources=(*library.sources, *engine_sources()))
+    return known.with_sources(*wanted)
 
 
 def run_methods(
@@ -175,10 +193,13 @@ def verify_kind(
     """
     problem = evaluator.planner.problem
     verified: list[Candidate] = []
+    # A large deployment takes long, and differs little from the next.
+    is_large = bool(ranked) and is_of_cells(len(ranked[0].deployment.replicas))
+    most = 1 if is_large else NUM_FINALISTS
     for candidate in ranked:
         is_confirmed = any(c.score(problem) is not None for c in verified)
         may_be = problem.objective.needs_rate and candidate.score(problem) is not None
-        if len(verified) >= NUM_FINALISTS and (is_confirmed or not may_be):
+        if len(verified) >= most and (is_confirmed or not may_be):
             break
         whole = evaluator.goodput(candidate.deployment, effort=effort)
         verified.append(replace(candidate, goodput=whole))
@@ -273,6 +294,24 @@ def make_plan(
     )
 
 
+def allocation_of(
+    problem: Problem, outcomes: tuple[SearchOutcome, ...], best: Candidate
+) -> AllocationBound | None:
+    """The allocation bound of the search, and the distance of the best to it."""
+    bound = next((o.allocation for o in outcomes if o.allocation is not None), None)
+    if bound is None or best.score(problem) is None:
+        return bound
+    goal = problem.objective.goal
+    value = goal_value(
+        goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour
+    )
+    if value is None:
+        return bound
+    is_upper = goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
+    lack = bound.value - value if is_upper else value - bound.value
+    return replace(bound, gap_frac=lack / max(bound.value, value))
+
+
 def finite(value: float | None) -> float | None:
     """The value, or None where it is unlimited."""
     return None if value is None or math.isinf(value) else value
@@ -292,6 +331,9 @@ def evaluate_workload(evaluator: Evaluator, best: Candidate) -> Evaluation:
         num_requests = len(workload.trace)
     else:
         num_requests = FINAL.num_requests(rate or 1.0)
+    if workload.trace is None and is_of_cells(len(best.deployment.replicas)):
+        # So many replicas would see but a few requests each.
+        num_requests = max(num_requests, math.ceil(_LARGE_SPAN_S * (rate or 1.0)))
     requests = workload.draw(num_requests, seed=evaluator.seed, rate_rps=rate)
     return evaluator.evaluate(best.deployment, requests, offered_rps=rate)
 

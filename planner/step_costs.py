@@ -94,18 +94,18 @@ def prefill_cost_ms(
     """
     lengths = np.sort(requests.input_tokens.astype(np.float64))
     top = max(float(max_batch_tokens), float(lengths[-1]))
-    per_token_ms = np.full(len(lengths), _least_per_token_ms(stage, top))
+    per_token_ms = np.full(len(lengths), least_prompt_token_ms(stage, top))
     if slo is not None and good_tokens < top:
         num_good = len(lengths) - slo.max_misses(len(lengths))
         if num_good > 0 and lengths[num_good - 1] > good_tokens:
             return math.inf
-        per_token_ms[:num_good] = _least_per_token_ms(stage, good_tokens)
+        per_token_ms[:num_good] = least_prompt_token_ms(stage, good_tokens)
     squares = stage.prefill_per_sq_token_ms * lengths**2
     return float((per_token_ms * lengths + squares).mean())
 
 
-def _least_per_token_ms(stage: StepTable, top: float) -> float:
-    """Least F(x)/x up to `top` tokens: at a knot of F or at an end."""
+def least_prompt_token_ms(stage: StepTable, top: float) -> float:
+    """Least F(x)/x of steps up to `top` tokens, in ms: at a knot of F or at an end."""
     top = max(top, 1.0)
     inner = np.asarray(stage.prefill_tokens, dtype=np.float64)
     sizes = np.unique(np.clip(np.append(inner[inner > 0], [1.0, top]), 1.0, top))
@@ -141,8 +141,13 @@ def decode_cost(
     slo: Slo | None = None,
     *,
     kv_tokens: float = math.inf,
+    prompt_token_ms: float | None = None,
 ) -> StageCost:
     """Least mean time of a stage for all decode steps of a request.
+
+    Where decodes ride in the steps of prompts, whose tokens cost `prompt_token_ms` at
+    least, a decode may cost that and its row of what decode steps have beside their
+    linear layers: max(0, G(B) - F(B)) / B.
 
     A step attends to at most the `kv_tokens` of the cache, so N tokens that attend to
     A tokens in all take at least A / kv_tokens steps: the mean of 1/B over the tokens
@@ -161,6 +166,12 @@ def decode_cost(
     fixed, slope = stage.decode_arrays(max(1, max_batch))
     sizes = np.arange(1, len(fixed))
     share_ms = fixed[1:] / sizes
+    if prompt_token_ms is not None:
+        linear = interpolate_array(
+            sizes.astype(np.float64), stage.prefill_tokens, stage.prefill_ms
+        )
+        rows_ms = np.maximum(fixed[1:] - linear, 0.0) / sizes
+        share_ms = np.minimum(share_ms, prompt_token_ms + rows_ms)
     attended = steps * requests.input_tokens + steps * (steps + 1) / 2
     fewest_steps = float(attended.sum() / steps.sum()) / kv_tokens
     inverse, shares = lower_hull(-1.0 / sizes, share_ms)

@@ -6,11 +6,13 @@ difference is one of latency or of policy, and none of luck.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusters.fields import check_fields, spec
+from clusters.units import MS_PER_S
 from models.latency.step_table import StepTable
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.simulate import simulate
@@ -23,6 +25,7 @@ FloatArray = NDArray[np.float64]
 
 PERCENTS = (50, 90, 99)
 _CAPACITY_REQUESTS = 400
+_BLOCK_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,7 @@ class Compared:
 class ValidationLevel:
     """One load of the engine."""
 
+    policy: str = spec("How the engine formed its steps.", default="prefill_first")
     load_frac: float = spec("Share of the capacity.", unit="1", gt=0)
     rate_rps: float = spec("Arrival rate.", unit="requests/s", gt=0)
     num_requests: int = spec("Requests.", unit="requests", ge=1)
@@ -54,6 +58,20 @@ class ValidationLevel:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+class Measured(Protocol):
+    """Requests as an engine served them; NaN: never, or one token only."""
+
+    @property
+    def ttft_ms(self) -> FloatArray:
+        """Time to the first token, shape ``(num_requests,)``."""
+        ...
+
+    @property
+    def tpot_ms(self) -> FloatArray:
+        """Mean gap between output tokens, same shape."""
+        ...
 
 
 def engine_system(
@@ -67,6 +85,15 @@ def engine_system(
         kv_capacity_tokens=kv_capacity_tokens,
     )
     return ServingSystem(replicas=(replica,), kv_bytes_per_token=0.0)
+
+
+def slots_system(
+    table: StepTable, limits: BatchLimits, *, max_context_tokens: int
+) -> ServingSystem:
+    """The same for an engine whose requests own slots: none is ever short of room."""
+    slots = limits.max_num_seqs * max_context_tokens
+    # Twice the tokens, so that no block is missed.
+    return engine_system(table, limits, kv_capacity_tokens=2 * slots + _BLOCK_TOKENS)
 
 
 def clipped(requests: Requests, *, max_context_tokens: int) -> Requests:
@@ -108,12 +135,28 @@ def capacity_rps(
     return float(0.8 * result.served_rps() * result.end_ms / (last - first))
 
 
+def rough_capacity_rps(
+    table: StepTable, limits: BatchLimits, requests: Requests
+) -> float:
+    """Capacity without simulating, to choose a load where the simulator does not run.
+
+    Every request is alone in its prefill and in a full batch in its decodes.
+    """
+    batch = limits.max_num_seqs
+    prompts, answers = requests.input_tokens, requests.output_tokens
+    prefill_ms = np.mean([table.prefill_step_ms([int(n)]) for n in prompts])
+    context = float(np.mean(prompts + answers / 2))
+    step_ms = table.decode_step_ms(batch, batch * context)
+    request_ms = prefill_ms + float(np.mean(answers - 1)) * step_ms / batch
+    return MS_PER_S / float(request_ms)
+
+
 def compare(
     predicted: SimulationResult,
-    ttft_ms: FloatArray,
-    tpot_ms: FloatArray,
+    measured: Measured,
     *,
     slo: Slo,
+    policy: str,
     load_frac: float,
     rate_rps: float,
 ) -> ValidationLevel:
@@ -123,22 +166,22 @@ def compare(
     ----------
     predicted
         The simulation of the very requests that were served.
-    ttft_ms, tpot_ms
-        Measured, shape ``(num_requests,)``; NaN: never, or one token only.
+    measured
+        What became of them.
     slo
         What a good request is.
-    load_frac, rate_rps
-        The load.
+    policy, load_frac, rate_rps
+        How they were served, and the load.
     """
-    measured = {"ttft": ttft_ms, "tpot": tpot_ms}
+    values = {"ttft": measured.ttft_ms, "tpot": measured.tpot_ms}
     rows = [
         Compared(
             name=f"{metric} p{percent}",
             unit="ms",
             predicted=_percentile(predicted.metric_ms(metric), percent),
-            measured=_percentile(measured[metric], percent),
+            measured=_percentile(values[metric], percent),
         )
-        for metric in measured
+        for metric in values
         for percent in PERCENTS
     ]
     limits = slo.only("ttft", "tpot")
@@ -149,14 +192,15 @@ def compare(
                 name="goodput",
                 unit="requests/s",
                 predicted=float(good) * rate_rps,
-                measured=_good_frac(measured, limits) * rate_rps,
+                measured=_good_frac(values, limits) * rate_rps,
             )
         )
     return ValidationLevel(
+        policy=policy,
         load_frac=load_frac,
         rate_rps=rate_rps,
-        num_requests=len(ttft_ms),
-        is_complete=bool(np.isfinite(ttft_ms).all()),
+        num_requests=len(measured.ttft_ms),
+        is_complete=bool(np.isfinite(measured.ttft_ms).all()),
         compared=tuple(rows),
     )
 

@@ -21,8 +21,11 @@ from models.profile_table import (
     first_difference,
     read_profile_table,
 )
+from profiler.device_lost import DeviceLostError
 from profiler.grid import GridLimits, GridPoint, refine
+from profiler.sections import Section
 from profiler.subject import Subject
+from profiler.under_way import UnderWay
 
 _ENDS_WEIGHT = 0.4
 """Time of the ends of a model beside that of a layer."""
@@ -36,8 +39,10 @@ class Measurer(Protocol):
         """The device and its versions."""
         ...
 
-    def grid(self, subject: Subject, limits: GridLimits) -> tuple[GridPoint, ...]:
-        """The points of a subject that this device should try."""
+    def grid(
+        self, subject: Subject, limits: GridLimits, section: Section
+    ) -> tuple[GridPoint, ...]:
+        """The points of a section of a subject that this device should try."""
         ...
 
     def measure(self, subject: Subject, target: GridPoint) -> StepRecord:
@@ -56,6 +61,9 @@ class CampaignSettings:
     )
     max_refinements: int = spec(
         "Most rounds of refinement a part.", unit="rounds", ge=0, default=6
+    )
+    sections: tuple[Section, ...] = spec(
+        "Parts of the grid, in order.", default=(Section.STEPS,)
     )
 
     def __post_init__(self) -> None:
@@ -97,19 +105,38 @@ def run_campaign(
     path: str | Path,
     *,
     settings: CampaignSettings | None = None,
+    after_crash: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     now_s: Callable[[], float] = time.monotonic,
 ) -> CampaignSummary:
     """Measure every subject's grid, append the records to `path`, and count.
 
+    Parameters
+    ----------
+    subjects
+        What is measured, each within its share of the time left.
+    measurer
+        Measures on a device.
+    path
+        File of records; those already there are not measured again.
+    settings
+        Time, reach, sections.
+    after_crash
+        Whether the process before this one ended by itself: then the point it was at
+        is recorded as not measured.
+    progress, now_s
+        Called before each point; the clock.
+
     Raises
     ------
     InputError
         When `path` cannot be written, or holds records of another environment.
+    DeviceLostError
+        When the device answers no more; the point that did it is recorded.
     """
     run = _Run(measurer, path, settings or CampaignSettings(), progress, now_s)
     with RecordWriter(path) as writer:
-        return run.all(subjects, writer)
+        return run.all(subjects, writer, after_crash=after_crash)
 
 
 class _Run:
@@ -130,13 +157,18 @@ class _Run:
         self._started_s = now_s()
         self._records = list(_earlier(path, measurer.environment))
         self._done = {(r.key, r.role) for r in self._records}
+        self._known = {r.key for r in self._records}
         self._counts: Counter[str] = Counter()
         self._total = 0
+        self._under_way = UnderWay.beside(path)
+        self._broken_off: str | None = None
 
-    def all(self, subjects: Sequence[Subject], writer: RecordWriter) -> CampaignSummary:
+    def all(
+        self, subjects: Sequence[Subject], writer: RecordWriter, *, after_crash: bool
+    ) -> CampaignSummary:
         """Measure subject by subject, each within its share of the time left."""
-        limits = self._settings.limits
-        grids = [(s, self._measurer.grid(s, limits)) for s in subjects]
+        self._broken_off = self._under_way.key() if after_crash else None
+        grids = [(s, self._grid_of(s)) for s in subjects]
         self._total = sum(len(grid) for _, grid in grids)
         weights = [_ENDS_WEIGHT if s.is_ends else 1.0 for s in subjects]
         for index, (subject, grid) in enumerate(grids):
@@ -144,6 +176,7 @@ class _Run:
             deadline_s = self._now_s() + share * self._left_s()
             self._measure_grid(subject, grid, writer, deadline_s)
             self._refine(subject, writer, deadline_s)
+        self._under_way.end()
         return CampaignSummary(
             num_grid=self._total,
             num_resumed=self._counts["resumed"],
@@ -154,6 +187,23 @@ class _Run:
                 sorted(Counter(str(r.status) for r in self._latest()).items())
             ),
             runtime_s=self._now_s() - self._started_s,
+        )
+
+    def _grid_of(self, subject: Subject) -> tuple[GridPoint, ...]:
+        limits = self._settings.limits
+        grids = [
+            self._measurer.grid(subject, limits, section)
+            for section in self._settings.sections
+        ]
+        targets = [target for grid in grids for target in grid]
+        # A look at what is fitted as well needs no measurement of its own.
+        fitted = {t.point for t in targets if t.role is not Role.PROBE}
+        return tuple(
+            target
+            for target in targets
+            if target.role is not Role.PROBE
+            or target.sm_share_frac < 1.0
+            or target.point not in fitted
         )
 
     def _measure_grid(
@@ -184,7 +234,11 @@ class _Run:
                     self._counts["refined"] += 1
 
     def _next_points(self, subject: Subject) -> tuple[GridPoint, ...]:
-        mine = [r for r in self._latest() if subject.is_of(r) and r.status is Status.OK]
+        mine = [
+            r
+            for r in self._latest()
+            if subject.is_of(r) and r.status is Status.OK and r.sm_share_frac == 1.0
+        ]
         fitted = [r for r in mine if r.role is Role.FIT]
         try:
             attends = not subject.is_ends
@@ -204,13 +258,31 @@ class _Run:
         self._progress(
             Progress(done=done, total=self._total, left_s=self._left_s(), label=label)
         )
-        record = self._measurer.measure(subject, target)
+        key = subject.key_of(target.point, target.sm_share_frac)
+        if key == self._broken_off:
+            note = "the process ended while it was measured"
+            where = self._measurer.environment
+            self._keep(subject.unmeasured(target, where, note=note), writer)
+            return
+        self._under_way.begin(key)
+        try:
+            self._keep(self._measurer.measure(subject, target), writer)
+        except DeviceLostError as error:
+            self._keep(error.record, writer)
+            raise
+
+    def _keep(self, record: StepRecord, writer: RecordWriter) -> None:
         writer.append(record)
         self._records.append(record)
         self._done.add((record.key, record.role))
+        self._known.add(record.key)
 
     def _is_done(self, subject: Subject, target: GridPoint) -> bool:
-        return (subject.key_of(target.point), target.role) in self._done
+        """Whether a point needs no measurement; a look at one that is known neither."""
+        key = subject.key_of(target.point, target.sm_share_frac)
+        if target.role is Role.PROBE:
+            return key in self._known
+        return (key, target.role) in self._done
 
     def _latest(self) -> tuple[StepRecord, ...]:
         return ProfileTable(records=tuple(self._records)).steps

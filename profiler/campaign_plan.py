@@ -1,6 +1,11 @@
-"""CampaignPlan: what one command on a GPU machine does with its minutes."""
+"""CampaignPlan: what one command on a GPU machine does with its minutes.
 
-from dataclasses import dataclass
+The most wanted comes first: one model from its layers to a validated prediction, then
+the other models, then looks at SM shares and repeatability. A campaign that is cut
+short has lost the least wanted.
+"""
+
+from dataclasses import dataclass, replace
 
 from clusters.fields import InputError, check_fields, spec
 from clusters.mapping import nearest
@@ -8,19 +13,16 @@ from models.flops import stage_shapes
 from models.llm import LlmSpec
 from models.memory import kv_bytes_per_token
 from models.parallelism import Parallelism
-from profiler.campaign import CampaignSettings
 from profiler.engine import EngineLimits
 from profiler.environment import Device
 from profiler.grid import GridLimits
 from profiler.layers.linear import why_not_fp8
 from profiler.layers.settings import LayerSettings
+from profiler.serving import ServingPolicy
 from profiler.subject import Subject, subjects_of
 from profiler.suite import SUITES, suite_subjects
+from profiler.validation_plan import LOADS, ValidationPlan
 
-_SERVE_SHARE = 0.22
-"""Of the time, what validation may serve for, all loads together."""
-_SETUP_SHARE = 0.1
-"""For building the engine, calibration, compilation, the report."""
 _SMALL_LIMITS = GridLimits(
     max_prompt_tokens=256,
     max_past_tokens=256,
@@ -28,50 +30,55 @@ _SMALL_LIMITS = GridLimits(
     max_context_tokens=256,
     max_kv_tokens=2048,
 )
-_ARRIVAL_SHARE = 0.75
-"""Of the time of a load; the rest is for the last answers."""
-_FEWEST_REQUESTS = 20
+_BUILD_SHARE = 0.2
+"""Of the time for validation, what building and calibrating the engine takes."""
 _MAX_SLOTS = 128
 _SLOT_TOKENS = 4096
 _MEMORY_SHARE = 0.8
-_LOADS = (0.5, 0.85, 0.95)
+_POLICIES = (ServingPolicy.PREFILL_FIRST, ServingPolicy.CHUNKED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValidationPlan:
-    """What is served to hold the simulator to it."""
+class StageShares:
+    """Shares of the whole time; the rest is for starting, compiling and the report."""
 
-    limits: EngineLimits = spec("Sizes of the engine.")
-    lengths: str = spec("Length preset, or INPUTxOUTPUT tokens.")
-    loads: tuple[float, ...] = spec("Shares of the capacity.", unit="1", default=_LOADS)
-    num_requests: int | None = spec(
-        "Requests a load; None: as many as the time allows.",
-        unit="requests",
-        default=None,
-    )
-    max_s: float = spec("Longest run of a load.", unit="s", gt=0)
-    ttft_ms: float = spec("Limit of a good request.", unit="ms", gt=0, default=2000.0)
-    tpot_ms: float = spec("Limit of a good request.", unit="ms", gt=0, default=30.0)
-    seed: int = spec("Seed of arrivals and lengths.", unit="1", ge=0, default=0)
+    main: float = spec("The first model's layers and ends.", unit="1", gt=0, lt=1)
+    validate: float = spec("Building its engine, serving.", unit="1", gt=0, lt=1)
+    suite: float = spec("The other models.", unit="1", gt=0, lt=1)
+    sm_share: float = spec("Shares of the SMs.", unit="1", gt=0, lt=1)
+    repeat: float = spec("Points of the first model again.", unit="1", gt=0, lt=1)
 
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def num_requests_at(self, rate_rps: float) -> int:
-        """Requests of a load: as asked, or those that arrive in most of the time."""
-        if self.num_requests is not None:
-            return self.num_requests
-        return max(_FEWEST_REQUESTS, int(_ARRIVAL_SHARE * self.max_s * rate_rps))
+
+SHARES = StageShares(main=0.10, validate=0.25, suite=0.42, sm_share=0.06, repeat=0.04)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignPlan:
     """Subjects, their grid and budget, and the validation."""
 
-    subjects: tuple[Subject, ...] = spec("What is measured, the first is served.")
-    settings: CampaignSettings = spec("Grid and budget.")
+    main: tuple[Subject, ...] = spec("Layers and ends of the model that is served.")
+    rest: tuple[Subject, ...] = spec("The other subjects, the most wanted first.")
+    limits: GridLimits = spec("Reach of the grid.")
     dtype: str = spec("Number format of the activations.")
+    total_s: float = spec("Time for everything.", unit="s", gt=0)
+    shares: StageShares = spec("What each stage gets of it.", default=SHARES)
     validation: ValidationPlan = spec("What is served.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def llm(self) -> LlmSpec:
+        """The model that is served."""
+        return self.main[0].llm
+
+    @property
+    def main_layers(self) -> tuple[Subject, ...]:
+        """The subjects of that model which are layers."""
+        return tuple(subject for subject in self.main if not subject.is_ends)
 
 
 def plan_campaign(
@@ -83,7 +90,7 @@ def plan_campaign(
     minutes: float = 8.0,
     small: bool = False,
 ) -> CampaignPlan:
-    """Share the minutes between measuring and validating.
+    """Share the minutes among the stages.
 
     Raises
     ------
@@ -91,25 +98,42 @@ def plan_campaign(
         On an unknown suite or model.
     """
     total_s = minutes * 60.0
-    if model is not None:
-        subjects = subjects_of(LlmSpec.load(model), (1,), dtype=dtype)
-    elif suite in SUITES:
-        torch_dtype = LayerSettings.torch_dtype(dtype)
-        has_fp8 = why_not_fp8(device.torch_device, torch_dtype) is None
-        subjects = suite_subjects(SUITES[suite], dtype=dtype, has_fp8=has_fp8)
-    else:
-        raise InputError("--suite", suite, f"a suite ({nearest(suite, SUITES)})")
+    subjects = campaign_subjects(device, suite=suite, model=model, dtype=dtype)
+    first = subjects[0]
+    main = tuple(s for s in subjects if (s.llm, s.tp) == (first.llm, first.tp))
+    rest = tuple(s for s in subjects if s not in main)
+    # A campaign of one model has all the time for it.
+    shares = SHARES if rest else replace(SHARES, main=SHARES.main + SHARES.suite)
+    num_runs = len(LOADS) * len(_POLICIES)
+    serving_s = (1.0 - _BUILD_SHARE) * SHARES.validate * total_s
     return CampaignPlan(
-        subjects=subjects,
-        settings=CampaignSettings(
-            budget_s=total_s * (1.0 - _SERVE_SHARE - _SETUP_SHARE),
-            limits=_SMALL_LIMITS if small else GridLimits(),
-        ),
+        main=main,
+        rest=rest,
+        shares=shares,
+        limits=_SMALL_LIMITS if small else GridLimits(),
         dtype=dtype,
-        validation=_validation(
-            total_s * _SERVE_SHARE / len(_LOADS), subjects[0].llm, device, small=small
-        ),
+        total_s=total_s,
+        validation=_validation(serving_s / num_runs, first.llm, device, small=small),
     )
+
+
+def campaign_subjects(
+    device: Device, *, suite: str, model: str | None, dtype: str
+) -> tuple[Subject, ...]:
+    """The subjects of a suite, or of one model instead.
+
+    Raises
+    ------
+    InputError
+        On an unknown suite or model.
+    """
+    if model is not None:
+        return subjects_of(LlmSpec.load(model), (1,), dtype=dtype)
+    if suite not in SUITES:
+        raise InputError("--suite", suite, f"a suite ({nearest(suite, SUITES)})")
+    torch_dtype = LayerSettings.torch_dtype(dtype)
+    has_fp8 = why_not_fp8(device.torch_device, torch_dtype) is None
+    return suite_subjects(SUITES[suite], dtype=dtype, has_fp8=has_fp8)
 
 
 def _validation(
@@ -117,10 +141,17 @@ def _validation(
 ) -> ValidationPlan:
     if small:
         limits = EngineLimits(
-            max_batch_tokens=256, max_num_seqs=8, max_context_tokens=128
+            max_batch_tokens=256,
+            chunk_budget_tokens=64,
+            max_num_seqs=8,
+            max_context_tokens=128,
         )
         return ValidationPlan(
-            limits=limits, lengths="48x16", num_requests=30, max_s=max_s
+            limits=limits,
+            lengths="48x16",
+            policies=_POLICIES,
+            num_requests=30,
+            max_s=max_s,
         )
     context = min(_SLOT_TOKENS, llm.max_positions)
     (stage,) = stage_shapes(llm, Parallelism())
@@ -131,5 +162,6 @@ def _validation(
             max_num_seqs=min(_MAX_SLOTS, max(1, slots)), max_context_tokens=context
         ),
         lengths="chat",
+        policies=_POLICIES,
         max_s=max_s,
     )

@@ -6,11 +6,12 @@ Started once a process by torchrun, on one or many hosts:
 
 NCCL on GPUs, gloo on CPUs. A call is as slow as its slowest process, so the maximum
 over the processes counts. Bus bandwidth is counted as nccl-tests do: what a link
-carries.
+carries. With ``--links``, messages between every two hosts as well (`host_links`).
 """
 
 import argparse
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ import torch.distributed as dist
 
 from clusters.fields import spec
 from clusters.units import MS_PER_S
-from models.profile_records import CollectiveRecord
+from models.profile_records import CollectiveRecord, Record
 from models.profile_table import RecordWriter
 from profiler.environment import Device, environment_of
 from profiler.timing import FloatArray, spread_of
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+HOST_VARIABLE = "PHASEPLAN_HOST"
+"""Environment variable: the name of this host in records, instead of its own."""
 _DEFAULT_BYTES = tuple(1 << power for power in range(10, 29, 3))
 _LIMIT = timedelta(seconds=60)
 """Longest wait for another process: a lost one ends the run, it does not hang it."""
@@ -43,6 +46,7 @@ class Group:
     num_nodes: int = spec("Hosts.", unit="nodes")
     device: Device = spec("Its device.")
     library: str = spec("nccl or gloo.")
+    hosts: tuple[str, ...] = spec("Host of each process, by rank.")
 
 
 def bus_factor(operation: str, num_ranks: int) -> float:
@@ -65,7 +69,10 @@ def join_group(device: str = "auto") -> Group:
     dist.init_process_group(library, timeout=_LIMIT)
     size = dist.get_world_size()
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
-    return Group(dist.get_rank(), size, max(1, size // local_size), chosen, library)
+    hosts: list[str] = [""] * size
+    dist.all_gather_object(hosts, os.environ.get(HOST_VARIABLE) or socket.gethostname())
+    num_nodes = max(1, size // local_size)
+    return Group(dist.get_rank(), size, num_nodes, chosen, library, tuple(hosts))
 
 
 def measure_collective(
@@ -73,9 +80,7 @@ def measure_collective(
 ) -> CollectiveRecord:
     """Time one operation on a buffer of `message_bytes`; every process must call it."""
     call = _call(group, operation, message_bytes)
-    times = np.array([_one_ms(group, call) for _ in range(_WARMUP + num_samples)])
-    slowest = _maximum(group, times[_WARMUP:])
-    spread = spread_of(slowest)
+    spread = spread_of(slowest_ms(group, call, num_samples=num_samples))
     carried = bus_factor(operation, group.size) * message_bytes
     return CollectiveRecord(
         environment=environment_of(group.device),
@@ -146,6 +151,17 @@ def _ring_shift(group: Group, whole: torch.Tensor) -> None:
         work.wait()
 
 
+def slowest_ms(
+    group: Group, call: Callable[[], object], *, num_samples: int
+) -> FloatArray:
+    """Times of `call` by the slowest process, shape ``(num_samples,)``, in ms.
+
+    Every process must call it.
+    """
+    times = np.array([_one_ms(group, call) for _ in range(_WARMUP + num_samples)])
+    return _maximum(group, times[_WARMUP:])
+
+
 def _one_ms(group: Group, call: Callable[[], object]) -> float:
     dist.barrier()
     _wait_for_device(group)
@@ -176,16 +192,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bytes", type=int, nargs="+", default=_DEFAULT_BYTES)
     parser.add_argument("--samples", type=int, default=15)
     parser.add_argument(
-        "--operations", nargs="+", default=OPERATIONS, choices=OPERATIONS
+        "--operations", nargs="*", default=OPERATIONS, choices=OPERATIONS
     )
+    parser.add_argument("--links", action="store_true", help="between hosts as well")
     chosen = parser.parse_args(arguments)
     group = join_group(chosen.device)
     try:
-        records = [
+        records: list[Record] = [
             measure_collective(group, operation, size, num_samples=chosen.samples)
             for operation in chosen.operations
             for size in chosen.bytes
         ]
+        if chosen.links:
+            from profiler.host_links import measure_links
+
+            records += measure_links(group, chosen.bytes, num_samples=chosen.samples)
         if group.rank == 0:
             with RecordWriter(chosen.out) as writer:
                 for record in records:

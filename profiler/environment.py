@@ -83,6 +83,13 @@ class Device:
         """Whether it is a CUDA device."""
         return self.kind == "cuda"
 
+    def is_usable(self) -> bool:
+        """Whether it still computes: an illegal access ends that for a process."""
+        try:
+            return float(torch.ones(2, device=self.torch_device).sum()) == 2.0
+        except RuntimeError:
+            return False
+
     def free_bytes(self) -> int:
         """Memory that is free now."""
         if self.is_cuda:
@@ -132,16 +139,28 @@ def conditions_of(device: Device) -> Conditions:
     def read(name: str, *arguments: Any) -> float | None:
         try:
             return float(getattr(nvml, name)(handle, *arguments))
-        except nvml.NVMLError:
+        except (AttributeError, nvml.NVMLError):
             return None
 
-    milliwatts = read("nvmlDeviceGetPowerUsage")
+    milliwatts = _instant_milliwatts(nvml, handle)
+    if milliwatts is None:
+        milliwatts = read("nvmlDeviceGetPowerUsage")
     return Conditions(
         sm_clock_mhz=read("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         memory_clock_mhz=read("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
         power_w=None if milliwatts is None else milliwatts * 1e-3,
         temperature_c=read("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
     )
+
+
+def _instant_milliwatts(nvml: Any, handle: Any) -> float | None:
+    """Power now: the usual call gives the mean of a second on recent GPUs."""
+    try:
+        kind = nvml.NVML_FI_DEV_POWER_INSTANT
+        (found,) = nvml.nvmlDeviceGetFieldValues(handle, [kind])
+    except (AttributeError, TypeError, ValueError, nvml.NVMLError):
+        return None
+    return float(found.value.uiVal) if found.nvmlReturn == 0 else None
 
 
 def other_users(device: Device) -> str | None:
@@ -189,7 +208,10 @@ def _nvml_handle(index: int) -> Any:
 def _driver() -> str:
     nvml = _nvml()
     if nvml is not None:
-        found = nvml.nvmlSystemGetDriverVersion()
+        try:
+            found = nvml.nvmlSystemGetDriverVersion()
+        except nvml.NVMLError:
+            return ""
         return found.decode() if isinstance(found, bytes) else str(found)
     command = shutil.which("nvidia-smi")
     if command is None:

@@ -11,6 +11,7 @@ Idea
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from clusters.fields import check_fields, spec
 from models.latency.profile import ENDS
@@ -52,18 +53,26 @@ class GridPoint:
 
     point: StepPoint = spec("The step.")
     role: Role = spec("To fit, to hold out, or to look at.", default=Role.FIT)
+    sm_share_frac: float = spec(
+        "Share of the SMs to run it on.", unit="1", gt=0, le=1, default=1.0
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def grid_of(part: str, limits: GridLimits) -> tuple[GridPoint, ...]:
-    """All points of a part of a model, the most telling first."""
+    """The points that a part of a model is fitted to, the most telling first."""
     if part == ENDS:
         return _ends_grid(limits)
-    fit = [*_interleave(_prefill_fit(limits)), *_interleave(_decode_fit(limits))]
+    fit = _alternate(
+        _interleave(_prefill_fit(limits)), _interleave(_decode_fit(limits))
+    )
     held = [*_prefill_holdout(limits), *_decode_holdout(limits)]
     return (
         *_with_role(_unique(fit), Role.FIT),
         *_with_role([p for p in _unique(held) if p not in fit], Role.HOLDOUT),
-        *_with_role(_probes(limits), Role.PROBE),
+        *_with_role(_tile_edges(limits), Role.PROBE),
     )
 
 
@@ -120,10 +129,11 @@ def refine(
 
 
 def predicted_ms(table: StepTable, point: StepPoint) -> float:
-    """What a table says of a prefill or decode point, in ms."""
-    if point.phase == "prefill":
-        return table.prefill_step_ms(point.new_tokens, point.past_tokens or None)
-    return table.decode_step_ms(point.num_decodes, point.kv_tokens)
+    """What a table says of a step, in ms."""
+    past = point.past_tokens or None
+    return table.mixed_step_ms(
+        point.new_tokens, past, point.num_decodes, point.kv_tokens
+    )
 
 
 def _halfway(worst: StepRecord, records: Sequence[StepRecord]) -> StepPoint | None:
@@ -151,7 +161,7 @@ def _size(point: StepPoint) -> int:
     return point.num_decodes if point.phase == "decode" else point.prompt_tokens
 
 
-def _doublings(first: int, last: int) -> list[int]:
+def doublings(first: int, last: int) -> list[int]:
     """`first`, twice that and so on; ends with `last`."""
     found = []
     size = first
@@ -164,7 +174,7 @@ def _doublings(first: int, last: int) -> list[int]:
 def _prefill_fit(limits: GridLimits) -> list[StepPoint]:
     most, past = limits.max_prompt_tokens, limits.max_past_tokens
     first = min(_FIRST_TOKENS, most // 4)
-    points = [StepPoint(new_tokens=(n,)) for n in _doublings(first, most)]
+    points = [StepPoint(new_tokens=(n,)) for n in doublings(first, most)]
     points += [
         StepPoint(new_tokens=(most // 8,) * 8),
         StepPoint(new_tokens=(max(1, most // 32),) * 32),
@@ -189,11 +199,11 @@ def _prefill_holdout(limits: GridLimits) -> list[StepPoint]:
 
 def _decode_fit(limits: GridLimits) -> list[StepPoint]:
     points = []
-    batches = _doublings(1, limits.max_requests)
+    batches = doublings(1, limits.max_requests)
     if limits.max_requests >= 128:
         batches += [3 * limits.max_requests // 8, 3 * limits.max_requests // 4]
     for batch in sorted(batches):
-        high = _context(batch, limits, 1.0)
+        high = context_tokens(batch, limits, 1.0)
         contexts = {max(1, high // 16), high}
         if batch in (8, 64, limits.max_requests):
             contexts.add(max(1, high // 4))
@@ -207,37 +217,26 @@ def _decode_holdout(limits: GridLimits) -> list[StepPoint]:
     batches = sorted({min(3, most), *(max(2, n * most // 32) for n in shares)})
     contexts = (0.5, 0.25, 0.6, 0.35)
     return [
-        decode_point(batch, _context(batch, limits, share))
+        decode_point(batch, context_tokens(batch, limits, share))
         for batch, share in zip(batches, contexts, strict=False)
     ]
 
 
-def _context(batch: int, limits: GridLimits, share: float) -> int:
+def context_tokens(batch: int, limits: GridLimits, share: float) -> int:
+    """A share of the longest context that a decode batch of this size may have."""
     most = min(limits.max_context_tokens, limits.max_kv_tokens // batch)
     return max(1, int(most * share))
 
 
-def _probes(limits: GridLimits) -> list[StepPoint]:
-    """Tile edges, and prompts together with decodes."""
-    chunk = min(2 * _TILE, limits.max_prompt_tokens // 4)
-    batch = max(2, limits.max_requests // 8)
-    context = _context(batch, limits, 0.25)
-    points = [
-        StepPoint(
-            new_tokens=(size,), num_decodes=batch, kv_tokens=float(batch * context)
-        )
-        for size in (chunk, 2 * chunk)
-    ]
-    if limits.max_prompt_tokens > 2 * _TILE:
-        points.append(StepPoint(new_tokens=(_TILE + 1,)))
-    return points
+def _tile_edges(limits: GridLimits) -> list[StepPoint]:
+    """One token beyond each edge; the edges themselves are fitted."""
+    edges = [_TILE * 2**k for k in range(4) if _TILE * 2**k < limits.max_prompt_tokens]
+    return [StepPoint(new_tokens=(edge + 1,)) for edge in edges]
 
 
 def _ends_grid(limits: GridLimits) -> tuple[GridPoint, ...]:
-    tokens = _doublings(
-        max(1, limits.max_prompt_tokens // 64), limits.max_prompt_tokens
-    )
-    batches = [*_doublings(1, limits.max_requests)[::2], limits.max_requests]
+    tokens = doublings(max(1, limits.max_prompt_tokens // 64), limits.max_prompt_tokens)
+    batches = [*doublings(1, limits.max_requests)[::2], limits.max_requests]
     fit = [StepPoint(new_tokens=(n,)) for n in tokens[::2] + tokens[-1:]]
     fit += [decode_point(batch, 1) for batch in batches]
     held = [
@@ -264,6 +263,12 @@ def _interleave(points: Sequence[StepPoint]) -> list[StepPoint]:
         order.append(middle)
         gaps += [(low, middle), (middle, high)]
     return [points[index] for index in order]
+
+
+def _alternate(first: list[StepPoint], second: list[StepPoint]) -> list[StepPoint]:
+    """One of each in turn: a cut leaves both phases with points."""
+    pairs = zip_longest(first, second)
+    return [point for pair in pairs for point in pair if point is not None]
 
 
 def _unique(points: Sequence[StepPoint]) -> list[StepPoint]:

@@ -2,24 +2,23 @@
 
 import gc
 import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from clusters.units import GB
 from models.flops import stage_shapes
 from models.parallelism import Parallelism
-from models.profile_records import Environment, Status, StepRecord
+from models.profile_records import Environment, Status, StepPoint, StepRecord
 from profiler.cuda_clock import CudaClock
+from profiler.device_lost import DeviceLostError
 from profiler.environment import Device, conditions_of, environment_of
-from profiler.grid import (
-    GridLimits,
-    GridPoint,
-    grid_of,
-    num_rows,
-    rows_of,
-    scaled_to_rows,
-)
+from profiler.grid import GridLimits, GridPoint, num_rows, rows_of, scaled_to_rows
+from profiler.kernel_errors import KERNEL_ERRORS, first_line
 from profiler.layers.settings import LayerSettings
+from profiler.sections import Section, section_grid
+from profiler.sm_share import SmLimiter
 from profiler.steps import StepRunner
 from profiler.subject import Subject
 from profiler.timing import CpuClock, DeviceClock, TimingSettings
@@ -42,6 +41,7 @@ class TorchMeasurer:
         timing: TimingSettings | None = None,
         gpu: str | None = None,
         layer_counts: tuple[int, int] = (1, 4),
+        limiter: SmLimiter | None = None,
     ) -> None:
         self._device = device
         self._environment = environment_of(device, gpu=gpu)
@@ -50,11 +50,14 @@ class TorchMeasurer:
         self._layer_counts = layer_counts
         self._clock: DeviceClock = CpuClock()
         if device.is_cuda:
-            self._clock = CudaClock(device.torch_device)
+            self._clock = CudaClock(device)
         self._runner: StepRunner | None = None
         self._why_not: str | None = None
         self._subject: Subject | None = None
         self._rows: dict[Subject, int] = {}
+        self._limiter = limiter
+        self._wanted_shares: Sequence[float] = ()
+        self._no_limiter = "none was asked for"
 
     @property
     def environment(self) -> Environment:
@@ -62,61 +65,124 @@ class TorchMeasurer:
         return self._environment
 
     @property
+    def clock(self) -> DeviceClock:
+        """What it times with."""
+        return self._clock
+
+    def confine_with(
+        self, limiter: SmLimiter | None, why_not: str, *, shares: Sequence[float] = ()
+    ) -> None:
+        """Give it a way to confine steps, or the reason that there is none.
+
+        Without one, `shares` are the shares to record as not measured.
+        """
+        self._limiter, self._no_limiter = limiter, why_not
+        self._wanted_shares = shares
+
+    @property
     def settings(self) -> LayerSettings:
         """Device and kernels of the layers."""
         return self._settings
 
-    def grid(self, subject: Subject, limits: GridLimits) -> tuple[GridPoint, ...]:
-        """The grid, and where memory ends before it does, a smaller one beside it."""
-        whole = grid_of(subject.part, limits)
-        if subject.is_ends:
+    def grid(
+        self,
+        subject: Subject,
+        limits: GridLimits,
+        section: Section = Section.STEPS,
+    ) -> tuple[GridPoint, ...]:
+        """The grid, and where memory ends before it does, a smaller one beside it.
+
+        Shares of the SMs are those that the limiter gives; without one they are those
+        that were asked for, and will be recorded as not measured.
+        """
+        shares = self._shares() if section is Section.SM_SHARE else ()
+        whole = section_grid(subject.part, limits, section, sm_shares=shares)
+        if subject.is_ends or not whole:
             return whole
         room = self._room_rows(subject)
-        self._rows[subject] = min(room, num_rows(whole))
+        held = max(num_rows(whole), self._rows.get(subject, 0))
+        self._rows[subject] = min(room, held)
         if num_rows(whole) <= room:
             return whole
-        smaller = grid_of(subject.part, scaled_to_rows(limits, room))
-        known = {each.point for each in smaller}
-        return (*smaller, *(each for each in whole if each.point not in known))
+        limits = scaled_to_rows(limits, room)
+        smaller = section_grid(subject.part, limits, section, sm_shares=shares)
+        known = {(each.point, each.sm_share_frac) for each in smaller}
+        return (
+            *smaller,
+            *(each for each in whole if (each.point, each.sm_share_frac) not in known),
+        )
+
+    def reserve(self, subject: Subject, points: Sequence[StepPoint]) -> None:
+        """Make room in the KV cache for these points, as `grid` does for its own."""
+        self._rows[subject] = min(self._room_rows(subject), max(map(rows_of, points)))
+
+    def _shares(self) -> Sequence[float]:
+        if self._limiter is None:
+            return (1.0, *self._wanted_shares)
+        whole = () if self._limiter.confines_process else (1.0,)
+        return (*whole, *self._limiter.shares)
 
     def measure(self, subject: Subject, target: GridPoint) -> StepRecord:
-        """Measure a point; out of memory is a result."""
+        """Measure a point; out of memory is a result.
+
+        Raises
+        ------
+        DeviceLostError
+            When an error left the device unusable; it holds the record of the point.
+        """
         rows = rows_of(target.point)
         room = self._rows.get(subject, rows)
         if not subject.is_ends and rows > room:
             note = f"needs {rows} rows of KV cache, there is room for {room}"
             return self._failed(subject, target, Status.OOM, note)
+        is_partial = target.sm_share_frac < 1.0
+        if is_partial and self._limiter is None:
+            note = f"no SM shares here: {self._no_limiter}"
+            return self._failed(subject, target, Status.NOT_MEASURED, note)
         try:
             runner = self._runner_of(subject)
             if runner is None:
                 note = self._why_not or "not built"
                 return self._failed(subject, target, Status.OOM, note)
-            found, fixed_ms = runner.measure(target.point, self._clock, self._timing)
+            with self._limited(target.sm_share_frac):
+                found, fixed_ms = runner.measure(
+                    target.point, self._clock, self._timing
+                )
         except torch.OutOfMemoryError as error:
             self._forget()
-            return self._failed(subject, target, Status.OOM, _first_line(error))
+            return self._failed(subject, target, Status.OOM, first_line(error))
         # A kernel that refuses a shape must not end an unattended campaign.
-        except RuntimeError as error:
-            logger.warning("%s: %s", target.point.describe(), _first_line(error))
+        except KERNEL_ERRORS as error:
+            note = f"{type(error).__name__}: {first_line(error)}"
+            logger.warning("%s: %s", target.point.describe(), note)
+            failed = self._failed(subject, target, Status.NOT_MEASURED, note)
+            if not self._device.is_usable():
+                raise DeviceLostError(failed) from error
             self._forget()
-            return self._failed(
-                subject, target, Status.NOT_MEASURED, _first_line(error)
-            )
+            return failed
+        words = [runner.backend]
+        words += [self._limiter.name] if is_partial and self._limiter else []
         return StepRecord(
             environment=self._environment,
             llm=subject.llm,
             tp=subject.tp,
             part=subject.part,
             dtype=subject.dtype,
-            backend=runner.backend,
+            backend=" ".join(words),
+            sm_share_frac=target.sm_share_frac,
             point=target.point,
             role=target.role,
             status=Status.OK if found.is_stable else Status.UNSTABLE,
             step=found.spread,
             fixed_ms=fixed_ms,
             num_layers=1 if subject.is_ends else max(self._layer_counts),
-            conditions=conditions_of(self._device),
+            conditions=self._clock.conditions or conditions_of(self._device),
         )
+
+    def _limited(self, share: float) -> AbstractContextManager[None]:
+        if share == 1.0 or self._limiter is None:
+            return nullcontext()
+        return self._limiter.limited(share)
 
     def _runner_of(self, subject: Subject) -> StepRunner | None:
         """The runner of a subject; its weights replace those of the one before."""
@@ -132,7 +198,7 @@ class TorchMeasurer:
                 )
                 self._why_not = None
             except torch.OutOfMemoryError as error:
-                self._runner, self._why_not = None, _first_line(error)
+                self._runner, self._why_not = None, first_line(error)
         return self._runner
 
     def _forget(self) -> None:
@@ -161,23 +227,19 @@ class TorchMeasurer:
                 weights / GB,
                 free / GB,
             )
-        return max(1, int(room / row_bytes))
+        return _rounded_down(max(1, int(room / row_bytes)))
 
     def _failed(
         self, subject: Subject, target: GridPoint, status: Status, note: str
     ) -> StepRecord:
-        return StepRecord(
-            environment=self._environment,
-            llm=subject.llm,
-            tp=subject.tp,
-            part=subject.part,
-            dtype=subject.dtype,
-            point=target.point,
-            role=target.role,
-            status=status,
-            note=note,
-        )
+        return subject.unmeasured(target, self._environment, status=status, note=note)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _rounded_down(rows: int) -> int:
+    """`rows` to its three leading bits.
+
+    Free memory differs a little from run to run, and a resumed campaign must find the
+    grid that it left.
+    """
+    spare = max(0, rows.bit_length() - 3)
+    return rows >> spare << spare

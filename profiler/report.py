@@ -1,18 +1,25 @@
-"""Report of a campaign's folder: ceilings, shares, fits, repeatability, validation."""
+"""Report of a campaign's folder: ceilings, kernels, fits, facts, shares, validation."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clusters.fields import InputError
+from clusters.mapping import from_mapping
+from clusters.serde import read_mapping
 from models.latency.measured import single_gpu_table
-from models.latency.profile import Profile
-from models.latency.step_table import StepTable
-from models.profile_records import RateRecord, Role, Status, StepRecord
+from models.latency.profile import Profile, ProfiledModel
+from models.profile_records import RateRecord, Status, StepPoint
 from models.profile_table import ProfileTable, read_profile_table
+from profiler.facts import (
+    BATCHES,
+    chunk_efficiency,
+    decode_to_prefill,
+    saturation_tokens,
+    tile_edges,
+)
 
 _SHARES = (
     ("layer_products", "matmul"),
@@ -20,22 +27,23 @@ _SHARES = (
     ("decode_attention", "copy"),
 )
 """Rates of kernels, and the ceiling each is held against."""
-_SARATHI_BATCHES = (1, 2, 18)
-_SARATHI_TOKENS = 1024
+_PROMPT = 4096
 
 
-def campaign_report(folder: Path) -> str:
+def campaign_report(folder: Path, summary: Mapping[str, Any]) -> str:
     """Markdown over whatever a campaign left in its folder."""
     table = read_profile_table(folder / "records.jsonl")
-    parts = ["# Campaign", _environment(table), _rates(table.rates)]
+    parts = ["# Campaign", _environment(table), _features(summary), _rates(table.rates)]
     if (folder / "profile.json").exists():
         profile = Profile.load(folder / "profile.json")
-        parts += [_fits(profile), _facts(profile)]
+        parts += [_fits(profile), _facts(profile), _tiles(table), _mixed(profile)]
+        parts.append(_sm_shares(profile, summary))
     if (folder / "repeat.jsonl").exists():
         parts.append(_repeat(table, read_profile_table(folder / "repeat.jsonl")))
     if (folder / "validation.json").exists():
-        text = (folder / "validation.json").read_text(encoding="utf-8")
-        parts.append(_validation(json.loads(text)["levels"]))
+        found = read_mapping(folder / "validation.json")
+        parts += [_calibration(found), _validation(found["levels"])]
+    parts.append(_stages(summary))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -62,6 +70,7 @@ def _environment(table: ProfileTable) -> str:
     where = table.environment()
     steps = table.steps
     counts = {str(s): sum(r.status is s for r in steps) for s in Status}
+    notes = sorted({r.note for r in steps if r.status is Status.NOT_MEASURED})
     backends = sorted({r.backend for r in steps if r.backend})
     return "\n".join(
         [
@@ -70,9 +79,19 @@ def _environment(table: ProfileTable) -> str:
             f"- points: {len(steps)}: "
             + ", ".join(f"{n} {name}" for name, n in counts.items() if n),
             *(f"- kernels: {backend}" for backend in backends),
+            *(f"- not measured: {note}" for note in notes),
             *(f"- unreadable: {problem}" for problem in table.problems),
         ]
     )
+
+
+def _features(summary: Mapping[str, Any]) -> str:
+    features = summary.get("features", {})
+    lines = [f"- {name}: {found}" for name, found in features.items()]
+    lines += [f"- {line}" for line in summary.get("rates_missing", [])]
+    if "other_users" in summary:
+        lines.append(f"- **{summary['other_users']}**")
+    return "## Features\n\n" + "\n".join(lines) if lines else ""
 
 
 def _rates(rates: Sequence[RateRecord]) -> str:
@@ -92,33 +111,33 @@ def _rates(rates: Sequence[RateRecord]) -> str:
 def _fits(profile: Profile) -> str:
     rows = []
     for model in profile.models:
-        for part in model.parts:
-            rows.append(
-                [
-                    f"{model.llm.name} TP{model.tp} {model.dtype}",
-                    part.part,
-                    *(
-                        f"{e.median_frac:.1%} / {e.p90_frac:.1%} ({e.num_points})"
-                        for e in (part.prefill_error, part.decode_error)
-                    ),
-                ]
-            )
         rows += [
-            [model.llm.name, f"not fitted: {why}", "", ""] for why in model.unfitted
+            [
+                _name(model),
+                part.part,
+                *(
+                    f"{e.median_frac:.1%} / {e.p90_frac:.1%} ({e.num_points})"
+                    for e in (part.prefill_error, part.decode_error)
+                ),
+            ]
+            for part in model.parts
         ]
+        rows += [[_name(model), f"not fitted: {why}", "", ""] for why in model.unfitted]
     errors = [
-        error.median_frac
+        error
         for model in profile.models
         for part in model.parts
         for error in (part.prefill_error, part.decode_error)
     ]
     headers = ["model", "part", "prefill median / p90", "decode median / p90"]
-    overall = f"Median of the medians: {np.median(errors):.1%}."
+    medians = np.median([error.median_frac for error in errors])
+    p90s = np.median([error.p90_frac for error in errors])
+    overall = f"Median over all: {medians:.1%} median, {p90s:.1%} p90."
     return f"## Held-out errors\n\n{_table(headers, rows)}\n\n{overall}"
 
 
 def _facts(profile: Profile) -> str:
-    """Saturation of prefill, and the price of decoding (after SARATHI)."""
+    """Saturation of prefill, the price of decoding and of chunks (after SARATHI)."""
     rows = []
     for model in profile.models:
         if model.tp != 1:
@@ -127,37 +146,87 @@ def _facts(profile: Profile) -> str:
             table = single_gpu_table(profile, model.llm)
         except InputError:  # a part of it was not measured
             continue
-        prefill = table.prefill_step_ms([_SARATHI_TOKENS]) / _SARATHI_TOKENS
-        ratios = [
-            table.decode_step_ms(b, b * _SARATHI_TOKENS) / b / prefill
-            for b in _SARATHI_BATCHES
-        ]
+        chunks = chunk_efficiency(table, min(_PROMPT, int(table.prefill_tokens[-1])))
         rows.append(
             [
-                model.llm.name,
+                _name(model),
                 f"{saturation_tokens(table)}",
-                " / ".join(f"{ratio:.0f}x" for ratio in ratios),
-                "-"
-                if model.mixed_to_sum_frac is None
-                else f"{model.mixed_to_sum_frac:.2f}",
+                " / ".join(f"{ratio:.0f}x" for ratio in decode_to_prefill(table)),
+                ", ".join(f"{n}: {share:.0%}" for n, share in chunks.items()),
             ]
         )
+    batches = " / ".join(map(str, BATCHES))
     headers = [
         "model",
         "prefill saturates at (tokens)",
-        "decode/prefill per token at batch 1 / 2 / 18",
-        "mixed step over the sum",
+        f"decode/prefill per token at batch {batches}",
+        "speed in chunks of",
     ]
     return "## Phases\n\n" + _table(headers, rows) if rows else ""
 
 
-def saturation_tokens(table: StepTable, *, share: float = 0.9) -> int:
-    """Shortest prompt (a power of two) at `share` of the best tokens a second."""
-    sizes = [2**k for k in range(5, 14) if 2**k <= table.prefill_tokens[-1]]
-    rates = [size / table.prefill_step_ms([size]) for size in sizes]
-    best = max(rates)
-    return next(
-        size for size, rate in zip(sizes, rates, strict=True) if rate >= share * best
+def _tiles(table: ProfileTable) -> str:
+    groups: dict[str, list[Any]] = {}
+    for record in table.steps:
+        name = f"{record.llm.name} TP{record.tp} {record.part} {record.dtype}"
+        groups.setdefault(name, []).append(record)
+    rows = []
+    for name, records in groups.items():
+        edges = tile_edges(records)
+        if edges:
+            told = ", ".join(f"{e.tokens}: {e.extra_frac:+.0%}" for e in edges)
+            rows.append([name, told])
+    if not rows:
+        return ""
+    return "## Tile edges\n\n" + _table(["layer", "one token more than"], rows)
+
+
+def _mixed(profile: Profile) -> str:
+    rows = [
+        [
+            f"{_name(model)} {part.part}",
+            *(
+                f"{law.median_frac:.1%} / {law.p90_frac:.1%} "
+                f"({law.measured_to_law:.2f})"
+                for law in (part.mixed.shared, part.mixed.sum, part.mixed.max)
+            ),
+            f"{part.mixed.chunk_attention_factor:.2f}, "
+            f"{part.mixed.decode_attention_factor:.2f}",
+            f"{part.mixed.num_points}",
+        ]
+        for model in profile.models
+        for part in model.parts
+        if part.mixed is not None
+    ]
+    headers = [
+        "layer",
+        "shared linears: median / p90 error (measured over law)",
+        "sum",
+        "max",
+        "best factors on chunk and decode attention",
+        "steps",
+    ]
+    return "## Mixed steps\n\n" + _table(headers, rows) if rows else ""
+
+
+def _sm_shares(profile: Profile, summary: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            _name(model),
+            f"{each.sm_share_frac:.1%}",
+            f"{each.phase} of {each.num_requests}",
+            f"{each.slowdown:.2f} ({each.least:.2f} to {each.most:.2f})",
+            f"{each.num_points}",
+        ]
+        for model in profile.models
+        for each in model.sm_shares
+    ]
+    how = str(summary.get("sm_shares", ""))
+    if not rows and not how:
+        return ""
+    headers = ["model", "share of the SMs", "steps", "slowdown", "points"]
+    return "\n\n".join(
+        ["## SM shares", how, *([_table(headers, rows)] if rows else [])]
     )
 
 
@@ -169,6 +238,32 @@ def _repeat(first: ProfileTable, second: ProfileTable) -> str:
     return f"## Repeatability\n\nMedian difference {median:.2%} over {num} points."
 
 
+def _calibration(found: Mapping[str, Any]) -> str:
+    calibration = found.get("calibration")
+    if not calibration:
+        return ""
+    rows = [
+        [
+            _point(entry["point"]),
+            f"{entry['measured_ms']:.3f} ms",
+            f"{entry['layers_ms']:.3f} ms",
+            f"{entry['measured_ms'] / entry['layers_ms'] - 1.0:+.1%}",
+        ]
+        for entry in calibration["points"]
+    ]
+    facts = [
+        f"- engine: {found.get('engine')}",
+        f"- added to steps with prompts: {calibration['prefill_ms']:.3f} ms, "
+        f"at least {calibration['floor_ms']:.3f} ms",
+        f"- added to steps of decodes: {calibration['decode_ms']:.3f} ms",
+    ]
+    if found.get("no_graphs"):
+        facts.append(f"- decodes are not captured: {found['no_graphs']}")
+    headers = ["step", "engine", "its layers", "difference"]
+    text = "\n".join(facts)
+    return f"## Engine and layers\n\n{text}\n\n{_table(headers, rows)}"
+
+
 def _validation(levels: Sequence[dict[str, Any]]) -> str:
     rows = []
     for level in levels:
@@ -177,55 +272,46 @@ def _validation(levels: Sequence[dict[str, Any]]) -> str:
             error = f"{pair[0] / pair[1] - 1.0:+.1%}" if all(pair) else "-"
             rows.append(
                 [
-                    f"{level['load_frac']:.0%} ({level['rate_rps']:.3g}/s)",
+                    level["policy"],
+                    f"{level['load_frac']:.0%} ({level['rate_rps']:.3g}/s, "
+                    f"{level['num_requests']} requests)",
                     row["name"],
                     *(f"{v:.4g} {row['unit']}" if v else "-" for v in pair),
                     error,
                 ]
             )
-    headers = ["load", "number", "predicted", "measured", "error"]
+    headers = ["policy", "load", "number", "predicted", "measured", "error"]
     return "## Predicted and measured\n\n" + _table(headers, rows)
 
 
-def write_plots(folder: Path) -> list[str]:
-    """Plots of the measured steps, where matplotlib is installed; their names."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return []
-    steps = [
-        r
-        for r in read_profile_table(folder / "records.jsonl").steps
-        if r.step is not None and r.role is not Role.PROBE
-    ]
-    names = []
-    for phase in ("prefill", "decode"):
-        figure = Figure(figsize=(8, 5))
-        axes = figure.add_subplot()
-        for label, xs, ys in _curves([r for r in steps if r.point.phase == phase]):
-            axes.plot(xs, ys, "o", markersize=3, label=label)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("prompt tokens" if phase == "prefill" else "requests")
-        axes.set_ylabel("ms a layer")
-        axes.legend(fontsize=6)
-        figure.savefig(folder / f"{phase}.png", dpi=110)
-        names.append(f"{phase}.png")
-    return names
+def _stages(summary: Mapping[str, Any]) -> str:
+    times = {
+        key.removesuffix("_s"): value
+        for key, value in summary.items()
+        if key.endswith("_s") and isinstance(value, int | float)
+    }
+    failed = {
+        key.removesuffix("_failed"): str(value).strip().splitlines()[-1]
+        for key, value in summary.items()
+        if key.endswith("_failed")
+    }
+    skipped = {
+        key.removesuffix("_skipped"): value
+        for key, value in summary.items()
+        if key.endswith("_skipped")
+    }
+    lines = [f"- {name}: {seconds} s" for name, seconds in times.items()]
+    lines += [f"- **{name} failed**: {why}" for name, why in failed.items()]
+    lines += [f"- {name} skipped: {why}" for name, why in skipped.items()]
+    return "## Stages\n\n" + "\n".join(lines) if lines else ""
 
 
-def _curves(
-    records: Sequence[StepRecord],
-) -> list[tuple[str, list[float], list[float]]]:
-    groups: dict[str, tuple[list[float], list[float]]] = {}
-    for record in records:
-        label = f"{record.llm.name} TP{record.tp} {record.part}"
-        xs, ys = groups.setdefault(label, ([], []))
-        point = record.point
-        xs.append(float(point.prompt_tokens or point.num_decodes))
-        assert record.step is not None
-        ys.append(record.step.ms)
-    return [(label, xs, ys) for label, (xs, ys) in groups.items()]
+def _point(point: Mapping[str, Any]) -> str:
+    return from_mapping(StepPoint, point).describe()
+
+
+def _name(model: ProfiledModel) -> str:
+    return f"{model.llm.name} TP{model.tp} {model.dtype}"
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,10 +7,13 @@ launch, and what does not grow with them (launch, events) is the intercept, kept
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 
 from models.profile_records import Spread, StepPoint
+from profiler.features import Feature, why_left_out
+from profiler.kernel_errors import KERNEL_ERRORS, first_line
 from profiler.layers.attention import KvCache
 from profiler.layers.batch import Sequences, StepBatch, build_batch
 from profiler.layers.block import DecoderLayer, Ends
@@ -22,6 +25,8 @@ from profiler.timing import DeviceClock, Measurement, TimingSettings, measure
 logger = logging.getLogger(__name__)
 
 _GRAPH_WARMUP = 2
+_LOW_MEMORY_FRAC = 0.25
+"""Of the device's memory; with less than that free, the allocator is emptied."""
 
 
 @dataclass(slots=True)
@@ -47,10 +52,11 @@ class StepRunner:
     _layers: list[DecoderLayer] = field(default_factory=list, init=False)
     _caches: list[KvCache] = field(default_factory=list, init=False)
     _ends: Ends | None = field(default=None, init=False)
-    _is_graph: bool = field(default=False, init=False)
+    _why_eager: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         llm, tp = self.subject.llm, self.subject.tp
+        self._why_eager = self._why_no_graphs()
         if self.subject.is_ends:
             self._ends = Ends(llm, tp, self.settings)
             return
@@ -58,13 +64,25 @@ class StepRunner:
             layer = DecoderLayer(llm, tp, self.subject.part, self.settings)
             self._layers.append(layer)
             self._caches.append(layer.make_cache(self.num_rows, self.settings))
+        if "loop" in self._layers[0].kernels:
+            self._why_eager = "the loop over experts reads from the device"
+
+    def _why_no_graphs(self) -> str | None:
+        if self.settings.device.type != "cuda":
+            return "there are no graphs on a CPU"
+        return why_left_out(Feature.GRAPHS)
+
+    @property
+    def why_eager(self) -> str | None:
+        """Why steps are not captured, or None when they are."""
+        return self._why_eager
 
     @property
     def backend(self) -> str:
         """Kernels of the last measurement, e.g. ``varlen contiguous-kv graph``."""
         words = [layer.kernels for layer in self._layers[:1]]
         words += ["contiguous-kv"] if self._layers else []
-        words.append("graph" if self._is_graph else "eager")
+        words.append("eager" if self._why_eager else "graph")
         words += ["fused"] if self.settings.pointwise.is_fused else []
         return " ".join(words)
 
@@ -96,8 +114,8 @@ class StepRunner:
         def step() -> object:
             x, residual = start, zero
             pairs = zip(self._layers[:num], self._caches[:num], strict=True)
-            for layer, cache in pairs:
-                x, residual = layer(x, residual, cache, batch)
+            for layer, held in pairs:
+                x, residual = layer(x, residual, held, batch)
             return x
 
         return step
@@ -118,40 +136,67 @@ class StepRunner:
             with torch.inference_mode():
                 return step()
 
-        self._is_graph = False
-        # The loop over experts reads from the device, which no graph can.
-        kernels = self._layers[0].kernels if self._layers else ""
-        if self.settings.device.type != "cuda" or "loop" in kernels:
-            return plain
-        try:
-            replay = capture(plain)
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
+        if self._why_eager is None:
+            try:
+                replay = capture(plain)
+            except torch.OutOfMemoryError:
                 raise
-            logger.warning("not captured: %s", str(error).splitlines()[0])
-            torch.cuda.synchronize()
-            return plain
-        self._is_graph = True
-        return replay
+            except KERNEL_ERRORS as error:
+                # It would fail at every point; what broke the step itself will break
+                # it again when it is timed.
+                self._why_eager = first_line(error)
+                logger.warning("not captured: %s", self._why_eager)
+            else:
+                return replay
+        return plain
 
 
 def capture(step: Callable[[], object]) -> Callable[[], object]:
-    """Capture a step as a CUDA graph; the function returned replays it."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    """Capture a step as a CUDA graph; the function returned replays it.
+
+    `torch.cuda.graph` collects garbage and empties the allocator at every capture,
+    which would take longer than most steps: that is done only when memory is short.
+    """
+    stream = _capture_stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
         for _ in range(_GRAPH_WARMUP):
             step()
-    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.current_stream().wait_stream(stream)
+    free, total = torch.cuda.mem_get_info()
+    if free < _LOW_MEMORY_FRAC * total:
+        # Within a capture nothing can be given back to the driver.
+        torch.cuda.empty_cache()
+    torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = step()
+    with torch.cuda.stream(stream):
+        graph.capture_begin()
+        try:
+            kept = step()
+        finally:
+            graph.capture_end()
 
     def replay() -> object:
         graph.replay()
         return kept
 
     return replay
+
+
+def _capture_stream() -> "torch.cuda.Stream":
+    """The current stream if it is one of its own (a share of the SMs), else a side one.
+
+    The side stream stays the same: the allocator keeps what was freed by stream.
+    """
+    current = torch.cuda.current_stream()
+    if current != torch.cuda.default_stream():
+        return current
+    return _side_stream(torch.cuda.current_device())
+
+
+@cache
+def _side_stream(index: int) -> "torch.cuda.Stream":
+    return torch.cuda.Stream(index)
 
 
 def slope_of(

@@ -7,7 +7,14 @@ from clusters.fields import InputError, check_fields, spec
 from models.latency.profile import ENDS, layer_parts
 from models.llm import LlmSpec
 from models.parallelism import Parallelism
-from models.profile_records import StepPoint, StepRecord, record_key
+from models.profile_records import (
+    Environment,
+    Status,
+    StepPoint,
+    StepRecord,
+    record_key,
+)
+from profiler.grid import GridPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +31,14 @@ class Subject:
         why_not = Parallelism(tp=self.tp).why_not(self.llm)
         if why_not:
             raise InputError("tp", self.tp, f"another degree: {why_not}")
+        for name in ("linear", "indexer"):
+            if getattr(self.llm, name):
+                form = f"a model without {name} attention: no layer measures it yet"
+                raise InputError("model", self.llm.name, form)
+        if self.llm.linear or self.llm.indexer:
+            raise InputError(
+                "llm", self.llm.name, "a model without linear or sparse attention"
+            )
 
     @property
     def is_ends(self) -> bool:
@@ -39,9 +54,32 @@ class Subject:
         mine = (self.llm, self.tp, self.part, self.dtype)
         return mine == (record.llm, record.tp, record.part, record.dtype)
 
-    def key_of(self, point: StepPoint) -> str:
-        """Key of this subject's record at a point."""
-        return record_key(self.llm, self.tp, self.part, self.dtype, point)
+    def key_of(self, point: StepPoint, sm_share_frac: float = 1.0) -> str:
+        """Key of this subject's record at a point, on a share of the SMs."""
+        identity = (self.llm, self.tp, self.part, self.dtype)
+        return record_key(identity, point, sm_share_frac)
+
+    def unmeasured(
+        self,
+        target: GridPoint,
+        environment: Environment,
+        *,
+        note: str,
+        status: Status = Status.NOT_MEASURED,
+    ) -> StepRecord:
+        """The record of a point without a number, and why."""
+        return StepRecord(
+            environment=environment,
+            llm=self.llm,
+            tp=self.tp,
+            part=self.part,
+            dtype=self.dtype,
+            sm_share_frac=target.sm_share_frac,
+            point=target.point,
+            role=target.role,
+            status=status,
+            note=note,
+        )
 
 
 def subjects_of(

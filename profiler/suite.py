@@ -31,7 +31,7 @@ QUICK = (SuiteEntry(llm="llama-3.1-8b"),)
 FULL = (
     SuiteEntry(llm="llama-3.1-8b"),
     SuiteEntry(llm="llama-3.1-70b", tps=(1, 2, 4, 8)),
-    SuiteEntry(llm="qwen3-32b", tps=(1, 2)),
+    SuiteEntry(llm="qwen3-32b", tps=(1, 2, 4)),
     SuiteEntry(llm="qwen3-30b-a3b"),
     SuiteEntry(llm="opt-13b", tps=(1, 2, 4)),
     SuiteEntry(llm="opt-66b", tps=(4,)),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clusters.fields import check_fields, spec
 from clusters.units import MS_PER_S
-from models.profile_records import Spread
+from models.profile_records import Conditions, Spread
 
 FloatArray = NDArray[np.float64]
 Step = Callable[[], object]
@@ -37,6 +37,11 @@ class DeviceClock(Protocol):
 
     def now_s(self) -> float:
         """Wall-clock time in s, for limits on the measurement itself."""
+        ...
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """State of the device while it was last busy; None: nobody looked."""
         ...
 
 
@@ -130,6 +135,11 @@ class CpuClock:
         """Wall-clock time in s."""
         return time.perf_counter()
 
+    @property
+    def conditions(self) -> Conditions | None:
+        """A CPU tells nothing."""
+        return None
+
 
 @dataclass(slots=True)
 class SyntheticClock:
@@ -158,3 +168,8 @@ class SyntheticClock:
     def now_s(self) -> float:
         """Time that has passed on the device, in s."""
         return self.elapsed_s
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """There is no device."""
+        return None

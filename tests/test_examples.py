@@ -26,6 +26,7 @@ ANSWERS = {
     "dont_disaggregate.yaml": "Do not disaggregate",
     "azure_code_h200.yaml": "Disaggregate",
     "azure_trace_a100.yaml": "Disaggregate",
+    "million_tokens_l40s.yaml": "Disaggregate",
 }
 """What headers promise: the verdict begins so."""
 

@@ -34,13 +34,7 @@ def main(arguments: list[str]) -> int:
             for kind, variants in load_fit(system, engine).operators.items():
                 for key, operator in variants.items():
                     found = operator.evidence
-                    shares = (
-                        found.median_error_frac,
-                        found.p90_error_frac,
-                        found.held_out_median_error_frac,
-                        found.held_out_p90_error_frac,
-                    )
-                    errors = " | ".join(f"{100 * share:.1f} %" for share in shares)
+                    errors = " | ".join(found.errors_text())
                     sys.stdout.write(
                         f"| {system} | {engine} | {kind} | {key} | {found.rows_used} | "
                         f"{found.rows_discarded} | {errors} |\n"

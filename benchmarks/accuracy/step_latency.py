@@ -1,17 +1,22 @@
 """Fitted step latencies against a file of step latencies, slice by slice.
 
     python benchmarks/accuracy/step_latency.py FILE [--format json|text]
+        [--source fitted|relative|roofline]
 
 FILE is a CSV with the columns ``system, backend, backend_version, model, precision,
 gemm_quant, kvcache_quant, tp, moe_tp, moe_ep, phase, batch, isl_or_context,
-latency_ms``. A prefill row is `batch` prompts of that length, a decode row one step of
-`batch` requests with that context. No row of such a file is ever fitted.
+latency_ms``, and ``moe_quant`` where experts have another format. A prefill row is
+`batch` prompts of that length, a decode row one step of `batch` requests with that
+context. No row of such a file is ever fitted.
 
 A row is left out, and listed, when it breaks physics: when more work of the same
 configuration (more requests, longer, or both) took clearly less time, so that no
 monotone model can meet both; or when the fit discarded the table behind it because it
 holds no kernel times. Rows of a model or system this package does not know are
 counted as not covered.
+
+``--source relative`` treats every measured GPU as one that was not: it takes the
+efficiency of its nearest measured relative at its own peaks.
 """
 
 import argparse
@@ -27,11 +32,11 @@ from pathlib import Path
 import numpy as np
 
 from clusters.fields import InputError
-from clusters.gpu import Dtype, DtypeRate, GpuType
+from clusters.gpu import Dtype, GpuType
 from clusters.links import GroupLink, GroupLinks, LinkKind
 from models.latency.fit_file import ENGINES, load_fit, shipped_systems
 from models.latency.fitted import FittedSource
-from models.latency.operators.collective import AllReduceModel
+from models.latency.operators.collective import CollectiveModel
 from models.latency.request import LatencyRequest, LatencyUnavailableError
 from models.latency.roofline import RooflineSource
 from models.latency.step_table import StepTable
@@ -41,10 +46,11 @@ from models.parallelism import Parallelism
 FASTER_WITH_MORE_WORK_FRAC = 0.02
 """Share by which more work must be faster before the slower row counts as broken."""
 WORST_ROWS = 20
+SOURCES = ("fitted", "relative", "roofline")
 SLICE = ("system", "backend", "model", "precision", "phase")
 CONFIGURATION = (
-    *("system", "backend", "model", "precision", "gemm_quant", "kvcache_quant"),
-    *("tp", "moe_tp", "moe_ep", "phase"),
+    *("system", "backend", "model", "precision", "gemm_quant", "moe_quant"),
+    *("kvcache_quant", "tp", "moe_tp", "moe_ep", "phase"),
 )
 STORED = {
     "bfloat16": (2.0, Dtype.BF16),
@@ -55,6 +61,8 @@ STORED = {
     "nvfp4": (0.5625, Dtype.FP4),
     "int8_wo": (1.02, Dtype.BF16),
     "int4_wo": (0.52, Dtype.BF16),
+    "w4a16_mxfp4": (0.53125, Dtype.BF16),
+    "w4a8_mxfp4_mxfp8": (0.53125, Dtype.FP8),
 }
 """Stored bytes and compute format of a weight by the file's name of it."""
 PREFIXES = ("meta-",)
@@ -78,6 +86,7 @@ class Row:
     batch: int
     length: int
     latency_ms: float
+    moe_quant: str = ""
     predicted_ms: float | None = None
     is_moe: bool = False
     problem: str = ""
@@ -96,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--format", choices=("text", "json", "markdown"), default="text"
     )
-    parser.add_argument("--source", choices=("fitted", "roofline"), default="fitted")
+    parser.add_argument("--source", choices=SOURCES, default="fitted")
     options = parser.parse_args(arguments)
     rows = predicted(read_rows(options.file), source=options.source)
     report = report_of(rows)
@@ -121,6 +130,7 @@ def read_rows(path: Path) -> list[Row]:
                 batch=int(line["batch"]),
                 length=int(line["isl_or_context"]),
                 latency_ms=float(line["latency_ms"]),
+                moe_quant=line.get("moe_quant") or "",
             )
             for line in csv.DictReader(file)
         ]
@@ -135,13 +145,14 @@ def predicted(rows: Iterable[Row], *, source: str = "fitted") -> list[Row]:
     for group in groups.values():
         first = group[0]
         try:
-            llm = llm_of(first.model, first.gemm_quant, first.kvcache_quant)
+            llm = llm_of(
+                first.model, first.gemm_quant, first.kvcache_quant, first.moe_quant
+            )
             table = step_table(first, llm, source)
         except (InputError, LatencyUnavailableError) as error:
             done += [replace(row, problem=f"not covered: {error}") for row in group]
             continue
-        # Latent attention holds its products in one measured kernel.
-        table_problem = "" if llm.mla else discarded_table(first)
+        table_problem = discarded_table(first)
         if table_problem:
             done += [
                 replace(row, problem=table_problem, is_moe=llm.moe is not None)
@@ -187,11 +198,11 @@ def faster_with_more_work(rows: Sequence[Row]) -> list[bool]:
 
 def step_table(row: Row, llm: LlmSpec, source: str) -> StepTable:
     """Our table for a row's configuration."""
-    gpu = gpu_of(row.system)
+    gpu = gpu_of(row.system, llm.precision.experts)
     if row.backend not in ENGINES:
         raise InputError("backend", row.backend, f"one of {', '.join(ENGINES)}")
     parallelism = Parallelism(tp=row.tp, ep=row.moe_ep if llm.moe else 1)
-    problem = parallelism.why_not(llm) or parallelism.why_not_costed()
+    problem = parallelism.why_not(llm)
     if problem:
         raise LatencyUnavailableError(problem)
     request = LatencyRequest(
@@ -202,25 +213,37 @@ def step_table(row: Row, llm: LlmSpec, source: str) -> StepTable:
     )
     if source == "roofline":
         return RooflineSource().compile(request)[0]
-    engine = FittedSource(engine=row.backend, step_overhead_ms=0.0)
+    engine = FittedSource(
+        engine=row.backend,
+        step_overhead_ms=0.0,
+        without=(row.system,) if source == "relative" else (),
+    )
+    why_not = engine.why_not_pair(llm, gpu)
+    if why_not is not None:
+        raise LatencyUnavailableError(why_not)
     return engine.compile(request)[0]
 
 
 @cache
-def llm_of(model: str, gemm_quant: str, kvcache_quant: str) -> LlmSpec:
-    """The catalogue's model in the file's number formats."""
+def llm_of(
+    model: str, gemm_quant: str, kvcache_quant: str, moe_quant: str = ""
+) -> LlmSpec:
+    """The catalogue's model in the file's number formats.
+
+    Without a format of their own, experts are stored like everything else, and those
+    of gpt-oss as released.
+    """
     name = model.rsplit("/", 1)[-1].lower()
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
     llm = LlmSpec.load(name)
-    if gemm_quant not in STORED:
-        raise InputError("gemm_quant", gemm_quant, f"one of {', '.join(STORED)}")
-    stored, compute = STORED[gemm_quant]
-    weights = WeightFormat(bytes_per_weight=stored, compute_dtype=compute)
+    weights = weight_format("gemm_quant", gemm_quant)
     experts = weights
-    if name.startswith("gpt-oss"):
+    if moe_quant:
+        experts = weight_format("moe_quant", moe_quant)
+    elif name.startswith("gpt-oss"):
         experts = llm.precision.experts
     precision = Precision(
         attention=weights,
@@ -232,30 +255,26 @@ def llm_of(model: str, gemm_quant: str, kvcache_quant: str) -> LlmSpec:
     return replace(llm, precision=precision)
 
 
-@cache
-def gpu_of(system: str) -> GpuType:
-    """The catalogue's GPU, or one with the peaks stated in the system's fit."""
-    if system in GpuType.names():
-        return GpuType.load(system)
-    engines = [engine for engine in ENGINES if system in shipped_systems(engine)]
-    if not engines:
-        raise InputError("system", system, "a GPU of the catalogue or with a fit")
-    fit = load_fit(system, engines[0])
-    return GpuType(
-        name=system,
-        vendor="nvidia",
-        architecture=fit.architecture,
-        memory_bytes=1,
-        memory_bytes_per_s=fit.memory_bytes_per_s,
-        flops=tuple(
-            DtypeRate(dtype=Dtype(dtype), flops_per_s=rate)
-            for dtype, rate in fit.flops_per_s.items()
-        ),
-        pcie_generation=5,
-        pcie_bytes_per_s=1.0,
-        num_sms=1,
-        tdp_w=1.0,
-    )
+def weight_format(column: str, name: str) -> WeightFormat:
+    """A number format by the file's name of it."""
+    if name not in STORED:
+        raise InputError(column, name, f"one of {', '.join(STORED)}")
+    stored, compute = STORED[name]
+    return WeightFormat(bytes_per_weight=stored, compute_dtype=compute)
+
+
+def gpu_of(system: str, experts: WeightFormat) -> GpuType:
+    """The catalogue's GPU.
+
+    Engines quantise the inputs of MXFP4 experts where a GPU multiplies in four bits; a
+    file that says 16 bits was measured without, so such a GPU counts as one that
+    cannot.
+    """
+    gpu = GpuType.load(system)
+    if experts.compute_dtype is not Dtype.BF16:
+        return gpu
+    wide = tuple(rate for rate in gpu.flops if rate.dtype is not Dtype.FP4)
+    return replace(gpu, flops=wide)
 
 
 @cache
@@ -263,7 +282,7 @@ def ring_of(system: str, engine: str, gpu: GpuType) -> GroupLink:
     """The ring of the machine: what its own all-reduce tables were measured on."""
     if system in shipped_systems(engine):
         for model in load_fit(system, engine).variants("all_reduce").values():
-            assert isinstance(model, AllReduceModel)
+            assert isinstance(model, CollectiveModel)
             return GroupLink(
                 bytes_per_s=model.link_bytes_per_s, latency_ms=0.002, kind=model.kind
             )

@@ -3,8 +3,9 @@
     python benchmarks/accuracy/vidur.py FOLDER [--format json]
 
 FOLDER is described in `benchmarks/fit/vidur.py`. Every row is predicted twice: by the
-fit of these profiles (`vidur`; its error on shapes left out of a second fit follows),
-and by the vLLM fit of the same GPU from other, younger measurements (`vllm`).
+fit of these profiles (`vidur`: in sample), and by the vLLM fit of the same GPU from
+other, younger measurements (`vllm`). A second table has the errors of the fits on
+shapes they did not see.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import numpy as np
 from models.flops import stage_shapes
 from models.latency.fit_file import EngineFit, load_fit, shipped_systems
 from models.latency.operators.attention import AttentionModel, HeadFormat
-from models.latency.operators.collective import AllReduceModel
+from models.latency.operators.collective import CollectiveModel
 from models.latency.operators.gemm import GemmModel, GemmShape, Peaks
 from models.latency.operators.tokens import TOKEN_KNOTS
 from models.latency.step_table import interpolate
@@ -74,12 +75,18 @@ def main(arguments: Sequence[str]) -> int:
             f"| {row['what']} | {row['fit']} | {row['rows']} | "
             f"{100 * row['median_ape']:.1f} % | {100 * row['p90_ape']:.1f} % |\n"
         )
+    sys.stdout.write(
+        "\n| fit | rows | median | p90 | held out median | held out p90 |\n"
+        "|---|---|---|---|---|---|\n"
+    )
     for name in sorted(shipped_systems("vidur")):
         for kind, variants in load_fit(name, "vidur").operators.items():
             for key, operator in variants.items():
-                held = operator.evidence.held_out_median_error_frac
-                sys.stdout.write(f"\nheld out, {name} {kind} {key}: {100 * held:.1f} %")
-    sys.stdout.write("\n")
+                found = operator.evidence
+                sys.stdout.write(
+                    f"| {name} {kind} {key} | {found.rows_used} | "
+                    f"{' | '.join(found.errors_text())} |\n"
+                )
     return 0
 
 
@@ -119,10 +126,12 @@ def attention(folder: Path) -> Iterator[Pair]:
             if phase == "prefill":
                 at = (np.asarray(tokens), np.asarray(batch * HEADS), group)
                 ideal = heads.prefill_ms(*at, past=cached)
+                slowdown = model.prefill_slowdown(*at, past=cached)
             else:
                 at = (np.asarray(batch), np.asarray(cached), KV_HEADS, group)
                 ideal = heads.decode_ms(*at)
-            predicted = float(ideal * model.surface.slowdown(*at))
+                slowdown = model.surface.slowdown(*at)
+            predicted = float(ideal * slowdown)
             yield f"attention, {phase}", fit.engine, float(line["ms"]), predicted
             yield "attention", fit.engine, float(line["ms"]), predicted
 
@@ -138,7 +147,7 @@ def all_reduces(folder: Path) -> Iterator[Pair]:
         large = "above" if size > LARGE_MESSAGE_BYTES else "up to"
         for fit in _fits(system):
             for model in fit.variants("all_reduce").values():
-                assert isinstance(model, AllReduceModel)
+                assert isinstance(model, CollectiveModel)
                 if across != (model.kind == "network"):
                     continue
                 predicted = model.ms(

@@ -14,19 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from measure import (
-    fit_all_reduce,
-    fit_attention,
-    fit_gemms,
-    fit_latent_attention,
-    fit_moe,
-    host_bound,
-)
+import pandas as pd
+from measure import fit_attention, fit_gemms, host_bound
+from measure_exchange import fit_exchanges
+from measure_experts import fit_moe, lent_rows
+from measure_latent import fit_absorbed, fit_latent_attention, fit_latent_blocks
+from measure_links import NCCL_NAMES, engine_rows, fit_collective, nccl_rows
+from surfaces import PeaksOf
 from tables import ENGINES, LICENCE, PACKAGE, PACKAGE_VERSION, Tables
 
 from clusters.links import LinkKind
 from clusters.serde import write_text_atomic
 from models.latency.fit_file import FITS, EngineFit, FitSource, FittedOperator
+from models.latency.operators.collective import Collective
 from models.latency.operators.elementwise import ElementwiseModel
 from models.latency.operators.gemm import Peaks
 
@@ -59,6 +59,12 @@ COMPUTE = {
 PCIE_ONLY = frozenset({"l40s", "rtx_pro_6000_server", "b60"})
 HOST_BOUNCED_BYTES_PER_S = {"l40s": 4e9}
 """Ring rates of machines without peer-to-peer: every message crosses the host."""
+EXPERT_LENDERS = {
+    ("b300_sxm", "trtllm"): "b200_sxm",
+    ("gb300", "trtllm"): "gb200",
+}
+"""Where TensorRT-LLM's own fp4 kernel was not measured, and the sister it was on."""
+SMALL_MESSAGE_ELEMENTS = 8192
 LAUNCH_MS, ATTENTION_LAUNCH_MS = 0.003, 0.0033
 """The package's own constant for a memory-bound kernel, and that with its 10 % margin
 around attention (`mem_empirical_constant_latency` of its system files)."""
@@ -92,8 +98,8 @@ def main(arguments: list[str]) -> int:
                     sys.stderr.write(
                         f"  {kind:18} {key:18} {e.rows_used:6} rows  "
                         f"{e.median_error_frac:.3f} {e.p90_error_frac:.3f}  held out "
-                        f"{e.held_out_median_error_frac:.3f} "
-                        f"{e.held_out_p90_error_frac:.3f}\n"
+                        f"{e.held_out_median_error_frac} "
+                        f"{e.held_out_p90_error_frac}\n"
                     )
     return 0
 
@@ -134,9 +140,26 @@ def fit_engine(tables: Tables) -> EngineFit | None:
             memory_frac=stated["mem_bw_empirical_scaling_factor"],
             attention_launch_ms=ATTENTION_LAUNCH_MS,
         ),
+        eager_call_ms=_eager_call_ms(tables),
         operators=operators,
         discarded=discarded,
     )
+
+
+def _eager_call_ms(tables: Tables) -> float:
+    """Median time of small all-reduces called one by one: the host's, not the GPU's.
+
+    Tables without such calls take those of another engine on the same machine.
+    """
+    for engine in dict.fromkeys((tables.engine, *ENGINES)):
+        rows = replace(tables, engine=engine).read("comm", "custom_allreduce_perf")
+        if rows is None:
+            continue
+        eager = rows[rows.kernel_source.str.contains("eager")]
+        small = eager[eager.message_size <= SMALL_MESSAGE_ELEMENTS]
+        if len(small) and len(eager) < len(rows):
+            return round(float(small.latency.median()), 4)
+    return 0.0
 
 
 def _operators(
@@ -159,25 +182,68 @@ def _operators(
         table = tables.read("attention", f"{prefix}_attention_perf")
         if table is not None:
             fits[f"{phase}_attention"] = fit_attention(table, phase, bf16, rng)
-        fits[f"latent_{phase}_attention"] = _latent_attention(
-            tables, phase, f"{prefix}_mla_perf", bf16, rng
-        )
+        fits |= _latent(tables, phase, prefix, peaks, rng)
+    if (absorbed := tables.read("mla_bmm", "mla_bmm_perf")) is not None:
+        fits["latent_absorbed"] = fit_absorbed(absorbed, peaks, rng)
     if (moe := tables.read("moe", "moe_perf")) is not None:
-        fits["moe"] = fit_moe(moe, peaks, rng)
-    if (reduce := tables.read("comm", "custom_allreduce_perf")) is not None:
-        pcie = tables.system in PCIE_ONLY
-        rate = HOST_BOUNCED_BYTES_PER_S.get(
-            tables.system, tables.node()["pcie_bw" if pcie else "intra_node_bw"]
-        )
-        fits["all_reduce"] = fit_all_reduce(
-            reduce,
-            fabric=tables.system,
-            kind=LinkKind.PCIE if pcie else LinkKind.NVLINK,
-            link_bytes_per_s=rate,
-            rng=rng,
-        )
+        fits["moe"] = _experts(tables, moe, peaks, rng)
+    fits |= _collectives(tables, rng)
     fitted = {kind: dict(models) for kind, models in fits.items()}
     return {kind: models for kind, models in fitted.items() if models}
+
+
+def _experts(
+    tables: Tables, own: pd.DataFrame, peaks: PeaksOf, rng: np.random.Generator
+) -> Iterator[tuple[str, FittedOperator]]:
+    """Routed experts, with the kernel that a sister system alone was measured with."""
+    lender = EXPERT_LENDERS.get((tables.system, tables.engine))
+    if lender is None:
+        return fit_moe(own, peaks, rng)
+    sister = replace(tables, system=lender).read("moe", "moe_perf")
+    assert sister is not None
+    return fit_moe(own, peaks, rng, lent=lent_rows(sister), lender=lender)
+
+
+def _collectives(
+    tables: Tables, rng: np.random.Generator
+) -> dict[str, Iterator[tuple[str, FittedOperator]]]:
+    """The engine's own all-reduce; the other collectives of NCCL."""
+    pcie = tables.system in PCIE_ONLY
+    kind = LinkKind.PCIE if pcie else LinkKind.NVLINK
+    rate = HOST_BOUNCED_BYTES_PER_S.get(
+        tables.system, tables.node()["pcie_bw" if pcie else "intra_node_bw"]
+    )
+    found = {}
+    own = tables.read("comm", "custom_allreduce_perf")
+    if own is not None:
+        found[Collective.ALL_REDUCE] = engine_rows(own)
+    nccl = tables.nccl()
+    if nccl is not None:
+        found |= {op: nccl_rows(nccl, op) for op in NCCL_NAMES}
+    link = (kind, rate)
+    fits = {
+        str(op): fit_collective(rows, op, fabric=tables.system, link=link, rng=rng)
+        for op, rows in found.items()
+        if len(rows)
+    }
+    return fits | fit_exchanges(tables, link, rng)
+
+
+def _latent(
+    tables: Tables, phase: str, prefix: str, peaks: PeaksOf, rng: np.random.Generator
+) -> dict[str, Iterator[tuple[str, FittedOperator]]]:
+    """Latent attention: the block where it was measured, and the kernel alone."""
+    bf16 = peaks("bfloat16")
+    assert bf16 is not None
+    found = {
+        f"latent_{phase}_attention": _latent_attention(
+            tables, phase, f"{prefix}_mla_perf", bf16, rng
+        )
+    }
+    block = tables.read("mla", f"mla_{prefix}_module_perf")
+    if block is not None:
+        found[f"latent_{phase}_block"] = fit_latent_blocks(block, phase, peaks, rng)
+    return found
 
 
 def _latent_attention(

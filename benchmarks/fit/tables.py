@@ -31,17 +31,33 @@ class Tables:
 
     def read(self, kind: str, table: str) -> pd.DataFrame | None:
         """Rows of a table in the default version, else the newest before it."""
+        held = self._held(kind, table)
+        return pd.read_parquet(held[0]) if held else None
+
+    def read_all(self, kind: str, table: str) -> list[pd.DataFrame]:
+        """Rows of a table in every version up to the default, the newest first."""
+        return [pd.read_parquet(path) for path in self._held(kind, table)]
+
+    def _held(self, kind: str, table: str) -> list[Path]:
+        """Files of a table, newest first; later than the default only if alone."""
         folder = self.systems / "data" / self.system / kind / self.engine
         held = sorted(
             (path for path in folder.glob(f"*/{table}.parquet")),
             key=lambda path: _order(path.parent.name),
+            reverse=True,
         )
-        if not held:
-            return None
         wanted = [
             p for p in held if _order(p.parent.name) <= _order(self.engine_version)
         ]
-        return pd.read_parquet((wanted or held)[-1])
+        return wanted or held
+
+    def nccl(self) -> pd.DataFrame | None:
+        """Rows of the collectives of NCCL in the version the system names."""
+        text = (self.systems / f"{self.system}.yaml").read_text()
+        version = yaml.safe_load(text)["misc"].get("nccl_version")
+        folder = self.systems / "data" / self.system / "comm" / "nccl"
+        path = folder / str(version) / "nccl_perf.parquet"
+        return pd.read_parquet(path) if path.exists() else None
 
     def peaks(self) -> dict[str, float]:
         """Datasheet rates of the system as the package states them."""

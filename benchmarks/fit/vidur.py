@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from measure import fit_all_reduce, fit_attention, fit_gemms
+from measure import fit_attention, fit_gemms
+from measure_links import fit_collective
 
 from clusters.gpu import GpuType
 from clusters.links import LinkKind
 from clusters.serde import write_text_atomic
 from models.flops import stage_shapes
 from models.latency.fit_file import FITS, EngineFit, FitSource, FittedOperator
+from models.latency.operators.collective import Collective
 from models.latency.operators.elementwise import ElementwiseModel
 from models.latency.operators.gemm import Peaks
 from models.llm import LlmSpec
@@ -39,6 +41,8 @@ COLUMNS = {
 NODE_LINK_BYTES_PER_S = {"a100_sxm": 300e9, "h100_sxm": 450e9}
 NETWORK_BYTES_PER_S = 25e9
 """200 Gbit/s a GPU between DGX-A100 nodes (NVIDIA DGX A100 datasheet, 2020)."""
+MESSAGES = tuple(2.0**power for power in (11, 15, 18, 20, 22, 24, 26))
+"""Fifteen sizes were measured, the small ones with much noise."""
 SEED = 0
 
 
@@ -140,8 +144,7 @@ def all_reduce_rows(folder: Path, device: str, *, nodes: int) -> pd.DataFrame:
     rows = table[chosen & (table.op == "all_reduce")]
     return pd.DataFrame(
         {
-            "kernel_source": "nccl",
-            "message_size": rows.bytes / 2,
+            "num_bytes": rows.bytes,
             "num_gpus": rows.num_gpus,
             "latency": rows.median_us / 1000.0,
         }
@@ -160,8 +163,13 @@ def _all_reduces(
         if len(rows):
             fabric = f"{system}_{kind}"
             found |= dict(
-                fit_all_reduce(
-                    rows, fabric=fabric, kind=kind, link_bytes_per_s=rate, rng=rng
+                fit_collective(
+                    rows,
+                    Collective.ALL_REDUCE,
+                    fabric=fabric,
+                    link=(kind, rate),
+                    rng=rng,
+                    messages=MESSAGES,
                 )
             )
     return found

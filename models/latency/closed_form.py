@@ -1,5 +1,6 @@
 """Closed-form step latency of one pipeline stage on one GPU type (see `roofline`)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,10 @@ from clusters.gpu import Dtype, GpuType
 from clusters.links import GroupLink
 from clusters.units import MS_PER_S
 from models.communication import all_reduce_ms, pipeline_hop_ms
+from models.latency import recurrence_costs
 from models.latency.efficiency import RooflineEfficiency
-from models.shapes import Gemm, LayerGroup, StageShapes
+from models.latency.recurrence_costs import RecurrenceRates
+from models.shapes import AttentionShape, Gemm, StageShapes
 
 FloatArray = NDArray[np.float64]
 
@@ -33,37 +36,47 @@ class StageRoofline:
 
     def prefill_ms(self, tokens: FloatArray) -> FloatArray:
         """Time of `tokens` prompt tokens without their unwindowed attention."""
-        per_token_ms = sum(
-            group.num_layers * self._windowed_prefill_ms(group)
-            for group in self.stage.groups
-        )
-        device_ms = self._token_ms(tokens) + per_token_ms * tokens
+        device_ms = self.layers_ms(tokens) + self.windowed_prefill_ms(tokens)
         return self._step_ms(device_ms, tokens, rows=np.ones_like(tokens))
+
+    def windowed_prefill_ms(self, tokens: FloatArray) -> FloatArray:
+        """Time of prompt tokens in attention that sees a window, or a state."""
+        per_token_ms = sum(
+            layers * self.pair_ms(attention) * (attention.window or 0)
+            for layers, attention in self._attentions(windowed=True)
+        )
+        return per_token_ms * tokens + recurrence_costs.prefill_ms(
+            self.stage.groups, tokens, self._recurrence
+        )
 
     def prefill_per_sq_token_ms(self) -> float:
         """Time per squared prompt token: half of the pairs are masked."""
         return sum(
-            group.num_layers * self._pair_ms(group) / 2
-            for group in self.stage.groups
-            if not group.attention.has_short_window
+            layers * self.pair_ms(attention) / 2
+            for layers, attention in self._attentions(windowed=False)
         )
 
     def decode_ms(self, num_requests: FloatArray) -> FloatArray:
         """Time of a decode step without its unwindowed attention."""
-        per_request_ms = sum(
-            group.num_layers * self._kv_token_ms(group) * (group.attention.window or 0)
-            for group in self.stage.groups
-            if group.attention.has_short_window
-        )
-        device_ms = self._token_ms(num_requests) + per_request_ms * num_requests
+        windowed_ms = self.windowed_decode_ms(num_requests)
+        device_ms = self.layers_ms(num_requests) + windowed_ms
         return self._step_ms(device_ms, num_requests, rows=num_requests)
+
+    def windowed_decode_ms(self, num_requests: FloatArray) -> FloatArray:
+        """Time of decodes in attention that sees a window, or a state."""
+        per_request_ms = sum(
+            layers * self._kv_token_ms(attention) * (attention.window or 0)
+            for layers, attention in self._attentions(windowed=True)
+        )
+        return per_request_ms * num_requests + recurrence_costs.decode_ms(
+            self.stage.groups, num_requests, self._recurrence
+        )
 
     def decode_per_kv_token_ms(self) -> float:
         """Time per token the step attends to in unwindowed layers."""
         return sum(
-            group.num_layers * self._kv_token_ms(group)
-            for group in self.stage.groups
-            if not group.attention.has_short_window
+            layers * self._kv_token_ms(attention)
+            for layers, attention in self._attentions(windowed=False)
         )
 
     def gemm_ms(self, gemm: Gemm, tokens: FloatArray) -> FloatArray:
@@ -76,19 +89,29 @@ class StageRoofline:
         idle_flops = self.efficiency.partial_wave_frac * wave
         compute_s = (gemm.flops(tokens) + idle_flops) / rate
         moved = gemm.read_bytes(tokens) + gemm.activation_bytes(tokens)
-        return MS_PER_S * np.maximum(compute_s, moved / self._memory_bytes_per_s)
+        return MS_PER_S * np.maximum(compute_s, moved / self.memory_bytes_per_s)
 
-    def _token_ms(self, tokens: FloatArray) -> FloatArray:
+    def routed_ms(self, tokens: FloatArray) -> FloatArray:
+        """Routed experts of all layers."""
+        total = np.zeros_like(tokens)
+        for group in self.stage.groups:
+            for gemm in group.gemms:
+                if gemm.is_expert:
+                    total += group.num_layers * self.gemm_ms(gemm, tokens)
+        return total
+
+    def layers_ms(self, tokens: FloatArray, *, routed: bool = True) -> FloatArray:
         """What layers do per token: GEMMs, elementwise steps, collectives."""
         total = np.zeros_like(tokens)
         for group in self.stage.groups:
             layer_ms = np.full_like(tokens, self.efficiency.layer_floor_ms)
             for gemm in group.gemms:
-                layer_ms += self.gemm_ms(gemm, tokens)
-            per_token = (
-                group.elementwise_bytes_per_token + group.attention.kv_bytes_per_token
+                if routed or not gemm.is_expert:
+                    layer_ms += self.gemm_ms(gemm, tokens)
+            per_token = group.elementwise_bytes_per_token + sum(
+                attention.kv_bytes_per_token for attention in group.attentions
             )
-            layer_ms += MS_PER_S * per_token / self._memory_bytes_per_s * tokens
+            layer_ms += MS_PER_S * per_token / self.memory_bytes_per_s * tokens
             total += group.num_layers * layer_ms
         return total + self.stage.all_reduces * all_reduce_ms(
             self.stage.residual_bytes(tokens),
@@ -101,28 +124,39 @@ class StageRoofline:
         self, device_ms: FloatArray, tokens: FloatArray, *, rows: FloatArray
     ) -> FloatArray:
         """Add the LM head on `rows`, host time, and the hop or the step's overhead."""
-        efficiency, stage = self.efficiency, self.stage
-        if stage.head is not None:
-            device_ms = device_ms + self.gemm_ms(stage.head, rows)
-        step_ms = np.maximum(device_ms, efficiency.host_layer_ms * stage.num_layers)
+        if self.stage.head is not None:
+            device_ms = device_ms + self.gemm_ms(self.stage.head, rows)
+        return np.maximum(device_ms, self.host_ms) + self.end_ms(tokens)
+
+    @property
+    def host_ms(self) -> float:
+        """Least time of a step: that of launching its layers."""
+        return self.efficiency.host_layer_ms * self.stage.num_layers
+
+    def end_ms(self, tokens: FloatArray) -> FloatArray:
+        """The hop to the next stage, or the overhead of the step."""
+        efficiency = self.efficiency
         if self.hop is None:
-            return step_ms + efficiency.step_overhead_ms
-        return step_ms + pipeline_hop_ms(
-            stage.residual_bytes(tokens), self.hop, efficiency=efficiency.communication
+            return np.full_like(tokens, efficiency.step_overhead_ms)
+        return pipeline_hop_ms(
+            self.stage.residual_bytes(tokens),
+            self.hop,
+            efficiency=efficiency.communication,
         )
 
-    def _pair_ms(self, group: LayerGroup) -> float:
+    def _attentions(self, *, windowed: bool) -> Iterator[tuple[int, AttentionShape]]:
+        """Numbers of layers by attention, those with a short window or the others."""
+        for group in self.stage.groups:
+            for attention in group.attentions:
+                if attention.has_short_window is windowed:
+                    yield group.num_layers, attention
+
+    def pair_ms(self, attention: AttentionShape) -> float:
         """Time of one attended (query, key) pair in one layer's prefill."""
-        return MS_PER_S * group.attention.pair_flops() / self._attention_flops_per_s
+        return MS_PER_S * attention.pair_flops() / self._attention_flops_per_s
 
-    def _windowed_prefill_ms(self, group: LayerGroup) -> float:
-        if not group.attention.has_short_window:
-            return 0.0
-        return self._pair_ms(group) * (group.attention.window or 0)
-
-    def _kv_token_ms(self, group: LayerGroup) -> float:
+    def _kv_token_ms(self, attention: AttentionShape) -> float:
         """Time to attend to one cached token in one layer's decode."""
-        attention = group.attention
         compute_s = attention.decode_flops_per_kv_token() / self._attention_flops_per_s
         memory_s = attention.kv_bytes_per_token / (
             self.gpu.memory_bytes_per_s * self.efficiency.kv_memory_frac
@@ -130,7 +164,13 @@ class StageRoofline:
         return MS_PER_S * max(compute_s, memory_s)
 
     @property
-    def _memory_bytes_per_s(self) -> float:
+    def _recurrence(self) -> RecurrenceRates:
+        _, peak = self._peak(Dtype.BF16)
+        return RecurrenceRates.of(self.gpu, peak_flops_per_s=peak)
+
+    @property
+    def memory_bytes_per_s(self) -> float:
+        """Rate of streaming from memory."""
         return self.gpu.memory_bytes_per_s * self.efficiency.memory_frac
 
     @property

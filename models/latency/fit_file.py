@@ -16,24 +16,28 @@ from clusters.links import LinkKind
 from clusters.mapping import fields_to_mapping
 from clusters.serde import read_mapping
 from models.latency.operators.attention import AttentionModel
-from models.latency.operators.collective import AllReduceModel
+from models.latency.operators.collective import Collective, CollectiveModel
 from models.latency.operators.elementwise import ElementwiseModel
 from models.latency.operators.gemm import GemmModel
+from models.latency.operators.latent import LatentModel
 from models.latency.operators.moe import MoeModel
 from models.latency.operators.surface import Surface
 
 FITS = Path(__file__).parent.parent / "fits"
 ENGINES = ("vllm", "sglang", "trtllm")
 
-OperatorModel = GemmModel | AttentionModel | MoeModel | AllReduceModel
+OperatorModel = GemmModel | AttentionModel | LatentModel | MoeModel | CollectiveModel
 _MODELS: dict[str, type[OperatorModel]] = {
     "gemm": GemmModel,
     "prefill_attention": AttentionModel,
     "decode_attention": AttentionModel,
     "latent_prefill_attention": AttentionModel,
     "latent_decode_attention": AttentionModel,
+    "latent_prefill_block": LatentModel,
+    "latent_decode_block": LatentModel,
+    "latent_absorbed": GemmModel,
     "moe": MoeModel,
-    "all_reduce": AllReduceModel,
+    **dict.fromkeys(Collective, CollectiveModel),
 }
 
 
@@ -45,19 +49,32 @@ class Evidence:
     rows_discarded: int = spec("Rows left out.", unit="rows", ge=0, default=0)
     discard_reason: str = spec("Why, empty when none.", default="")
     borrowed_from: str = spec(
-        "Engine whose kernel stands in, empty: its own.", default=""
+        "Engine or system whose kernel stands in, empty: its own.", default=""
     )
     median_error_frac: float = spec("Of the fitted rows.", unit="1", ge=0)
     p90_error_frac: float = spec("Of the fitted rows.", unit="1", ge=0)
-    held_out_median_error_frac: float = spec(
-        "Of shapes left out of a second fit.", unit="1", ge=0
+    held_out_median_error_frac: float | None = spec(
+        "Of shapes that a second fit did not see, None: all rows have one shape.",
+        unit="1",
+        ge=0,
     )
-    held_out_p90_error_frac: float = spec(
-        "Of shapes left out of a second fit.", unit="1", ge=0
+    held_out_p90_error_frac: float | None = spec(
+        "Of shapes that a second fit did not see, None: all rows have one shape.",
+        unit="1",
+        ge=0,
     )
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def errors_text(self) -> tuple[str, str, str, str]:
+        """Median and 90th percentile, then both on unseen shapes, in per cent."""
+        return (
+            _percent(self.median_error_frac),
+            _percent(self.p90_error_frac),
+            _percent(self.held_out_median_error_frac),
+            _percent(self.held_out_p90_error_frac),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +106,12 @@ class EngineFit:
     memory_bytes_per_s: float = spec("Its memory peak.", unit="bytes/s", gt=0)
     flops_per_s: Mapping[str, float] = spec("Its dense peaks by number format.")
     elementwise: ElementwiseModel = spec("Norms, activations and launches.")
+    eager_call_ms: float = spec(
+        "Host time of an operator called outside a CUDA graph, 0: not measured.",
+        unit="ms",
+        ge=0,
+        default=0.0,
+    )
     operators: Mapping[str, Mapping[str, FittedOperator]] = spec(
         "Fits by operator kind, then by variant."
     )
@@ -120,6 +143,7 @@ class EngineFit:
             "flops_per_s": dict(self.flops_per_s),
             "step_median_error_frac": self.step_median_error_frac,
             "step_p90_error_frac": self.step_p90_error_frac,
+            "eager_call_ms": self.eager_call_ms,
             "discarded": dict(self.discarded),
             "elementwise": fields_to_mapping(self.elementwise),
             "operators": {
@@ -182,10 +206,14 @@ def shipped_systems(engine: str) -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in FITS.glob(f"*/{engine}.json")))
 
 
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100.0 * share:.1f} %"
+
+
 def _operator_json(operator: FittedOperator) -> dict[str, object]:
     model = operator.model
     plain: dict[str, object]
-    if isinstance(model, AllReduceModel):
+    if isinstance(model, CollectiveModel):
         plain = {
             "fabric": model.fabric,
             "kind": str(model.kind),
@@ -207,6 +235,8 @@ def _operator_from(kind: str, entry: Mapping[str, Any]) -> FittedOperator:
         for key, value in entry.items()
         if key not in ("surface", "evidence")
     }
+    if _MODELS[kind] is CollectiveModel:
+        plain["op"] = Collective(kind)
     return FittedOperator(
         model=_MODELS[kind](surface=Surface.from_json(entry["surface"]), **plain),
         evidence=Evidence(**entry["evidence"]),

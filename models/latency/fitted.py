@@ -17,27 +17,49 @@ from clusters.fields import check_fields, spec
 from clusters.gpu import GpuType
 from clusters.links import GroupLink, LinkKind
 from models.flops import stage_shapes
+from models.latency.fabrics import fabric_of, fabrics_of
 from models.latency.fit_file import ENGINES, EngineFit, load_fit, shipped_systems
-from models.latency.operators.collective import AllReduceModel
-from models.latency.request import LatencyRequest, Provenance, SourceRemarks
-from models.latency.stage_model import StageModel, fabric_for
+from models.latency.operators.collective import Collective, CollectiveModel
+from models.latency.rank_operators import FittedRank
+from models.latency.ranked import RankedStage
+from models.latency.request import (
+    LatencyRequest,
+    Provenance,
+    SourceRemarks,
+    StageLinks,
+)
+from models.latency.stage_model import StageModel
 from models.latency.step_table import StepTable, interpolate_array
 from models.llm import LlmSpec
 from models.shapes import StageShapes
 
 TRANSFER_ERROR_FACTOR = 2.5
-"""How much larger the error is on a relative that was not measured."""
-STEP_OVERHEAD_MS = 0.3
-"""What scheduling and sampling add to a step with CUDA graphs and asynchronous
-scheduling: median of measured time per output token of vLLM at up to 8 requests minus
-the operators' (Llama-3.1-70B and gpt-oss-120b on H100, H200 and B200, public runs of
-2026). Without CUDA graphs the launches of every layer come on top."""
+"""How much larger the 90th percentile of the error is on a GPU that was not measured.
+
+When every measured system takes its nearest relative instead of itself it is 2.1 to 3.4
+times as large for dense models and twice for mixtures of experts
+(`benchmarks/accuracy/step_latency.py --source relative`)."""
+SAMPLER_CALLS = 10
+"""Operators that vLLM calls after the CUDA graph of a step to draw tokens: choice of
+rows, cast, two for the temperature, softmax, three for the draw, cast, copy to the host
+(its sampler of 2026 without top-k, top-p and penalties). Each takes the measured host
+time of a call (`EngineFit.eager_call_ms`)."""
 LONG_PREFILL_TOKENS = 512.0
 """Prefills from here on never slow down with tensor parallelism in an island."""
-_SAME_RATE = math.log(1.2)
-"""Link rates within this factor count as the same fabric."""
 _OTHER_VENDORS = frozenset({"xe2"})
 """Architectures whose efficiency says nothing about NVIDIA GPUs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A serving engine whose operators were fitted."""
+
+    name: str = spec("Its name.")
+    step_overhead_ms: float | None = spec(
+        "Host time of a step, None: that of drawing tokens.", unit="ms", ge=0
+    )
+    cuda_graphs: bool = spec("Steps are captured.", default=True)
+    without: tuple[str, ...] = spec("Systems whose fits it may not use.", default=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +67,17 @@ class FittedSource:
     """Fitted operators of one engine as a source."""
 
     engine: str = spec("Serving engine.", default="vllm")
-    step_overhead_ms: float = spec(
-        "Host time of a step that the GPU waits for.",
+    step_overhead_ms: float | None = spec(
+        "Host time of a step that the GPU waits for, None: that of drawing tokens.",
         unit="ms",
         ge=0,
-        default=STEP_OVERHEAD_MS,
+        default=None,
+    )
+    cuda_graphs: bool = spec(
+        "Steps are captured; False: the host calls every operator.", default=True
+    )
+    without: tuple[str, ...] = spec(
+        "Measured systems to treat as unmeasured (to see what that costs).", default=()
     )
 
     def __post_init__(self) -> None:
@@ -76,9 +104,9 @@ class FittedSource:
 
     def why_not_pair(self, llm: LlmSpec, gpu: GpuType) -> str | None:
         """None, or why no measured relative stands in for `gpu`."""
-        if self.engine not in ENGINES:
+        if not shipped_systems(self.engine):
             return f"no fits of {self.engine} (there are {', '.join(ENGINES)})"
-        if nearest_relative(gpu, self.engine) is None:
+        if nearest_relative(gpu, self.engine, self.without) is None:
             return f"no measured relative of {gpu.name}"
         return None
 
@@ -95,18 +123,22 @@ class FittedSource:
 
     def _compile(self, request: LatencyRequest) -> tuple[StepTable, ...]:
         shapes = stage_shapes(request.llm, request.parallelism)
-        hops = (*request.links.pp, None)
+        engine = Engine(
+            name=self.engine,
+            step_overhead_ms=self.step_overhead_ms,
+            cuda_graphs=self.cuda_graphs,
+            without=self.without,
+        )
+        prompt_tokens = request.prompt_tokens
         return tuple(
-            compile_stage(
-                stage, request.gpu, self.engine, ring, hop, self.step_overhead_ms
-            )
-            for stage, ring, hop in zip(shapes, request.links.tp, hops, strict=True)
+            compile_stage(stage, request.gpu, engine, links, prompt_tokens)
+            for stage, links in zip(shapes, request.stage_links, strict=True)
         )
 
     def remarks(self, request: LatencyRequest) -> SourceRemarks:
         """Relative used, links from physics, what lies outside the fit, the error."""
         gpu, notes, outside = request.gpu, [], set[str]()
-        system = nearest_relative(gpu, self.engine)
+        system = nearest_relative(gpu, self.engine, self.without)
         assert system is not None
         fit = load_fit(system, self.engine)
         error_frac = fit.step_p90_error_frac
@@ -115,8 +147,9 @@ class FittedSource:
             if error_frac is not None:
                 error_frac *= TRANSFER_ERROR_FACTOR
         stages = stage_shapes(request.llm, request.parallelism)
-        for stage, ring in zip(stages, request.links.tp, strict=True):
-            reducer = _reducer(ring, self.engine, system) if stage.tp > 1 else None
+        for stage, links in zip(stages, request.stage_links, strict=True):
+            ring = links.tensor
+            reducer = reducer_of(stage, ring, self.engine, system)
             if stage.tp > 1 and reducer is None:
                 notes.append(f"all-reduce over {ring.kind} from its link rate")
             model = StageModel(
@@ -128,6 +161,11 @@ class FittedSource:
                 hop=None,
                 step_overhead_ms=0.0,
             )
+            fabrics = fabrics_of(links.stage, self.engine, system)
+            if stage.exchanges and Collective.ALL_GATHER not in fabrics:
+                notes.append("exchange of tokens with the experts from the link rate")
+            if stage.ranks.cp > 1:
+                notes.append("ring of keys and values from the link rate")
             outside.update(model.outside_fit())
         return SourceRemarks(
             notes=tuple(dict.fromkeys(notes)),
@@ -138,9 +176,10 @@ class FittedSource:
 
 def _half_as_wide(request: LatencyRequest) -> LatencyRequest | None:
     """The same replica at half the tensor parallelism, within an NVLink island."""
-    tp, ep = request.parallelism.tp, request.parallelism.ep
+    degrees = request.parallelism
+    tp, has_experts_apart = degrees.tp, max(degrees.ep, degrees.num_ranks) > 1
     inside = all(ring.kind is LinkKind.NVLINK for ring in request.links.tp)
-    if tp % 2 or ep > 1 or not inside:
+    if tp % 2 or has_experts_apart or not inside:
         return None
     half = replace(request.parallelism, tp=tp // 2)
     return None if half.why_not(request.llm) else replace(request, parallelism=half)
@@ -172,13 +211,15 @@ def no_slower_prefill(wide: StepTable, narrow: StepTable) -> StepTable:
 
 
 @lru_cache(maxsize=256)
-def nearest_relative(gpu: GpuType, engine: str) -> str | None:
+def nearest_relative(
+    gpu: GpuType, engine: str, without: tuple[str, ...] = ()
+) -> str | None:
     """The measured system whose efficiency stands in for `gpu`: itself if measured.
 
     Otherwise the same vendor, the same architecture if there is one, then the nearest
     memory and compute peaks.
     """
-    systems = shipped_systems(engine)
+    systems = [name for name in shipped_systems(engine) if name not in without]
     if gpu.name in systems:
         return gpu.name
     if gpu.vendor != "nvidia":
@@ -194,43 +235,47 @@ def nearest_relative(gpu: GpuType, engine: str) -> str | None:
 def compile_stage(
     stage: StageShapes,
     gpu: GpuType,
-    engine: str,
-    ring: GroupLink,
-    hop: GroupLink | None,
-    step_overhead_ms: float,
+    engine: Engine,
+    links: StageLinks,
+    prompt_tokens: float | None = None,
 ) -> StepTable:
     """The step table of one stage."""
-    system = nearest_relative(gpu, engine)
+    system = nearest_relative(gpu, engine.name, engine.without)
     assert system is not None
-    return StageModel(
+    ring, fit = links.tensor, load_fit(system, engine.name)
+    overhead_ms = engine.step_overhead_ms
+    if overhead_ms is None:
+        overhead_ms = SAMPLER_CALLS * fit.eager_call_ms
+    model = StageModel(
         stage=stage,
         gpu=gpu,
-        fit=load_fit(system, engine),
+        fit=fit,
         ring=ring,
-        reducer=_reducer(ring, engine, system) if stage.tp > 1 else None,
-        hop=hop,
-        step_overhead_ms=step_overhead_ms,
+        reducer=reducer_of(stage, ring, engine.name, system),
+        hop=links.hop,
+        step_overhead_ms=overhead_ms,
+        eager_call_ms=0.0 if engine.cuda_graphs else fit.eager_call_ms,
+    )
+    if stage.ranks.count == 1:
+        return model.compile()
+    fabrics = fabrics_of(links.stage, engine.name, system)
+    quick = fabrics_of(links.stage, engine.name, system, decode=True)
+    if quick == fabrics:
+        quick = {}
+    return RankedStage(
+        operators=FittedRank.of(model, fabrics, quick),
+        links=links,
+        prompt_tokens=prompt_tokens,
     ).compile()
 
 
-def _reducer(ring: GroupLink, engine: str, system: str) -> AllReduceModel | None:
-    """The measured fabric nearest to the ring, the own system's if it is as near."""
-    if ring.kind is LinkKind.NETWORK:
+def reducer_of(
+    stage: StageShapes, ring: GroupLink, engine: str, system: str
+) -> CollectiveModel | None:
+    """The measured fabric of the all-reduces of a stage, None without any."""
+    if stage.tp == 1:
         return None
-    own = load_fit(system, engine).variants("all_reduce")
-    for model in own.values():
-        # Reading nine other files to find a nearer fabric takes longer than planning.
-        assert isinstance(model, AllReduceModel)
-        near = abs(math.log(model.link_bytes_per_s / ring.bytes_per_s)) < _SAME_RATE
-        if model.kind is ring.kind and near:
-            return model
-    fabrics = {
-        name: model
-        for name in shipped_systems(engine)
-        for model in load_fit(name, engine).variants("all_reduce").values()
-        if isinstance(model, AllReduceModel)
-    }
-    return fabric_for(ring, fabrics, system)
+    return fabric_of(Collective.ALL_REDUCE, ring, engine, system)
 
 
 def _distance(fit: EngineFit, gpu: GpuType) -> tuple[bool, float]:

@@ -12,9 +12,11 @@ from typing import Self
 from clusters.fields import InputError, spec
 from clusters.gpu import GpuType
 from clusters.mapping import nearest
+from models.latency.aiconfigurator_source import live_sources
 from models.latency.fit_file import ENGINES
 from models.latency.fitted import FittedSource
 from models.latency.published import PublishedSource
+from models.latency.published_tables import PUBLICATIONS, PublishedTableSource
 from models.latency.request import (
     ExtrapolationWarning,
     LatencyChoice,
@@ -39,12 +41,18 @@ __all__ = [
 ]
 
 
+PROFILED_KERNELS = "vidur"
+"""Kernels of 2023 profiled one by one, on an A40 too; no serving engine's."""
+
+
 def shipped_sources() -> tuple[LatencySource, ...]:
-    """Every source that needs no file of the user, best first."""
+    """Every source that needs no file of the user, those of `default` in its order."""
     return (
         PublishedSource(engine="distserve"),
         PublishedSource(engine="vllm"),
-        *(FittedSource(engine=engine) for engine in ENGINES),
+        *(PublishedTableSource(publication=name) for name in PUBLICATIONS),
+        *(FittedSource(engine=engine) for engine in (*ENGINES, PROFILED_KERNELS)),
+        *live_sources(),
         RooflineSource(),
     )
 
@@ -95,8 +103,8 @@ class LatencyLibrary:
         Raises
         ------
         LatencyUnavailableError
-            When the parallelism cannot split the model or is not costed, when no
-            source covers the pair, or when the pair's source lacks this parallelism.
+            When the parallelism cannot split the model, when no source covers the
+            pair, or when the pair's source lacks this parallelism.
         """
         if request not in self._cache:
             self._cache[request] = self._choose(request)
@@ -104,7 +112,7 @@ class LatencyLibrary:
 
     def _choose(self, request: LatencyRequest) -> LatencyChoice:
         llm, parallelism = request.llm, request.parallelism
-        impossible = parallelism.why_not(llm) or parallelism.why_not_costed()
+        impossible = parallelism.why_not(llm)
         if impossible:
             raise LatencyUnavailableError(impossible)
         source, reason = self.source_of(llm, request.gpu)

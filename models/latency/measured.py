@@ -19,6 +19,7 @@ from models.communication import (
     all_reduce_ms,
     pipeline_hop_ms,
 )
+from models.latency.layer_share import plus_line
 from models.latency.profile import ENDS, WHOLE, Profile, ProfiledModel, part_of
 from models.latency.request import (
     LatencyRequest,
@@ -75,6 +76,7 @@ class MeasuredSource:
 
     def compile(self, request: LatencyRequest) -> tuple[StepTable, ...]:
         """One table a stage: its layers, the ends on the last, and communication."""
+        request.refuse_ranks("the profile")
         model = self._model(request.llm, request.parallelism.tp)
         whole = model.part(WHOLE)
         if whole is not None:
@@ -181,6 +183,31 @@ def with_overhead(
     )
 
 
+def with_floor(table: StepTable, *, prefill_ms: float) -> StepTable:
+    """The table whose steps with prompts take at least so long.
+
+    A knot is added where the floor is left behind.
+    """
+    tokens, values = list(table.prefill_tokens), list(table.prefill_ms)
+    if len(tokens) > 1 and values[-1] > values[-2]:
+        # The last slope goes on beyond the last knot: so does the search.
+        slope = (values[-1] - values[-2]) / (tokens[-1] - tokens[-2])
+        reach = max(0.0, prefill_ms - values[-1]) / slope + 1.0
+        tokens.append(tokens[-1] + reach)
+        values.append(values[-1] + slope * reach)
+    for low in range(len(tokens) - 1):
+        if values[low] < prefill_ms < values[low + 1]:
+            share = (prefill_ms - values[low]) / (values[low + 1] - values[low])
+            tokens.append(tokens[low] + share * (tokens[low + 1] - tokens[low]))
+            values.append(prefill_ms)
+    floored = {t: max(v, prefill_ms) for t, v in zip(tokens, values, strict=True)}
+    return replace(
+        table,
+        prefill_tokens=tuple(sorted(floored)),
+        prefill_ms=tuple(floored[t] for t in sorted(floored)),
+    )
+
+
 def _whole_table(table: StepTable, request: LatencyRequest) -> StepTable:
     if request.parallelism.pp > 1:
         raise LatencyUnavailableError(
@@ -208,21 +235,6 @@ def add_tables(tables: list[StepTable]) -> StepTable:
         decode_batch=_floats(batch),
         decode_ms=_floats(decode),
         decode_per_kv_token_ms=_floats(per_token),
-    )
-
-
-def plus_line(table: StepTable, fixed_ms: float, per_token_ms: float) -> StepTable:
-    """The table with a cost of every step and of every token in it added."""
-    return replace(
-        table,
-        prefill_ms=tuple(
-            v + fixed_ms + per_token_ms * x
-            for v, x in zip(table.prefill_ms, table.prefill_tokens, strict=True)
-        ),
-        decode_ms=tuple(
-            v + fixed_ms + per_token_ms * x
-            for v, x in zip(table.decode_ms, table.decode_batch, strict=True)
-        ),
     )
 
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from clusters.fields import InputError, check_fields, spec
 from clusters.mapping import from_fields, from_mapping, to_mapping
 from clusters.serde import dump_json, read_mapping
+from models.latency.profile_mixed import MixedFit
+from models.latency.profile_shares import ShareSlowdown
 from models.latency.step_table import StepTable
 from models.llm import LlmSpec
 from models.profile_records import Environment
@@ -79,6 +81,9 @@ class ProfiledPart:
     max_kv_tokens: float = spec(
         "Most tokens a measured decode attended to.", unit="tokens", ge=1
     )
+    mixed: MixedFit | None = spec(
+        "Measured mixed steps against the laws.", default=None
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -107,8 +112,8 @@ class ProfiledModel:
     num_points: int = spec("Points with a number.", unit="points", ge=0)
     left_out: tuple[tuple[str, int], ...] = spec("Points without one, by status.")
     unfitted: tuple[str, ...] = spec("Parts with too few points.", default=())
-    mixed_to_sum_frac: float | None = spec(
-        "Median of mixed steps over prefill plus decode.", unit="1", default=None
+    sm_shares: tuple[ShareSlowdown, ...] = spec(
+        "Slowdown on shares of the SMs, where measured.", default=()
     )
 
     def __post_init__(self) -> None:

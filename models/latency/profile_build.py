@@ -15,9 +15,13 @@ from models.latency.profile import (
     ProfiledPart,
 )
 from models.latency.profile_fit import fit_decode, fit_prefill, step_table_of
+from models.latency.profile_mixed import fit_mixed
+from models.latency.profile_shares import ShareSlowdown, share_slowdowns
 from models.llm import LlmSpec
 from models.profile_records import Status, StepRecord
 from models.profile_table import ProfileTable
+
+_SHARES = "SM shares"
 
 
 def fit_profile(
@@ -64,18 +68,22 @@ def fit_profile(
 def _fit_model(records: Sequence[StepRecord], *, skip_unfitted: bool) -> ProfiledModel:
     first = records[0]
     usable = [r for r in records if r.status is Status.OK]
+    whole = [r for r in usable if r.sm_share_frac == 1.0]
     names = dict.fromkeys(r.part for r in records if r.part != HOST)
-    parts, unfitted = [], []
-    for name in names:
-        of_part = [r for r in usable if r.part == name]
+    parts: list[ProfiledPart] = []
+    shares: tuple[ShareSlowdown, ...] = ()
+    unfitted: list[str] = []
+    for name in (*names, _SHARES):
         try:
-            parts.append(_fit_part(name, of_part))
+            if name == _SHARES:
+                shares = share_slowdowns(usable)
+            else:
+                parts.append(_fit_part(name, [r for r in whole if r.part == name]))
         except InputError as error:
-            if skip_unfitted:
-                unfitted.append(f"{name}: {error}")
-                continue
-            raise error.within(f"{first.llm.name} TP{first.tp} {name}") from None
-    host = [r for r in usable if r.part == HOST]
+            if not skip_unfitted:
+                raise error.within(f"{first.llm.name} TP{first.tp} {name}") from None
+            unfitted.append(f"{name}: {error}")
+    host = [r for r in whole if r.part == HOST]
     return ProfiledModel(
         llm=first.llm,
         tp=first.tp,
@@ -91,7 +99,7 @@ def _fit_model(records: Sequence[StepRecord], *, skip_unfitted: bool) -> Profile
             if status is not Status.OK
         ),
         unfitted=tuple(unfitted),
-        mixed_to_sum_frac=_mixed_to_sum(usable, parts),
+        sm_shares=shares,
     )
 
 
@@ -99,33 +107,19 @@ def _fit_part(name: str, records: Sequence[StepRecord]) -> ProfiledPart:
     attends = name != ENDS
     prefill = fit_prefill(records, has_attention=attends)
     decode = fit_decode(records, has_attention=attends)
+    table = step_table_of(prefill, decode)
     return ProfiledPart(
         part=name,
-        table=step_table_of(prefill, decode),
+        table=table,
         prefill_error=prefill.error,
         decode_error=decode.error,
         max_prompt_tokens=max(r.point.prompt_tokens for r in records),
         max_requests=max(r.point.num_decodes for r in records),
         max_kv_tokens=max(r.point.kv_tokens for r in records),
+        mixed=fit_mixed(records, table),
     )
 
 
 def _overhead_ms(records: Sequence[StepRecord], phase: str) -> float:
     found = [r.step.ms for r in records if r.step and r.point.phase == phase]
     return float(np.median(found)) if found else 0.0
-
-
-def _mixed_to_sum(
-    records: Sequence[StepRecord], parts: Sequence[ProfiledPart]
-) -> float | None:
-    """Measured mixed steps over the sum of their fitted prefill and decode."""
-    tables = {part.part: part.table for part in parts}
-    ratios = []
-    for record in records:
-        point, table = record.point, tables.get(record.part)
-        if point.phase != "mixed" or table is None or record.step is None:
-            continue
-        alone = table.prefill_step_ms(point.new_tokens, point.past_tokens or None)
-        decodes = table.decode_step_ms(point.num_decodes, point.kv_tokens)
-        ratios.append(record.step.ms / (alone + decodes))
-    return float(np.median(ratios)) if ratios else None

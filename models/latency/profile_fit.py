@@ -28,6 +28,7 @@ from scipy.optimize import nnls
 
 from clusters.fields import InputError, spec
 from models.latency.profile import FitError
+from models.latency.profile_shares import refuse_shares
 from models.latency.step_table import StepTable
 from models.profile_records import Role, StepRecord
 
@@ -257,6 +258,7 @@ def _points(
 
 
 def _usable(records: Sequence[StepRecord], phase: str) -> list[StepRecord]:
+    refuse_shares(records)
     return [
         r
         for r in records

@@ -26,7 +26,8 @@ from clusters.fields import check_fields, spec
 from clusters.gpu import GpuType
 from clusters.mapping import from_mapping
 from clusters.serde import read_mapping
-from models.communication import CommunicationEfficiency, pipeline_hop_ms
+from models.communication import CommunicationEfficiency
+from models.latency.layer_share import stages_by_layers
 from models.latency.request import (
     LatencyRequest,
     LatencyUnavailableError,
@@ -34,7 +35,6 @@ from models.latency.request import (
 )
 from models.latency.step_table import StepTable
 from models.llm import LlmSpec
-from models.shapes import ACTIVATION_BYTES
 
 _FILE = Path(__file__).parents[1] / "catalog" / "published" / "distserve.yaml"
 _FAR_TOKENS = 65536.0
@@ -138,28 +138,17 @@ class PublishedSource:
         table = load_published()
         if gpu.name != table.gpu:
             return f"measured on {table.gpu} only, not {gpu.name}"
-        if not any(_is_same(llm, name) for name in self._llms()):
+        if not any(llm.is_catalog_model(name) for name in self._llms()):
             return f"no coefficients of {llm.name}"
         return None
 
     def compile(self, request: LatencyRequest) -> tuple[StepTable, ...]:
         """Tables of a replica whose TP is in the publication; PP by layer share."""
         llm, parallelism = request.llm, request.parallelism
+        request.refuse_ranks("the publication")
         fit = self._fit(llm, parallelism.tp)
         whole = _whole_table(fit, load_published().large_batch_from)
-        token_bytes = ACTIVATION_BYTES * llm.hidden
-        stages = []
-        for stage, num_layers in enumerate(parallelism.layers_per_stage(llm)):
-            table = whole.scaled(num_layers / llm.num_layers)
-            if stage < parallelism.pp - 1:
-                link = request.links.pp[stage]
-                fixed_ms = pipeline_hop_ms(0.0, link, efficiency=self.efficiency)
-                sent_ms = pipeline_hop_ms(
-                    float(token_bytes), link, efficiency=self.efficiency
-                )
-                table = _with_hop(table, fixed_ms, sent_ms - fixed_ms)
-            stages.append(table)
-        return tuple(stages)
+        return stages_by_layers(whole, request, self.efficiency)
 
     def _fits(self) -> tuple[PublishedFit, ...]:
         engines = {entry.engine: entry.fits for entry in load_published().engines}
@@ -169,7 +158,7 @@ class PublishedSource:
         return tuple(sorted({fit.llm for fit in self._fits()}))
 
     def _fit(self, llm: LlmSpec, tp: int) -> PublishedFit:
-        fits = {fit.tp: fit for fit in self._fits() if _is_same(llm, fit.llm)}
+        fits = {fit.tp: fit for fit in self._fits() if llm.is_catalog_model(fit.llm)}
         if tp not in fits:
             known = ", ".join(f"TP{degree}" for degree in sorted(fits))
             raise LatencyUnavailableError(
@@ -181,11 +170,6 @@ class PublishedSource:
                 f"published latency of {llm.name} at TP{tp} is unusable: {unusable}"
             )
         return fits[tp]
-
-
-def _is_same(llm: LlmSpec, name: str) -> bool:
-    """Whether `llm` has the name and the shapes of a catalogue model."""
-    return llm.name == name and llm == LlmSpec.load(name)
 
 
 def _whole_table(fit: PublishedFit, large_from: int) -> StepTable:
@@ -213,29 +197,3 @@ def _whole_table(fit: PublishedFit, large_from: int) -> StepTable:
             large.per_kv_token_ms,
         ),
     )
-
-
-def _with_hop(table: StepTable, fixed_ms: float, per_token_ms: float) -> StepTable:
-    """The table with the send of every token's activations to the next stage."""
-    return StepTable(
-        prefill_tokens=table.prefill_tokens,
-        prefill_ms=_plus_line(
-            table.prefill_ms, table.prefill_tokens, fixed_ms, per_token_ms
-        ),
-        prefill_per_sq_token_ms=table.prefill_per_sq_token_ms,
-        decode_batch=table.decode_batch,
-        decode_ms=_plus_line(
-            table.decode_ms, table.decode_batch, fixed_ms, per_token_ms
-        ),
-        decode_per_kv_token_ms=table.decode_per_kv_token_ms,
-    )
-
-
-def _plus_line(
-    values: tuple[float, ...],
-    knots: tuple[float, ...],
-    fixed: float,
-    slope: float,
-) -> tuple[float, ...]:
-    pairs = zip(values, knots, strict=True)
-    return tuple(value + fixed + slope * knot for value, knot in pairs)

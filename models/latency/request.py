@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from clusters.fields import InputError, spec
+from clusters.fields import InputError, check_fields, spec
 from clusters.gpu import GpuType
-from clusters.links import GroupLinks
+from clusters.links import GroupLink, GroupLinks
 from models.latency.step_table import StepTable
 from models.llm import LlmSpec
 from models.parallelism import Parallelism
@@ -30,6 +30,15 @@ class Provenance(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageLinks:
+    """Links of one pipeline stage."""
+
+    tensor: GroupLink = spec("Ring within a tensor-parallel group.")
+    stage: GroupLink = spec("Ring over all GPUs of the stage.")
+    hop: GroupLink | None = spec("Link to the next stage, None on the last.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyRequest:
     """One replica whose step latencies are wanted."""
 
@@ -37,13 +46,47 @@ class LatencyRequest:
     parallelism: Parallelism = spec("How the replica is split.")
     gpu: GpuType = spec("The GPU type of all its GPUs.")
     links: GroupLinks = spec("Links of each stage and between stages.")
+    prompt_tokens: float | None = spec(
+        "Typical prompt, which an attention-data-parallel rank serves whole; None: a "
+        "step's tokens fill all ranks alike.",
+        unit="tokens",
+        gt=0,
+        default=None,
+    )
 
     def __post_init__(self) -> None:
+        check_fields(self)
         stages, hops = self.parallelism.pp, self.parallelism.pp - 1
         if len(self.links.tp) != stages:
             raise InputError("links.tp", len(self.links.tp), f"{stages} (one a stage)")
         if len(self.links.pp) != hops:
             raise InputError("links.pp", len(self.links.pp), f"{hops} (one a hop)")
+        if len(self.links.inner) not in (0, stages):
+            num = len(self.links.inner)
+            raise InputError("links.inner", num, f"none or {stages} (one a stage)")
+
+    @property
+    def stage_links(self) -> tuple[StageLinks, ...]:
+        """Links of every pipeline stage."""
+        inner = self.links.inner or self.links.tp
+        hops = (*self.links.pp, None)
+        return tuple(
+            StageLinks(tensor=tensor, stage=stage, hop=hop)
+            for tensor, stage, hop in zip(inner, self.links.tp, hops, strict=True)
+        )
+
+    def refuse_ranks(self, source: str) -> None:
+        """Refuse ranks for a source that knows tensor and pipeline parallelism only.
+
+        Raises
+        ------
+        LatencyUnavailableError
+            When the stage has attention-data-parallel or context-parallel ranks.
+        """
+        if self.parallelism.num_ranks > 1:
+            raise LatencyUnavailableError(
+                f"{source} has TP and PP only, not {self.parallelism}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

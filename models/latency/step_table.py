@@ -6,6 +6,16 @@ this shape, and the simulator reads nothing else:
     prefill(L_1..L_n) = F(sum L_i) + c * sum (L_i**2 + 2 * L_i * past_i)
     decode(C_1..C_B)  = G(B) + H(B) * sum C_i
 
+A step that does both shares the linear layers among all its tokens, adds the attention
+of both, and what a decode step has beside its linear layers (the language model head
+and the sampler work on a row for each decode; a chunk has one row or none):
+
+    mixed = F(sum L_i + B) + c * sum (L_i**2 + 2 * L_i * past_i)
+            + max(0, G(B) - F(B)) + H(B) * sum C_i
+
+Without decodes that is prefill. Without chunks the law is decode, as decode steps alone
+may run in another way (captured graphs).
+
 F, G and H are piecewise linear through knots and continue with their last slope beyond
 the last one. `L_i` are new prompt tokens, `past_i` tokens already in the KV cache, and
 `C_i` the tokens a decoding request attends to (its context with the new token).
@@ -55,11 +65,9 @@ class StepTable:
         self, new_tokens: Sequence[int], past_tokens: Sequence[int] | None = None
     ) -> float:
         """Latency of a prefill step over prompts with `new_tokens` each, in ms."""
-        new = np.asarray(new_tokens, dtype=np.float64)
-        past = np.zeros_like(new) if past_tokens is None else np.asarray(past_tokens)
-        linear = interpolate(new.sum(), self.prefill_tokens, self.prefill_ms)
-        squares = float((new * new + 2.0 * new * past).sum())
-        return linear + self.prefill_per_sq_token_ms * squares
+        tokens = float(np.sum(new_tokens))
+        linear = interpolate(tokens, self.prefill_tokens, self.prefill_ms)
+        return linear + self._chunk_attention_ms(new_tokens, past_tokens)
 
     def decode_step_ms(self, num_requests: int, kv_tokens: float) -> float:
         """Latency of a decode step that attends to `kv_tokens` in all, in ms."""
@@ -68,6 +76,42 @@ class StepTable:
             num_requests, self.decode_batch, self.decode_per_kv_token_ms
         )
         return fixed + slope * kv_tokens
+
+    def mixed_step_ms(
+        self,
+        new_tokens: Sequence[int],
+        past_tokens: Sequence[int] | None,
+        num_decodes: int,
+        kv_tokens: float,
+    ) -> float:
+        """Latency of a step of prompt chunks and decodes together, in ms.
+
+        Parameters
+        ----------
+        new_tokens, past_tokens
+            Tokens of each chunk, and those of its prompt already in the KV cache.
+        num_decodes, kv_tokens
+            Requests that decode, and the tokens they attend to in all.
+        """
+        if num_decodes == 0:
+            return self.prefill_step_ms(new_tokens, past_tokens)
+        if len(new_tokens) == 0:
+            return self.decode_step_ms(num_decodes, kv_tokens)
+        tokens = sum(new_tokens) + num_decodes
+        linear = interpolate(tokens, self.prefill_tokens, self.prefill_ms)
+        shared = interpolate(num_decodes, self.prefill_tokens, self.prefill_ms)
+        fixed = interpolate(num_decodes, self.decode_batch, self.decode_ms)
+        decodes = self.decode_step_ms(num_decodes, kv_tokens)
+        attention = self._chunk_attention_ms(new_tokens, past_tokens)
+        return linear + attention + decodes - min(fixed, shared)
+
+    def _chunk_attention_ms(
+        self, new_tokens: Sequence[int], past_tokens: Sequence[int] | None
+    ) -> float:
+        new = np.asarray(new_tokens, dtype=np.float64)
+        past = np.zeros_like(new) if past_tokens is None else np.asarray(past_tokens)
+        squares = float((new * new + 2.0 * new * past).sum())
+        return self.prefill_per_sq_token_ms * squares
 
     def decode_arrays(self, max_requests: int) -> tuple[FloatArray, FloatArray]:
         """G and H at every batch size, as arrays of shape (max_requests + 1,)."""

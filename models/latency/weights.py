@@ -10,6 +10,10 @@ _FOUR_BIT_BYTES = 0.75
 """Stored bytes below which a weight has four bits, its scales included."""
 _PLAIN_BYTES = 1.5
 """Stored bytes above which a weight is not quantised."""
+_PLAIN_KV_BYTES = 2.0
+"""Bytes of a cached element from which the cache counts as unquantised."""
+_MXFP4_BYTES, _SAME_FORMAT_BYTES = 0.5 + 1 / 32, 0.005
+"""MXFP4 with its scales; 4-bit integers store 0.52 (groups of 128) or 0.56 (of 32)."""
 
 PEAK_DTYPE = {
     "bfloat16": Dtype.BF16,
@@ -33,6 +37,9 @@ def variants_for(weights: WeightFormat) -> tuple[str, ...]:
     stored = weights.bytes_per_weight
     if weights.compute_dtype is Dtype.FP4:
         return ("nvfp4", "w4a8_mxfp4_mxfp8", "w4a16_mxfp4", "int4_wo", "bfloat16")
+    if weights.compute_dtype is Dtype.FP8 and stored < _FOUR_BIT_BYTES:
+        four_bit = ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4", "int4_wo")
+        return (*four_bit, "fp8_block", "fp8", "bfloat16")
     if weights.compute_dtype is Dtype.FP8:
         exact = ("fp8", "fp8_block") if stored == 1.0 else ("fp8_block", "fp8")
         return (*exact, "int8_wo", "bfloat16")
@@ -42,9 +49,9 @@ def variants_for(weights: WeightFormat) -> tuple[str, ...]:
         return ("bfloat16",)
     if stored > _FOUR_BIT_BYTES:
         return ("int8_wo", "bfloat16")
-    # MXFP4 stores 0.531 bytes with its scales, 4-bit integers in groups of 128 0.52.
-    exact = ("int4_wo", "w4a16_mxfp4") if stored < 0.525 else ("w4a16_mxfp4", "int4_wo")
-    return (*exact, "bfloat16")
+    if abs(stored - _MXFP4_BYTES) < _SAME_FORMAT_BYTES:
+        return ("w4a16_mxfp4", "int4_wo", "bfloat16")
+    return ("int4_wo", "w4a16_mxfp4", "bfloat16")
 
 
 def choose_variant(
@@ -54,7 +61,11 @@ def choose_variant(
 
     Plain bf16 stands in on GPUs without it: they multiply in fp16 at that peak.
     """
-    for variant in variants_for(weights):
+    variants = variants_for(weights)
+    if variants[0] == "w4a16_mxfp4" and Dtype.FP4 in gpu.dtypes:
+        # With four-bit tensor cores the engines quantise the inputs of MXFP4 experts.
+        variants = ("w4a8_mxfp4_mxfp8", *variants)
+    for variant in variants:
         native = variant == "bfloat16" or PEAK_DTYPE[variant] in gpu.dtypes
         if variant in fitted and native:
             return variant
@@ -67,3 +78,8 @@ def peak_flops_per_s(variant: str, gpu: GpuType) -> float:
         if dtype in gpu.dtypes:
             return gpu.flops_per_s(dtype)
     return gpu.flops_per_s(Dtype.FP32)
+
+
+def kv_variant(element_bytes: float) -> str:
+    """Variant of an attention kernel for a cache of such elements."""
+    return "bfloat16" if element_bytes >= _PLAIN_KV_BYTES else "fp8"

@@ -71,7 +71,13 @@ def _instance_row(name: str) -> dict[str, Any]:
 
 def _llm_row(name: str) -> dict[str, Any]:
     llm = LlmSpec.load(name)
-    kinds = {"MLA": llm.mla, "MoE": llm.moe, "windows": llm.windows or None}
+    kinds = {
+        "MLA": llm.mla,
+        "MoE": llm.moe,
+        "windows": llm.windows or None,
+        "sparse": llm.indexer,
+        "linear": llm.linear,
+    }
     return {
         "parameters": num_parameters(llm),
         "weights_bytes": weights_bytes(llm),

@@ -15,7 +15,11 @@ from clusters.shipped import shipped_clusters, shipped_entry
 from models.flops import num_active_parameters, num_parameters
 from models.llm import CATALOG, LlmSpec, Precision
 from models.memory import kv_bytes_per_token
-from planner.cli.llm_facts import short_kv_bytes_per_token, weights_bytes
+from planner.cli.llm_facts import (
+    short_kv_bytes_per_token,
+    state_bytes,
+    weights_bytes,
+)
 from planner.workload.presets import length_presets
 
 COMPUTED = Source(source="computed from the numbers above", date="")
@@ -82,6 +86,9 @@ def _llm_facts(name: str) -> Iterator[Fact]:
             "KV cache of a token, all layers.",
         ),
     ]
+    if llm.linear:
+        meaning = "What linear-attention layers keep for a request."
+        derived.append(("state_bytes", state_bytes(llm), "bytes", meaning))
     if llm.windows:
         long = kv_bytes_per_token(llm)
         meaning = "KV cache of one more token once all windows are full."
@@ -182,8 +189,10 @@ def _field_facts(
 
 
 def _precision_facts(precision: Precision, source: Source) -> Iterator[Fact]:
-    for part in ("attention", "mlp", "experts", "embedding"):
+    for part in ("attention", "attention_out", "mlp", "experts", "embedding"):
         form = getattr(precision, part)
+        if form is None:  # as the part before it
+            continue
         meaning = f"A weight of {part}, multiplied in {form.compute_dtype}."
         label = f"precision.{part}"
         yield _fact(label, form.bytes_per_weight, "bytes", meaning, source)

@@ -13,4 +13,9 @@ def weights_bytes(llm: LlmSpec) -> float:
 
 def short_kv_bytes_per_token(llm: LlmSpec) -> float:
     """KV bytes of a token over all layers, while no attention window is full."""
-    return kv_bytes(llm, 1.0)
+    return kv_bytes(llm, 1.0) - kv_bytes(llm, 0.0)
+
+
+def state_bytes(llm: LlmSpec) -> float:
+    """Bytes kept for a request beside its KV cache, by linear-attention layers."""
+    return kv_bytes(llm, 0.0)

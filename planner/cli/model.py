@@ -28,6 +28,15 @@ def show_model(
     gpu: Annotated[str, typer.Option("--gpu", help="GPU type.")] = "h100_sxm",
     tp: Annotated[int, typer.Option("--tp", help="Tensor parallelism.")] = 1,
     pp: Annotated[int, typer.Option("--pp", help="Pipeline stages.")] = 1,
+    ep: Annotated[int, typer.Option("--ep", help="Expert parallelism.")] = 1,
+    attention_dp: Annotated[
+        int, typer.Option("--attention-dp", help="Data parallelism of attention.")
+    ] = 1,
+    cp: Annotated[int, typer.Option("--cp", help="Context parallelism.")] = 1,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", help="Latency source to ask; may be repeated."),
+    ] = None,
     fmt: FormatOption = None,
     output: OutputOption = None,
 ) -> None:
@@ -37,8 +46,9 @@ def show_model(
     from models.parallelism import Parallelism
     from planner.cli.model_facts import facts_of_model
 
+    degrees = Parallelism(tp=tp, pp=pp, ep=ep, attention_dp=attention_dp, cp=cp)
     facts = facts_of_model(
-        LlmSpec.load(llm), GpuType.load(gpu), Parallelism(tp=tp, pp=pp)
+        LlmSpec.load(llm), GpuType.load(gpu), degrees, sources=source or ()
     )
     emit(facts, fmt=fmt, table=lambda: _tables(facts), output=output)
 
@@ -72,6 +82,7 @@ def _shapes(llm: dict[str, Any]) -> "RenderableType":
         ("vocabulary", f"{llm['vocab']:,}"),
         ("longest context", quantity(llm["max_positions"], "tokens")),
         ("weights", quantity(llm["weights_bytes"], "bytes")),
+        ("number formats", _formats(llm["precision"], has_experts=bool(llm["moe"]))),
         ("KV cache", quantity(llm["kv_bytes_per_token"], "bytes/token")),
     ]
     if llm["moe"]:
@@ -80,12 +91,33 @@ def _shapes(llm: dict[str, Any]) -> "RenderableType":
         rows.append(("experts", text))
     if llm["mla"]:
         rows.append(("latent attention", f"rank {llm['mla']['kv_lora_rank']}"))
+    if llm["indexer"]:
+        selected = f"{llm['indexer']['selected_tokens']:,} tokens"
+        rows.append(("sparse attention", f"to the {selected} scored best"))
+    if llm["linear"]:
+        state = quantity(llm["state_bytes_per_request"], "bytes")
+        layers = f"{len(llm['linear']['layers'])} of {llm['num_layers']} layers"
+        rows.append(("linear attention", f"{layers}, {state} a request"))
     if llm["windows"]:
         windows = ", ".join(f"{window:,}" for window in llm["windows"])
         rows.append(("attention windows", f"{windows} tokens"))
         long = quantity(llm["kv_bytes_per_token_long"], "bytes/token")
         rows.append(("KV cache, windows full", long))
     return facts_table(rows)
+
+
+def _formats(precision: dict[str, Any], *, has_experts: bool) -> str:
+    """How each part is multiplied, parts of one format together."""
+    names = {"attention": "attention", "mlp": "MLP", "experts": "experts"}
+    parts: dict[str, list[str]] = {}
+    for key, name in names.items():
+        if key == "experts" and not has_experts:
+            continue
+        stored = precision[key]["bytes_per_weight"]
+        text = f"{precision[key]['compute_dtype']} ({stored:.3g} bytes)"
+        parts.setdefault(text, []).append(name)
+    cache = f"KV {precision['kv']}"
+    return "; ".join([*(f"{', '.join(v)} {k}" for k, v in parts.items()), cache])
 
 
 def _memory(memory: dict[str, Any]) -> "RenderableType":

@@ -1,5 +1,6 @@
 """What an LLM costs on a GPU: memory and step latencies of a replica, as plain data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,11 @@ from models.latency.library import (
 from models.llm import LlmSpec
 from models.memory import kv_bytes_per_token, memory_of
 from models.parallelism import Parallelism
-from planner.cli.llm_facts import short_kv_bytes_per_token, weights_bytes
+from planner.cli.llm_facts import (
+    short_kv_bytes_per_token,
+    state_bytes,
+    weights_bytes,
+)
 
 PROMPT_TOKENS = (128, 512, 2048, 8192)
 """Prompts whose prefill is shown, one at a time."""
@@ -37,16 +42,24 @@ class Machine:
 
 
 def facts_of_model(
-    llm: LlmSpec, gpu: GpuType, parallelism: Parallelism
+    llm: LlmSpec,
+    gpu: GpuType,
+    parallelism: Parallelism,
+    *,
+    sources: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Shapes, memory on `gpu`, and step latencies of a replica of `llm`.
+
+    The latencies are those of the default sources, or of the named ones in that order.
 
     Raises
     ------
     LatencyUnavailableError
         If the parallelism cannot split the model, or nothing knows its latency.
+    InputError
+        On a name of no source.
     """
-    impossible = parallelism.why_not(llm) or parallelism.why_not_costed()
+    impossible = parallelism.why_not(llm)
     if impossible:
         raise LatencyUnavailableError(impossible)
     memory = memory_of(llm, parallelism, gpu)
@@ -54,7 +67,10 @@ def facts_of_model(
     request = LatencyRequest(
         llm=llm, parallelism=parallelism, gpu=gpu, links=machine.links
     )
-    choice = LatencyLibrary.default().choose(request)
+    library = LatencyLibrary.default()
+    if sources:
+        library = library.with_sources(*sources)
+    choice = library.choose(request)
     return {
         "llm": shape_facts(llm),
         "gpu": gpu.name,
@@ -82,6 +98,7 @@ def shape_facts(llm: LlmSpec) -> dict[str, Any]:
         "weights_bytes": weights_bytes(llm),
         "kv_bytes_per_token": short_kv_bytes_per_token(llm),
         "kv_bytes_per_token_long": kv_bytes_per_token(llm),
+        "state_bytes_per_request": state_bytes(llm),
         "num_layers": llm.num_layers,
         "hidden": llm.hidden,
         "num_heads": llm.num_heads,
@@ -91,6 +108,8 @@ def shape_facts(llm: LlmSpec) -> dict[str, Any]:
         "vocab": llm.vocab,
         "max_positions": llm.max_positions,
         "mla": to_mapping(llm.mla),
+        "indexer": to_mapping(llm.indexer),
+        "linear": to_mapping(llm.linear),
         "moe": to_mapping(llm.moe),
         "windows": sorted({window for window in llm.windows if window is not None}),
         "precision": to_mapping(llm.precision),
@@ -114,7 +133,8 @@ def machine_with(gpu: GpuType, parallelism: Parallelism) -> Machine:
     stages = [range(s * size, (s + 1) * size) for s in range(parallelism.pp)]
     name = f"{num_nodes} x {node_type.name}" if num_nodes > 1 else node_type.name
     topology = Cluster(nodes=nodes).topology
-    return Machine(name=name, links=topology.group_links(stages))
+    tp = parallelism.tp if parallelism.num_ranks > 1 else None
+    return Machine(name=name, links=topology.group_links(stages, tp=tp))
 
 
 def _invented(gpu: GpuType, num_gpus: int) -> NodeType:

@@ -7,13 +7,16 @@ from clusters.units import GB
 from planner.cli.tables import facts_table, sections, table_of
 from planner.deployment import gpu_ranges
 from planner.evaluate import Evaluation
-from planner.plan import Plan
+from planner.plan import AllocationBound, Plan
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
 MAX_ROWS = 24
 """Replicas and routes shown; the files have all of them."""
+
+MAX_WORTH = 4
+"""Things that would help most."""
 
 
 def plan_report(plan: Plan) -> "Group":
@@ -56,9 +59,25 @@ def summary_table(plan: Plan) -> "RenderableType":
         gap = "" if plan.gap_frac is None else f", gap {plan.gap_frac:.0%}"
         goal = plan.problem.objective.goal
         rows.append(("Bound", f"{goal}: nothing is better than {plan.bound:.4g}{gap}"))
+    if plan.allocation is not None:
+        rows += allocation_rows(plan.allocation)
     shapes = {evidence.shape for evidence in plan.evidence}
     rows += [("Warning", warning) for warning in folded(plan.warnings, shapes)]
     return facts_table(rows)
+
+
+def allocation_rows(bound: AllocationBound) -> list[tuple[str, str]]:
+    """What replicas of the simulated rates add up to, and what would help most."""
+    text = f"{bound.value:.4g} with replicas in parts, {bound.whole_value:.4g} whole"
+    if bound.gap_frac is not None:
+        text += f"; gap {bound.gap_frac:.1%}"
+    rows = [("Allocation", text)]
+    useful = [each for each in bound.worth if each.gain > 0][:MAX_WORTH]
+    rows += [("Worth", f"one more {each.limit}: {each.gain:.3g}") for each in useful]
+    if bound.worth and len(useful) < MAX_WORTH:
+        what = "anything else" if useful else "anything"
+        rows.append(("Worth", f"one more of {what}: 0"))
+    return rows
 
 
 def folded(warnings: Sequence[str], shapes: Collection[str]) -> list[str]:

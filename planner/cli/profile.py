@@ -1,6 +1,7 @@
 """`phaseplan profile`: measure, fit and show; commands that prove it are beside it."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,6 +97,13 @@ def run(
     max_kv_tokens: Annotated[int, typer.Option(min=64)] = 524288,
     gpu: GpuOption = None,
     target_ci: CiOption = 0.02,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Prompt chunks with decodes as well.")
+    ] = False,
+    sm_share: Annotated[
+        str | None,
+        typer.Option(help="Shares of the SMs to measure too: auto, or 0.3,0.5."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the points, measure nothing.")
     ] = False,
@@ -110,6 +118,7 @@ def run(
     chosen = open_device(device)
     from profiler.campaign import CampaignSettings
     from profiler.grid import GridLimits
+    from profiler.sections import Section
     from profiler.subject import subjects_of
 
     limits = GridLimits(
@@ -119,12 +128,19 @@ def run(
         max_requests=max_requests,
         max_kv_tokens=max_kv_tokens,
     )
-    settings = CampaignSettings(budget_s=duration_s(budget), limits=limits)
+    sections = (Section.STEPS, Section.MIXED) if mixed else (Section.STEPS,)
+    settings = CampaignSettings(
+        budget_s=duration_s(budget), limits=limits, sections=sections
+    )
+    shares = None if sm_share is None else share_list(sm_share)
     subjects = subjects_of(LlmSpec.load(model), degrees(tp), dtype=dtype)
     if dry_run:
         list_points(subjects, settings, gpu)
         return
-    _measure(chosen, subjects, settings, records, gpu, target_ci, quiet)
+    wanted = Measurement(
+        records=records, gpu=gpu, target_ci=target_ci, sm_shares=shares, quiet=quiet
+    )
+    _measure(chosen, subjects, settings, wanted)
 
 
 def degrees(text: str) -> tuple[int, ...]:
@@ -143,6 +159,27 @@ def degrees(text: str) -> tuple[int, ...]:
     return found
 
 
+def share_list(text: str) -> tuple[float, ...]:
+    """Shares of the SMs of ``auto`` or ``0.3,0.5``.
+
+    Raises
+    ------
+    InputError
+        When one is not between 0 and 1.
+    """
+    from profiler.sections import SM_SHARES
+
+    if text == "auto":
+        return SM_SHARES
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0.0 < share < 1.0 for share in found):
+        raise InputError("--sm-share", text, "auto, or shares between 0 and 1")
+    return found
+
+
 def list_points(
     subjects: tuple["Subject", ...], settings: "CampaignSettings", gpu: str | None
 ) -> None:
@@ -155,38 +192,60 @@ def list_points(
     stdout_console().print(points_table(rows))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What `profile run` was asked beside model and grid."""
+
+    records: Path
+    gpu: str | None
+    target_ci: float
+    sm_shares: tuple[float, ...] | None
+    quiet: bool
+
+
 def _measure(
     device: "Device",
     subjects: tuple["Subject", ...],
     settings: "CampaignSettings",
-    records: Path,
-    gpu: str | None,
-    target_ci: float,
-    quiet: bool,
+    wanted: Measurement,
 ) -> None:
     from planner.cli.profile_tables import summary_line
     from planner.cli.progress import progress
-    from profiler.campaign import run_campaign
+    from profiler.campaign import Progress, run_campaign
     from profiler.ceilings import append_ceilings
     from profiler.environment import other_users
     from profiler.measurer import TorchMeasurer
+    from profiler.sm_share_campaign import measure_sm_shares
     from profiler.timing import TimingSettings
 
-    timing = TimingSettings(target_ci_frac=target_ci)
+    timing = TimingSettings(target_ci_frac=wanted.target_ci)
+    records, gpu, quiet = wanted.records, wanted.gpu, wanted.quiet
     others = other_users(device)
     if others:
         say(others, label="warning", style="yellow", quiet=quiet)
     measurer = TorchMeasurer(device, dtype=subjects[0].dtype, timing=timing, gpu=gpu)
     with progress(quiet=quiet) as show:
+
+        def tell(p: Progress) -> None:
+            show(f"{p.done}/{p.total} {p.label} ({p.left_s:.0f} s)")
+
         append_ceilings(device, records, timing=timing, gpu=gpu)
         summary = run_campaign(
-            subjects,
-            measurer,
-            records,
-            settings=settings,
-            progress=lambda p: show(f"{p.done}/{p.total} {p.label} ({p.left_s:.0f} s)"),
+            subjects, measurer, records, settings=settings, progress=tell
         )
-    say(f"{records}: {summary_line(summary)}", quiet=quiet)
+        say(f"{records}: {summary_line(summary)}", quiet=quiet)
+        if wanted.sm_shares is not None:
+            outcome = measure_sm_shares(
+                device,
+                [subject for subject in subjects if not subject.is_ends],
+                records,
+                settings=settings,
+                timing=timing,
+                gpu=gpu,
+                shares=wanted.sm_shares,
+                progress=tell,
+            )
+            say(f"SM shares: {outcome.describe()}", quiet=quiet)
 
 
 @app.command()

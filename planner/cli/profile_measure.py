@@ -109,7 +109,8 @@ def collectives(
 ) -> None:
     """Measure collectives between the GPUs (or processes) of this host.
 
-    For several hosts start `torchrun ... -m profiler.collectives` on each.
+    For several hosts start `torchrun ... -m profiler.collectives` on each, with
+    `--links` for the links between them (see `phaseplan profile links`).
     """
     open_device(device)
     command = [

@@ -50,9 +50,58 @@ def profile_report(profile: "Profile") -> "Group":
         for status, count in m.left_out
     ]
     parts = [("", facts_table(facts)), ("Fits", table_of(headers, rows))]
+    shown = (
+        ("Mixed steps: error of each law (measured over law)", _mixed_rows(profile)),
+        ("Slowdown by share of the SMs", _share_rows(profile)),
+    )
+    parts += [
+        (title, table_of(names, found)) for title, (names, found) in shown if found
+    ]
     if left:
         parts.append(("Points without a number", facts_table(left)))
     return sections(*parts)
+
+
+def _mixed_rows(profile: "Profile") -> tuple[list[str], list[list[str]]]:
+    """Laws of mixed steps, part by part."""
+    headers = ["model", "part", "shared linears", "sum", "max", "points"]
+    rows = [
+        [
+            f"{model.llm.name} TP{model.tp} {model.dtype}",
+            part.part,
+            *(
+                f"{law.median_frac:.1%} ({law.measured_to_law:.2f})"
+                for law in (part.mixed.shared, part.mixed.sum, part.mixed.max)
+            ),
+            str(part.mixed.num_points),
+        ]
+        for model in profile.models
+        for part in model.parts
+        if part.mixed is not None
+    ]
+    return headers, rows
+
+
+def _share_rows(profile: "Profile") -> tuple[list[str], list[list[str]]]:
+    """Slowdowns, share by share: of prompts, and of decodes by batch."""
+    kinds = dict.fromkeys(
+        (s.phase, s.num_requests) for model in profile.models for s in model.sm_shares
+    )
+    headers = ["model", "share"]
+    headers += [p if p == "prefill" else f"decode of {n}" for p, n in kinds]
+    rows = []
+    for model in profile.models:
+        found = {(s.sm_share_frac, s.phase, s.num_requests): s for s in model.sm_shares}
+        for share in dict.fromkeys(s.sm_share_frac for s in model.sm_shares):
+            cells = []
+            for kind in kinds:
+                s = found.get((share, *kind))
+                is_range = s is not None and s.num_points > 1
+                spread = f" ({s.least:.2f} to {s.most:.2f})" if s and is_range else ""
+                cells.append(f"{s.slowdown:.2f}{spread}" if s else "-")
+            name = f"{model.llm.name} TP{model.tp} {model.dtype}"
+            rows.append([name, f"{share:.0%}", *cells])
+    return headers, rows
 
 
 def summary_line(summary: "CampaignSummary") -> str:
@@ -91,7 +140,7 @@ def points_table(rows: Sequence["PointEstimate"]) -> "Group":
 
 def validation_report(levels: Sequence["ValidationLevel"]) -> "Table":
     """Predicted beside measured, load by load."""
-    headers = ["load", "rate", "number", "predicted", "measured", "error"]
+    headers = ["policy", "load", "rate", "number", "predicted", "measured", "error"]
     rows = []
     for level in levels:
         for index, row in enumerate(level.compared):
@@ -100,6 +149,7 @@ def validation_report(levels: Sequence["ValidationLevel"]) -> "Table":
             rate = f"{level.rate_rps:.3g} requests/s x {level.num_requests}"
             rows.append(
                 [
+                    level.policy if is_first else "",
                     f"{level.load_frac:.0%}" if is_first else "",
                     rate if is_first else "",
                     row.name,

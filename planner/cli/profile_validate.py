@@ -20,13 +20,13 @@ from planner.cli.progress import progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.latency.step_table import StepTable
+    from models.latency.profile import Profile
+    from models.llm import LlmSpec
     from planner.validation import ValidationLevel
-    from profiler.campaign_plan import ValidationPlan
     from profiler.engine import Engine
     from profiler.environment import Device
-
-_KV_BLOCK_TOKENS = 16
+    from profiler.served import ServedFile
+    from profiler.validation_plan import ValidationPlan
 
 
 @app.command()
@@ -38,6 +38,9 @@ def validate(
     lengths: Annotated[
         str, typer.Option(help="Length preset, or fixed INPUTxOUTPUT tokens.")
     ] = "chat",
+    policy: Annotated[
+        str, typer.Option(help="prefill_first, chunked, or both with a comma.")
+    ] = "prefill_first",
     load: Annotated[str, typer.Option(help="Shares of capacity.")] = "0.5,0.85,0.95",
     num_requests: Annotated[
         int, typer.Option("--requests", min=2, help="Requests a load.")
@@ -45,27 +48,39 @@ def validate(
     max_context_tokens: Annotated[int, typer.Option(min=8)] = 4096,
     max_num_seqs: Annotated[int, typer.Option(min=1)] = 128,
     max_batch_tokens: Annotated[int, typer.Option(min=1)] = 8192,
+    chunk_budget: Annotated[
+        int, typer.Option(min=1, help="Tokens of a chunked step, decodes included.")
+    ] = 2048,
     max_s: Annotated[
         float, typer.Option("--max-seconds", min=1.0, help="Longest run of a load.")
     ] = 120.0,
     ttft_ms: Annotated[float, typer.Option(min=0.001)] = 2000.0,
     tpot_ms: Annotated[float, typer.Option(min=0.001)] = 30.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    served: Annotated[
+        Path | None,
+        typer.Option(help="Runs of an engine: written, or read if they are there."),
+    ] = None,
     fmt: FormatOption = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Serve a trace in real time on the device, and hold the simulator to it."""
+    """Serve a trace in real time on the device, and hold the simulator to it.
+
+    With runs that were served before, nothing is served and no device is needed.
+    """
     from clusters.mapping import to_mapping
     from models.latency.profile import Profile
     from models.llm import LlmSpec
+    from planner.cli.profile_served import read_served, write_served
     from planner.cli.profile_tables import validation_report
-    from profiler.campaign_plan import ValidationPlan
     from profiler.engine import EngineLimits
+    from profiler.validation_plan import ValidationPlan, policies_of
 
     wanted = ValidationPlan(
         lengths=lengths,
         loads=tuple(float(part) for part in load.split(",")),
+        policies=policies_of(policy),
         num_requests=num_requests,
         seed=seed,
         ttft_ms=ttft_ms,
@@ -73,16 +88,23 @@ def validate(
         max_s=max_s,
         limits=EngineLimits(
             max_batch_tokens=max_batch_tokens,
+            chunk_budget_tokens=chunk_budget,
             max_num_seqs=max_num_seqs,
             max_context_tokens=max_context_tokens,
         ),
     )
-    chosen = open_device(device)
+    measured, llm = Profile.load(profile), LlmSpec.load(model)
     with progress(quiet=quiet) as show:
-        show("building the engine")
-        engine = build_engine(LlmSpec.load(model), chosen, dtype, wanted.limits)
-        table = calibrated_table(Profile.load(profile), engine, chosen, dtype)
-        levels = validate_levels(engine, table, wanted, show)
+        if served is not None and served.exists():
+            runs = read_served(served)
+        else:
+            chosen = open_device(device)
+            show("building the engine")
+            engine, why_no_graphs = build_engine(llm, chosen, dtype, wanted)
+            runs = serve_levels(engine, measured, chosen, wanted, show, why_no_graphs)
+            if served is not None:
+                write_served(served, runs)
+        levels = predict_levels(runs, measured, llm, wanted)
     emit(
         {"levels": to_mapping(levels)},
         fmt=fmt,
@@ -91,8 +113,10 @@ def validate(
     )
 
 
-def build_engine(llm: object, device: "Device", dtype: str, limits: object) -> "Engine":
-    """The whole model on the device, its decode graphs captured."""
+def build_engine(
+    llm: "LlmSpec", device: "Device", dtype: str, wanted: "ValidationPlan"
+) -> tuple["Engine", str | None]:
+    """The whole model on the device; and why its decode steps are not captured."""
     from profiler.engine import Engine
     from profiler.layers.settings import LayerSettings
 
@@ -100,108 +124,84 @@ def build_engine(llm: object, device: "Device", dtype: str, limits: object) -> "
     gc.collect()
     device.free_bytes()
     settings = LayerSettings.for_device(device.torch_device, dtype)
-    engine = Engine(llm, settings, limits)  # type: ignore[arg-type]
-    engine.prepare()
-    return engine
+    engine = Engine(llm, settings, wanted.limits)
+    return engine, engine.prepare()
 
 
-def calibrated_table(
-    profile: object, engine: "Engine", device: "Device", dtype: str
-) -> "StepTable":
-    """The model's step table from its layers, with what the serving loop adds.
+def serve_levels(
+    engine: "Engine",
+    profile: "Profile",
+    device: "Device",
+    wanted: "ValidationPlan",
+    show: "Callable[[str], None]",
+    why_no_graphs: str | None = None,
+) -> "ServedFile":
+    """Calibrate the engine, and serve a trace at every load with every policy.
 
     Raises
     ------
     InputError
         When the profile is of another device, or does not hold the model.
     """
-    import numpy as np
+    from dataclasses import replace
 
-    from models.latency.measured import single_gpu_table, with_overhead
-    from models.latency.profile import Profile
+    from models.latency.measured import single_gpu_table
     from profiler.calibration import calibrate
     from profiler.environment import environment_of
+    from profiler.served import ServedFile
 
-    assert isinstance(profile, Profile)
-    here = environment_of(device, gpu=profile.gpu)
-    if here.device_name != profile.environment.device_name:
-        raise InputError(
-            "profile", profile.environment.device_name, f"one of {here.device_name}"
-        )
-    bare = single_gpu_table(profile, engine.llm)
-    records = calibrate(engine, bare, here, dtype=dtype)
+    here = environment_of(device, gpu=profile.gpu).device_name
+    if here != profile.environment.device_name:
+        form = f"a profile of {here}"
+        raise InputError("profile", profile.environment.device_name, form)
+    table = single_gpu_table(profile, engine.llm)
+    show("calibrating the engine")
+    calibration = calibrate(engine, table)
+    file = ServedFile.of_engine(engine, here, calibration, no_graphs=why_no_graphs)
+    from planner.cli.profile_served import serve_run
 
-    def median_ms(phase: str) -> float:
-        found = [r.step.ms for r in records if r.step and r.point.phase == phase]
-        return float(np.median(found))
-
-    return with_overhead(
-        bare, prefill_ms=median_ms("prefill"), decode_ms=median_ms("decode")
-    )
+    for policy in wanted.policies:
+        for share in wanted.loads:
+            run = serve_run(engine, file, table, wanted, policy, share, show)
+            file = replace(file, runs=(*file.runs, run))
+    return file
 
 
-def validate_levels(
-    engine: "Engine",
-    table: "StepTable",
-    wanted: "ValidationPlan",
-    show: "Callable[[str], None]",
+def predict_levels(
+    file: "ServedFile", profile: "Profile", llm: "LlmSpec", wanted: "ValidationPlan"
 ) -> tuple["ValidationLevel", ...]:
-    """Serve and simulate the same requests at every load."""
-    import numpy as np
-
+    """Simulate every run that was served, and compare."""
+    from models.latency.measured import single_gpu_table
+    from planner.cli.profile_served import limits_of
     from planner.simulator.simulate import simulate
-    from planner.simulator.system import BatchLimits
     from planner.slo import Slo
-    from planner.validation import capacity_rps, compare, draw_requests, engine_system
-    from profiler.serving import OpenLoop, serve
+    from planner.validation import compare, slots_system
+    from planner.workload.requests import Requests
 
-    limits = engine.limits
-    slots = limits.max_num_seqs * limits.max_context_tokens
-    # A slot is never short of room: twice the tokens, so that no block is missed.
-    system = engine_system(
-        table,
-        BatchLimits(
-            max_batch_tokens=limits.max_batch_tokens, max_num_seqs=limits.max_num_seqs
-        ),
-        kv_capacity_tokens=2 * slots + _KV_BLOCK_TOKENS,
-    )
-    show("simulating the capacity")
-    most = capacity_rps(
-        system,
-        wanted.lengths,
-        seed=wanted.seed,
-        max_context=limits.max_context_tokens,
-    )
+    if file.llm != llm.name:
+        raise InputError("--served", file.llm, f"runs of {llm.name}")
+    table = file.calibration.applied_to(single_gpu_table(profile, llm))
     levels = []
-    for share in wanted.loads:
-        rate = share * most
-        num_requests = wanted.num_requests_at(rate)
-        show(f"serving {num_requests} requests at {rate:.3g} requests/s")
-        requests = draw_requests(
-            wanted.lengths,
-            num_requests,
-            rate_rps=rate,
-            seed=wanted.seed,
-            max_context=limits.max_context_tokens,
+    for run in file.runs:
+        served = run.served()
+        system = slots_system(
+            table,
+            limits_of(file, run.policy),
+            max_context_tokens=file.limits.max_context_tokens,
         )
-        served = serve(
-            engine,
-            OpenLoop(
-                arrival_ms=requests.arrival_ms,
-                input_tokens=requests.input_tokens,
-                output_tokens=requests.output_tokens,
-            ),
-            rng=np.random.default_rng(wanted.seed),
-            max_s=wanted.max_s,
+        requests = Requests(
+            arrival_ms=served.requests.arrival_ms,
+            input_tokens=served.requests.input_tokens,
+            output_tokens=served.requests.output_tokens,
         )
         levels.append(
             compare(
                 simulate(system, requests),
-                served.ttft_ms,
-                served.tpot_ms,
+                served,
                 slo=Slo(ttft_ms=wanted.ttft_ms, tpot_ms=wanted.tpot_ms),
-                load_frac=share,
-                rate_rps=rate,
+                policy=run.policy,
+                load_frac=run.load_frac,
+                rate_rps=run.rate_rps,
             )
         )
     return tuple(levels)

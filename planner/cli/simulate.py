@@ -5,10 +5,28 @@ from typing import Annotated
 
 import typer
 
+from clusters.fields import InputError
+from clusters.mapping import nearest
 from planner.cli.failures import ExitCode
 from planner.cli.output import FormatOption, OutputOption, QuietOption, emit, say
 from planner.cli.problem_file import check_positive, errors_name
 from planner.cli.progress import progress
+
+ENGINES = ("vllm", "sglang", "trtllm")
+"""Names of the presets; written out so that help and completion import nothing."""
+
+
+def check_engine(name: str | None) -> str | None:
+    """Refuse an engine without a preset.
+
+    Raises
+    ------
+    InputError
+        Naming the nearest one.
+    """
+    if name is not None and name not in ENGINES:
+        raise InputError("--engine", name, f"an engine ({nearest(name, ENGINES)})")
+    return name
 
 
 def simulate(
@@ -37,6 +55,14 @@ def simulate(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Another seed than the plan's.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(ENGINES),
+            callback=check_engine,
+            help="Batching, memory and step times of this engine's defaults.",
+        ),
+    ] = None,
     fmt: FormatOption = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -57,6 +83,7 @@ def simulate(
         concurrency=concurrency,
         head=head,
         seed=seed,
+        engine=engine,
     )
     with errors_name(trace or plan_file), progress(quiet=quiet) as show:
         show("simulating")
@@ -64,7 +91,7 @@ def simulate(
     emit(
         to_mapping(evaluation),
         fmt=fmt,
-        table=lambda: simulation_report(plan, evaluation),
+        table=lambda: simulation_report(plan, evaluation, engine=engine),
         output=output,
     )
     if options == ReplayOptions() and evaluation != plan.evaluation:

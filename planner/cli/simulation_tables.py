@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from planner.cli.plan_tables import latency_table, load_table
 from planner.cli.tables import facts_table, sections
+from planner.engines import EnginePreset
 from planner.evaluate import Evaluation
 from planner.plan import Plan
 
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 
-def simulation_report(plan: Plan, evaluation: Evaluation) -> "Group":
+def simulation_report(
+    plan: Plan, evaluation: Evaluation, *, engine: str | None = None
+) -> "Group":
     """Attainment, percentiles and load of every replica."""
     attainment = evaluation.attainment
     each = {
@@ -38,8 +41,44 @@ def simulation_report(plan: Plan, evaluation: Evaluation) -> "Group":
         ),
         ("Output", f"{evaluation.output_tokens_per_s:,.0f} tokens/s"),
     ]
+    if engine is not None:
+        facts[1:1] = engine_facts(EnginePreset.load(engine))
     return sections(
         ("", facts_table(facts)),
         ("Latency", latency_table(evaluation)),
         ("Load", load_table(evaluation)),
     )
+
+
+def engine_facts(preset: EnginePreset) -> list[tuple[str, str]]:
+    """What a preset sets, and how far it was off on measured runs."""
+    large = preset.large_gpu_batch_tokens
+    tokens = f"{preset.max_batch_tokens:,}" + (f" or {large:,}" if large else "")
+    overheads, fit = preset.fit.overheads, preset.fit
+    errors = [
+        f"{name} {share:.0%}"
+        for name, share in (
+            ("TTFT", fit.ttft_median_error_frac),
+            ("TPOT", fit.tpot_median_error_frac),
+        )
+        if share is not None
+    ]
+    return [
+        (
+            "Engine",
+            f"{preset.name}: {preset.policy}, {tokens} tokens a step, "
+            f"{preset.max_num_seqs:,} requests",
+        ),
+        (
+            "Memory",
+            f"{preset.memory_frac:.0%} {preset.memory_kind.replace('_', ' ')}, "
+            f"blocks of {preset.block_tokens} tokens, "
+            f"graphs up to {preset.captured[-1]:,} requests",
+        ),
+        (
+            "Overheads",
+            f"{overheads.request_ms:.0f} ms a request, {overheads.step_ms:.2f} ms a "
+            f"step, {overheads.launch_ms:.3f} ms to launch a kernel of a prefill",
+        ),
+        ("Median error", f"{', '.join(errors)} on {fit.rows:,} measured runs left out"),
+    ]

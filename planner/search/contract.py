@@ -10,6 +10,7 @@ from planner.deployment import Deployment
 from planner.evaluate import Evaluator
 from planner.goodput import Goodput
 from planner.objective import Goal
+from planner.plan import AllocationBound
 from planner.problem import Problem
 from planner.stop import StoppingCriterion
 
@@ -135,6 +136,9 @@ class SearchOutcome:
     ledger: Ledger = spec("Counts.")
     is_exact: bool = spec("Whether nothing in its space can be better.", default=False)
     is_stopped: bool = spec("Whether it was stopped before its end.", default=False)
+    allocation: AllocationBound | None = spec(
+        "Bound on what whole replicas add up to, if the method has one.", default=None
+    )
 
 
 STOPPED = "not reached before the search was stopped"

@@ -11,9 +11,11 @@ gives no bound. Here an answer has one of our statuses, a bound that holds, and 
 
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import pulp
 
@@ -31,7 +33,11 @@ class Solver(StrEnum):
     CBC = "cbc"
 
 
-_PULP_NAMES = {Solver.HIGHS: "HiGHS", Solver.CBC: "PULP_CBC_CMD"}
+_PULP_NAMES = {
+    Solver.HIGHS: ("HiGHS",),
+    # An installed CBC, then the one that comes with PuLP up to version 3.
+    Solver.CBC: ("COIN_CMD", "PULP_CBC_CMD"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +102,9 @@ def solve_milp(
     """
     chosen = solver or _default_solver()
     started = time.monotonic()
-    code = program.solve(_pulp_solver(chosen, time_limit_s, gap_frac))
+    code = program.solve(_configured(chosen, time_limit_s, gap_frac))
     runtime_s = time.monotonic() - started
-    if code == pulp.LpStatusUnbounded:
+    if code == pulp.LpStatusUnbounded or _is_unbounded(program, chosen):
         raise InputError("program", program.name, "a program with a bounded objective")
     if code == pulp.LpStatusInfeasible:
         return MilpOutcome(
@@ -131,7 +137,7 @@ def solve_relaxation(
         When it has no optimum.
     """
     chosen = solver or _default_solver()
-    code = program.solve(_pulp_solver(chosen, None, 0.0, mip=False))
+    code = program.solve(_configured(chosen, None, 0.0, mip=False))
     if code != pulp.LpStatusOptimal:
         raise InputError(
             "program", pulp.LpStatus[code], "a relaxation with an optimal solution"
@@ -158,22 +164,41 @@ def whole_value(variable: pulp.LpVariable) -> int:
     return round(variable.value() or 0.0)
 
 
+def is_installed(solver: Solver) -> bool:
+    """Whether a solver can be used."""
+    return _pulp_solver(solver) is not None
+
+
 def _default_solver() -> Solver:
     for solver in Solver:
-        if pulp.getSolver(_PULP_NAMES[solver]).available():
+        if is_installed(solver):
             return solver
     raise InputError("solver", None, "highspy or CBC (pip install highspy)")
 
 
-def _pulp_solver(
+def _configured(
     solver: Solver, time_limit_s: float | None, gap_frac: float, *, mip: bool = True
 ) -> pulp.LpSolver:
-    made = pulp.getSolver(
-        _PULP_NAMES[solver], mip=mip, msg=False, gapRel=gap_frac, timeLimit=time_limit_s
+    made = _pulp_solver(
+        solver, mip=mip, msg=False, gapRel=gap_frac, timeLimit=time_limit_s
     )
-    if not made.available():
+    if made is None:
         raise InputError("solver", str(solver), "a solver that is installed")
     return made
+
+
+def _pulp_solver(solver: Solver, **options: Any) -> pulp.LpSolver | None:
+    """PuLP's interface to a solver, None when it is not installed."""
+    for name in _PULP_NAMES[solver]:
+        if name not in pulp.listSolvers():
+            continue
+        with warnings.catch_warnings():
+            # The CBC that comes with PuLP 3 says that PuLP 4 will have none.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            made = pulp.getSolver(name, **options)
+            if made.available():
+                return made
+    return None
 
 
 def _value(program: pulp.LpProblem) -> float | None:
@@ -187,6 +212,17 @@ def _value(program: pulp.LpProblem) -> float | None:
     if value is None or not program.valid(INTEGER_TOLERANCE):
         return None
     return float(value)
+
+
+def _is_unbounded(program: pulp.LpProblem, solver: Solver) -> bool:
+    """Whether HiGHS would say so without its presolve, which may leave it open."""
+    if solver is not Solver.HIGHS:
+        return False
+    highs = program.solverModel
+    if highs.getModelStatus().name == "kUnboundedOrInfeasible":
+        highs.setOptionValue("presolve", "off")
+        highs.run()
+    return bool(highs.getModelStatus().name == "kUnbounded")
 
 
 def _is_stopped(program: pulp.LpProblem, solver: Solver) -> bool:

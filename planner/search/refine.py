@@ -6,11 +6,19 @@ from dataclasses import dataclass, field
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment, ReplicaShape
 from planner.goodput import Effort
+from planner.problem import Problem
 from planner.search.contract import STOPPED, Candidate, Ledger, SearchContext
+from planner.search.ratios import gpu_budget
 from planner.simulator.system import Phase
 
 MAX_STEPS = 40
 """Deployments that one climb may look at."""
+
+LARGE_CLUSTER = 256
+"""On so many GPUs whole simulations take seconds: a few of them have to do."""
+
+_FEW = 2
+"""Deployments simulated before the climb, and by it, on a large cluster."""
 
 LARGE_POOL = 8
 """Pools beyond this size change by more than one replica a step."""
@@ -102,6 +110,8 @@ def simulate_promising(
 ) -> None:
     """Simulate the first `num_finalists` that fit."""
     num_done = 0
+    if is_large(simulated.context.problem):
+        num_finalists = min(num_finalists, _FEW)
     for counts in promised:
         if num_done >= num_finalists or simulated.context.should_stop():
             return
@@ -122,6 +132,7 @@ def climb(
     GPUs for. A climb ends after `MAX_STEPS` deployments in any case.
     """
     start = len(simulated.known)
+    most = _FEW if is_large(simulated.context.problem) else MAX_STEPS
     for _ in range(max_rounds):
         best = simulated.best
         if best is None or simulated.context.should_stop():
@@ -129,11 +140,16 @@ def climb(
         for neighbour in _neighbours(simulated, best, extras):
             if simulated.context.should_stop():
                 return
-            if len(simulated.known) - start >= MAX_STEPS:
+            if len(simulated.known) - start >= most:
                 return
             simulated.try_counts(neighbour)
         if simulated.best is best:
             return
+
+
+def is_large(problem: Problem) -> bool:
+    """Whether the search has to make do with few whole simulations."""
+    return gpu_budget(problem) >= LARGE_CLUSTER
 
 
 def _neighbours(

@@ -1,7 +1,10 @@
 """Replica shapes worth considering for a problem, and why the others are not."""
 
+from dataclasses import replace
+
 from clusters.units import GB
 from models.latency.library import LatencyUnavailableError
+from models.llm import LlmSpec
 from models.memory import memory_of
 from models.parallelism import Parallelism
 from planner.deployment import Deployment, ReplicaShape
@@ -13,21 +16,40 @@ from planner.simulator.system import Phase
 
 
 def parallelisms(
-    problem: Problem, largest_group: int, num_gpus: int
+    problem: Problem, largest_group: int, num_gpus: int, phase: Phase | None = None
 ) -> list[Parallelism]:
-    """Every TP and PP of the search space that these numbers of GPUs can hold.
+    """Every TP, PP and rank of the search space that these numbers of GPUs can hold.
 
-    Degrees that the problem asks for are listed in any case, to be counted.
+    Degrees that the problem asks for are listed in any case, to be counted. Context
+    parallelism is for prefill: in decode its ranks repeat the matrices.
     """
     space = problem.search
     degrees = space.tp or tuple(range(1, largest_group + 1))
     limit = min(num_gpus, space.max_gpus or num_gpus)
+    ranks = [Parallelism()]
+    ranks += [
+        Parallelism(attention_dp=n) for n in sorted(set(space.attention_dp) - {1})
+    ]
+    if phase is Phase.PREFILL:
+        ranks += [Parallelism(cp=n) for n in sorted(set(space.cp) - {1})]
     return [
-        Parallelism(tp=tp, pp=pp)
+        _with_experts_apart(problem.service.llm, replace(each, tp=tp, pp=pp))
         for tp in sorted(set(degrees))
         for pp in range(1, space.max_pp + 1)
-        if tp * pp <= limit or (space.tp and pp == 1)
+        for each in ranks
+        if tp * pp * each.num_ranks <= limit or (space.tp and pp == 1)
     ]
+
+
+def _with_experts_apart(llm: LlmSpec, parallelism: Parallelism) -> Parallelism:
+    """The same with the experts of a stage with ranks on different GPUs, if they fit.
+
+    Otherwise every expert is split over all of them, as without ranks.
+    """
+    size = parallelism.gpus_per_stage
+    if parallelism.num_ranks == 1 or llm.moe is None or llm.moe.num_experts % size:
+        return parallelism
+    return replace(parallelism, ep=size)
 
 
 def usable_gpu_types(problem: Problem) -> tuple[str, ...]:
@@ -50,7 +72,7 @@ def usable_shapes(
     found = []
     for gpu_type in usable_gpu_types(problem):
         group, total = free.largest_group(gpu_type), free.num_free(gpu_type)
-        for parallelism in parallelisms(problem, group, total):
+        for parallelism in parallelisms(problem, group, total, phase):
             shape = ReplicaShape(
                 phase=phase, gpu_type=gpu_type, parallelism=parallelism
             )

@@ -2,7 +2,9 @@
 
 Prefill first (vLLM): prompts are batched in order under a token budget whenever blocks
 and places allow; otherwise the resident requests take a decode step together
-(iteration-level batching, Orca). When a decode step needs blocks that are not there,
+(iteration-level batching, Orca). Steps that mix prompt chunks with decodes are made in
+`chunks`, from the parts here. At request level (FasterTransformer) a batch is admitted
+when the one before has ended. When a decode step needs blocks that are not there,
 the request admitted last is preempted and its context recomputed later.
 
 References
@@ -11,9 +13,11 @@ References
     Language Model Serving with PagedAttention", SOSP 2023, section 4.5.
 """
 
+import math
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.gaps import count_token, detach, push_late
 from planner.simulator.groups import (
     add_member,
     context_tokens,
@@ -25,13 +29,14 @@ from planner.simulator.groups import (
 )
 from planner.simulator.kv import (
     allocate,
+    blocks_for,
     can_allocate,
     grow_to_now,
     growth,
     num_blocks,
 )
-from planner.simulator.lifecycle import enter_decode, first_token, leave_decode
-from planner.simulator.queues import mark_dirty, push_prompt_front
+from planner.simulator.lifecycle import end_request, enter_decode, first_token
+from planner.simulator.queues import mark_dirty, push_prompt_front, remove_partial
 from planner.simulator.state import NONE
 
 
@@ -41,7 +46,7 @@ def prompt_blocks(w: Any, replica: int, request: int) -> int:
     rep = w.replica[replica]
     req = w.request[request]
     context = req.input_tokens + req.done_tokens + rep.decodes
-    return int(num_blocks(context, rep.block_tokens))
+    return int(blocks_for(w, replica, request, context))
 
 
 @compiled
@@ -55,12 +60,33 @@ def can_prefill(w: Any, replica: int) -> bool:
 
 
 @inlined
+def admit(w: Any, replica: int) -> int:
+    """Take the first waiting prompt, with its blocks and a place; returns it."""
+    clock = w.clock[0]
+    rep = w.replica[replica]
+    request = rep.prompt_head
+    req = w.request[request]
+    rep.prompt_head = req.next
+    if rep.prompt_head == NONE:
+        rep.prompt_tail = NONE
+    req.next = NONE
+    allocate(w, replica, prompt_blocks(w, replica, request))
+    rep.num_running += rep.decodes
+    req.admission = clock.admissions
+    clock.admissions += 1
+    # A context that is recomputed has started before, or came from elsewhere.
+    if req.done_tokens == 0 and math.isnan(req.prefill_start_ms):
+        req.prefill_start_ms = clock.now_ms
+    return int(request)
+
+
+@inlined
 def form_prefill(w: Any, replica: int) -> int:
     """Take prompts in order under the token budget; returns the batch, or NONE.
 
-    The first prompt may exceed the budget: it then runs alone.
+    The first prompt may exceed the budget: it then runs alone. A padded batch is
+    computed as if every prompt were as long as the longest.
     """
-    clock = w.clock[0]
     rep = w.replica[replica]
     if not can_prefill(w, replica):
         return NONE
@@ -69,32 +95,30 @@ def form_prefill(w: Any, replica: int) -> int:
     first.batch_count = 0
     first.batch_tokens = 0.0
     first.batch_squares = 0.0
+    longest = 0.0
     while can_prefill(w, replica) and first.batch_count < rep.max_num_seqs:
         request = rep.prompt_head
         req = w.request[request]
         tokens = req.input_tokens + req.done_tokens
-        if first.batch_count > 0 and first.batch_tokens + tokens > rep.max_batch_tokens:
+        total = first.batch_tokens + tokens
+        squares = first.batch_squares + float(tokens) * tokens
+        longest = max(longest, float(tokens))
+        if rep.is_batch_padded:
+            total = (first.batch_count + 1) * longest
+            squares = total * longest
+        if first.batch_count > 0 and total > rep.max_batch_tokens:
             break
-        rep.prompt_head = req.next
-        if rep.prompt_head == NONE:
-            rep.prompt_tail = NONE
-        allocate(w, replica, prompt_blocks(w, replica, request))
-        rep.num_running += rep.decodes
-        req.admission = clock.admissions
-        clock.admissions += 1
-        if req.done_tokens == 0:  # else its context is recomputed
-            req.prefill_start_ms = clock.now_ms
+        admit(w, replica)
         if first.batch_count > 0:
             w.request[first.batch_tail].next = request
         first.batch_tail = request
-        req.next = NONE
         first.batch_count += 1
-        first.batch_tokens += tokens
-        first.batch_squares += float(tokens) * tokens
+        first.batch_tokens = total
+        first.batch_squares = squares
     return int(batch)
 
 
-@inlined
+@compiled
 def end_prefill(w: Any, replica: int, batch: int) -> None:
     """Every request of a prefilled batch has one more token."""
     request = batch
@@ -106,6 +130,8 @@ def end_prefill(w: Any, replica: int, batch: int) -> None:
             first_token(w, request)
         else:
             req.done_tokens += 1
+            if w.clock[0].counts_gaps:
+                count_token(w, request, w.clock[0].now_ms)
             enter_decode(w, request)
         request = following
     mark_dirty(w, replica)
@@ -113,20 +139,55 @@ def end_prefill(w: Any, replica: int, batch: int) -> None:
 
 @inlined
 def preempt(w: Any, group: int, position: int) -> None:
-    """Drop a request's KV cache; its whole context waits to be prefilled again."""
-    clock = w.clock[0]
+    """Drop a member's KV cache; its whole context waits to be prefilled again."""
     grp = w.group[group]
-    rep = w.replica[grp.replica]
     context = context_tokens(w, group, position)
     covered = context - (grp.step - grp.covered_step)
     request = remove_member(w, group, position)
+    if w.clock[0].counts_gaps:
+        detach(w, group, request)
     req = w.request[request]
     req.done_tokens = context - req.input_tokens
+    blocks = num_blocks(covered, w.replica[grp.replica].block_tokens)
+    wait_again(w, grp.replica, request, blocks)
+
+
+@compiled
+def wait_again(w: Any, replica: int, request: int, blocks: int) -> None:
+    """Give back all `blocks` of `request`, which waits in front of the prompts."""
+    clock = w.clock[0]
+    rep = w.replica[replica]
+    req = w.request[request]
+    req.cached_tokens = 0
     req.num_preemptions += 1
     clock.num_preemptions += 1
-    allocate(w, grp.replica, -num_blocks(covered, rep.block_tokens))
+    allocate(w, replica, -blocks)
     rep.num_running -= 1
-    push_prompt_front(w, grp.replica, request)
+    push_prompt_front(w, replica, request)
+
+
+@inlined
+def preempt_latest(w: Any, group: int) -> None:
+    """Drop the request admitted last: a member, or a prompt that is half prefilled.
+
+    What a step under way computes stays.
+    """
+    grp = w.group[group]
+    rep = w.replica[grp.replica]
+    position = latest_member(w, group)
+    admission = w.request[w.member[grp.offset + position].request].admission
+    chosen, before, previous = NONE, NONE, NONE
+    request = rep.partial_head
+    while request != NONE:
+        req = w.request[request]
+        if req.admission > admission and req.last_batch <= rep.batches_ended:
+            chosen, before, admission = request, previous, req.admission
+        previous, request = request, req.next
+    if chosen == NONE:
+        preempt(w, group, position)
+    else:
+        remove_partial(w, grp.replica, chosen, before)
+        wait_again(w, grp.replica, chosen, prompt_blocks(w, grp.replica, chosen))
 
 
 @compiled
@@ -141,9 +202,51 @@ def cover_next_step(w: Any, group: int) -> bool:
                 allocate(w, grp.replica, needed)
             grp.covered_step = grp.step
             return True
-        preempt(w, group, latest_member(w, group))
+        preempt_latest(w, group)
     grp.covered_step = grp.step
     return False
+
+
+@inlined
+def pad_with_ended(w: Any, replica: int, group: int) -> None:
+    """Requests that ended with their prompt are computed on with a padded batch."""
+    grp = w.group[group]
+    request = w.replica[replica].ended_head
+    while request != NONE:
+        req = w.request[request]
+        grp.kv_tokens += req.input_tokens + req.output_tokens
+        grp.num_padded += 1
+        request = req.next
+
+
+@compiled
+def gather_decodes(w: Any, replica: int) -> int:
+    """Everyone ready to decode, with blocks for the next step; the group, or NONE."""
+    rep = w.replica[replica]
+    group = rep.idle_group
+    if group != NONE:
+        rep.idle_group = NONE
+        cover_next_step(w, group)
+    elif rep.join_head == NONE:
+        return NONE
+    else:
+        group = take_group(w, replica)
+        if rep.is_batch_padded:
+            pad_with_ended(w, replica, group)
+    while rep.join_head != NONE:
+        request = rep.join_head
+        req = w.request[request]
+        rep.join_head = req.next
+        if w.clock[0].counts_gaps:
+            push_late(w, group, request)
+        rep.num_joining -= 1
+        left = req.output_tokens - req.done_tokens
+        add_member(w, group, request, w.group[group].step + left)
+    rep.join_tail = NONE
+    if w.group[group].num_members == 0:
+        release_group(w, group)
+        return NONE
+    return int(group)
 
 
 @inlined
@@ -155,26 +258,9 @@ def form_decode(w: Any, replica: int) -> int:
     rep = w.replica[replica]
     if rep.num_flying >= rep.num_stages:
         return NONE
-    group = rep.idle_group
+    group = gather_decodes(w, replica)
     if group != NONE:
-        rep.idle_group = NONE
-        cover_next_step(w, group)
-    elif rep.join_head == NONE:
-        return NONE
-    else:
-        group = take_group(w, replica)
-    while rep.join_head != NONE:
-        request = rep.join_head
-        req = w.request[request]
-        rep.join_head = req.next
-        rep.num_joining -= 1
-        left = req.output_tokens - req.done_tokens
-        add_member(w, group, request, w.group[group].step + left)
-    rep.join_tail = NONE
-    if w.group[group].num_members == 0:
-        release_group(w, group)
-        return NONE
-    rep.num_flying += 1
+        rep.num_flying += 1
     return int(group)
 
 
@@ -183,7 +269,7 @@ def advance_group(w: Any, group: int, steps: int, covered_step: int) -> None:
     """Count `steps` decode steps; take the blocks filled up to `covered_step`."""
     grp = w.group[group]
     rep = w.replica[grp.replica]
-    grp.kv_tokens += grp.num_members * steps
+    grp.kv_tokens += grp.width * steps
     grp.step += steps
     blocks = growth(w, group, grp.covered_step, covered_step, rep.block_tokens)
     grow_to_now(w, grp.replica, blocks)
@@ -192,19 +278,28 @@ def advance_group(w: Any, group: int, steps: int, covered_step: int) -> None:
 
 @inlined
 def end_decode(w: Any, group: int, steps: int) -> None:
-    """A run of steps is over: finished requests leave, the others wait for the next."""
+    """A run of steps is over: finished requests leave, the others wait for the next.
+
+    Prompts whose last chunk was in the step have their first token.
+    """
     grp = w.group[group]
     replica = grp.replica
     rep = w.replica[replica]
     rep.num_flying -= 1
+    rep.batches_ended += 1
     advance_group(w, group, steps, grp.step + steps - 1)
-    while grp.num_members > 0 and w.member_finish[grp.offset] <= grp.step:
+    while grp.num_members > 0 and w.member[grp.offset].finish <= grp.step:
         request = remove_member(w, group, 0)
         req = w.request[request]
         req.done_tokens = req.output_tokens
-        held = req.input_tokens + req.output_tokens - 1
-        allocate(w, replica, -num_blocks(held, rep.block_tokens))
-        leave_decode(w, request)
+        if rep.is_batch_padded:  # computed on, with one more token each step
+            grp.kv_tokens += req.input_tokens + req.output_tokens
+            grp.num_padded += 1
+        end_request(w, request, req.input_tokens + req.output_tokens - 1)
+    if grp.head != NONE:
+        end_prefill(w, replica, grp.head)
+        grp.head = NONE
+    grp.chunk_tokens = 0
     if grp.num_members == 0:
         release_group(w, group)
     elif rep.idle_group == NONE:

@@ -2,18 +2,29 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from clusters.fields import check_fields, spec
-from models.latency.step_table import StepTable
+from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
 from planner.simulator.state import NONE, Array, World
-from planner.simulator.system import Phase, Routing, ServingReplica, ServingSystem
+from planner.simulator.system import (
+    Batching,
+    BatchLimits,
+    Phase,
+    Routing,
+    ServingReplica,
+    ServingSystem,
+)
 from planner.workload.requests import Requests
 
 NUM_SAMPLES = 256
 """Points of the KV occupancy curve of each replica."""
+
+_NO_LIMIT = 1 << 40
+"""More tokens or requests than any simulation has."""
 
 _WATERMARK_FRAC = 0.01
 """Share of the KV blocks that admission leaves free (vLLM's default)."""
@@ -47,12 +58,26 @@ class SimulationOptions:
         gt=0,
         default=None,
     )
+    hold_ms: float = spec(
+        "Closed loop: a next request is held back this long, with those that follow it "
+        "meanwhile (an engine that looks for new requests at intervals).",
+        unit="ms",
+        ge=0,
+        default=0.0,
+    )
     is_fast_forward: bool = spec("Jump over unchanged decode steps.", default=True)
     sample_ms: float = spec(
         "Time between samples of the KV occupancy; 0: spread over the arrivals.",
         unit="ms",
         ge=0,
         default=0.0,
+    )
+    is_itl_counted: bool = spec("Count the gaps between tokens.", default=False)
+    max_spans: int = spec(
+        "Steps and runs of steps kept for the timeline, the first ones.",
+        unit="1",
+        ge=0,
+        default=0,
     )
 
     def __post_init__(self) -> None:
@@ -69,8 +94,7 @@ def build_world(
     num_members = sum((len(r.stages) + 1) * r.limits.max_num_seqs for r in replicas)
     max_block = max(r.kv_block_tokens for r in replicas)
     tables, table_of = _distinct_tables(replicas)
-    knots, values, squares = _prefill_arrays(tables)
-    fixed, slope = _decode_arrays(tables, max(r.limits.max_num_seqs for r in replicas))
+    most = max(r.limits.max_num_seqs for r in replicas)
     stage = np.zeros(num_stages, dtype=state.STAGE)
     group = np.zeros(num_groups, dtype=state.GROUP)
     replica = _fill_replicas(system, stage, group, table_of)
@@ -84,8 +108,7 @@ def build_world(
         replica=replica,
         stage=stage,
         group=group,
-        member_finish=np.zeros(num_members, dtype=np.int64),
-        member_request=np.zeros(num_members, dtype=np.int64),
+        member=np.zeros(num_members, dtype=state.MEMBER),
         residues=np.zeros((num_groups, max_block), dtype=np.int64),
         heap=np.zeros(num_stages + len(requests), dtype=np.int64),
         slot=slot,
@@ -94,55 +117,70 @@ def build_world(
             by_phase[Phase.PREFILL] + by_phase[Phase.AGGREGATED], dtype=np.int64
         ),
         decode_replicas=np.array(by_phase[Phase.DECODE], dtype=np.int64),
-        prefill_knots=knots,
-        prefill_values=values,
-        prefill_squares=squares,
-        decode_fixed=fixed,
-        decode_slope=slope,
+        knot=_knots(tables),
+        batch=_batches(tables, most),
         **_route_arrays(system),
         kv_samples=np.zeros((len(replicas), NUM_SAMPLES), dtype=np.float64),
+        gap_counts=np.zeros(state.NUM_GAP_BINS, dtype=np.int64),
+        span=np.zeros(options.max_spans, dtype=state.SPAN),
     )
+
+
+_Table = tuple[StepTable, BatchLimits]
+"""A step table, and limits of which only the captured batches count."""
+
+
+def _table_of(table: StepTable, limits: BatchLimits) -> _Table:
+    return table, BatchLimits(graph_batch_sizes=limits.graph_batch_sizes)
 
 
 def _distinct_tables(
     replicas: tuple[ServingReplica, ...],
-) -> tuple[tuple[StepTable, ...], dict[StepTable, int]]:
-    table_of: dict[StepTable, int] = {}
+) -> tuple[tuple[_Table, ...], dict[_Table, int]]:
+    table_of: dict[_Table, int] = {}
     for replica in replicas:
         for table in replica.stages:
-            table_of.setdefault(table, len(table_of))
+            table_of.setdefault(_table_of(table, replica.limits), len(table_of))
     return tuple(table_of), table_of
 
 
 @lru_cache(maxsize=256)
-def _prefill_arrays(tables: tuple[StepTable, ...]) -> tuple[Array, Array, Array]:
-    """Knots and values padded to one width by points on the last slope."""
-    width = max(2, *(len(t.prefill_tokens) for t in tables))
-    knots = np.zeros((len(tables), width))
-    values = np.zeros((len(tables), width))
-    for row, table in enumerate(tables):
+def _knots(tables: tuple[_Table, ...]) -> Array:
+    """Knots of F, a row a table, padded to one width by points on the last slope."""
+    width = max(2, *(len(t.prefill_tokens) for t, _ in tables))
+    knots = np.zeros((len(tables), width), dtype=state.KNOT)
+    for row, (table, _) in enumerate(tables):
         xs, ys = list(table.prefill_tokens), list(table.prefill_ms)
         slope = (ys[-1] - ys[-2]) / (xs[-1] - xs[-2]) if len(xs) > 1 else 0.0
         while len(xs) < width:
             xs.append(xs[-1] + 1.0)
             ys.append(ys[-1] + slope)
-        knots[row], values[row] = xs, ys
-    squares = np.array([t.prefill_per_sq_token_ms for t in tables])
-    return knots, values, squares
+        knots["tokens"][row], knots["ms"][row] = xs, ys
+    return knots
 
 
 @lru_cache(maxsize=256)
-def _decode_arrays(
-    tables: tuple[StepTable, ...], max_num_seqs: int
-) -> tuple[Array, Array]:
-    rows = [table.decode_arrays(max_num_seqs) for table in tables]
-    fixed = np.array([row[0] for row in rows])
-    slope = np.array([row[1] for row in rows])
-    return fixed, slope
+def _batches(tables: tuple[_Table, ...], max_num_seqs: int) -> Array:
+    """Decode batches, a row a table.
+
+    G and H of a decode step at the captured size of every batch; and what B decodes
+    add to a step with prompts beside their tokens: max(0, G(B) - F(B)), and H(B).
+    """
+    batches = np.arange(max_num_seqs + 1, dtype=np.float64)
+    filled = np.zeros((len(tables), max_num_seqs + 1), dtype=state.BATCH)
+    for row, (table, limits) in enumerate(tables):
+        sizes = [limits.step_batch(n) if n else 0 for n in range(max_num_seqs + 1)]
+        fixed, slope = table.decode_arrays(max(sizes))
+        filled["fixed_ms"][row], filled["slope_ms"][row] = fixed[sizes], slope[sizes]
+        shared = interpolate_array(batches, table.prefill_tokens, table.prefill_ms)
+        added = np.maximum(0.0, fixed[: max_num_seqs + 1] - shared)
+        filled["mixed_ms"][row, 1:] = added[1:]
+        filled["mixed_slope_ms"][row, 1:] = slope[1 : max_num_seqs + 1]
+    return filled
 
 
 def _fill_replicas(
-    system: ServingSystem, stage: Array, group: Array, table_of: dict[StepTable, int]
+    system: ServingSystem, stage: Array, group: Array, table_of: dict[_Table, int]
 ) -> Array:
     replica = np.zeros(len(system.replicas), dtype=state.REPLICA)
     next_stage, next_group, next_member = 0, 0, 0
@@ -153,19 +191,19 @@ def _fill_replicas(
         rep["decodes"] = given.phase is not Phase.PREFILL
         rep["slice"] = given.slice
         rep["first_stage"], rep["num_stages"] = next_stage, num_stages
-        rep["max_batch_tokens"] = given.limits.max_batch_tokens
-        rep["max_num_seqs"] = given.limits.max_num_seqs
-        rep["max_step_context"] = given.limits.max_step_context_tokens or 0
+        _fill_limits(rep, given.limits)
         rep["block_tokens"] = given.kv_block_tokens
         blocks = given.kv_capacity_tokens // given.kv_block_tokens
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
         rep["watermark_blocks"] = int(blocks * _WATERMARK_FRAC)
         rep["work_weight"] = _work_weight(given)
-        for name in ("prompt", "pull", "join"):
+        for name in ("prompt", "partial", "pull", "join"):
             rep[f"{name}_head"] = rep[f"{name}_tail"] = NONE
         for position, table in enumerate(given.stages):
             st = stage[next_stage + position]
-            st["replica"], st["table"] = index, table_of[table]
+            st["replica"] = index
+            st["table"] = table_of[_table_of(table, given.limits)]
+            st["per_sq_token_ms"] = table.prefill_per_sq_token_ms
             st["is_last"] = position == num_stages - 1
             st["current"] = st["prefill_head"] = st["decode_head"] = NONE
         rep["idle_group"], rep["free_group"] = NONE, next_group
@@ -177,6 +215,24 @@ def _fill_replicas(
         next_stage += num_stages
         next_group += num_stages + 1
     return replica
+
+
+def _fill_limits(rep: Any, limits: BatchLimits) -> None:
+    policy = limits.policy
+    rep["max_batch_tokens"] = limits.max_batch_tokens
+    rep["max_num_seqs"] = limits.max_num_seqs
+    rep["max_step_context"] = limits.max_step_context_tokens or 0
+    rep["is_chunked"] = policy.mixes_decodes or policy.cuts_prompts
+    rep["mixes_decodes"] = policy.mixes_decodes
+    rep["cuts_prompts"] = policy.cuts_prompts
+    rep["tile_rest"] = limits.max_batch_tokens % limits.chunk_tile_tokens
+    rep["max_chunk"] = limits.max_chunk_tokens or _NO_LIMIT
+    rep["max_partial"] = limits.max_partial_prompts or _NO_LIMIT
+    rep["reserves_output"] = limits.reserves_output
+    rep["reserved_output"] = limits.reserved_output_tokens or 0
+    rep["is_request_level"] = policy is Batching.REQUEST_LEVEL
+    rep["is_batch_padded"] = limits.is_batch_padded
+    rep["ended_head"] = NONE
 
 
 @lru_cache(maxsize=256)
@@ -203,6 +259,7 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
         "transfer_start_ms",
         "decode_ready_ms",
         "finish_ms",
+        "last_token_ms",
     ):
         request[name] = np.nan
     for name in ("prefill_replica", "decode_replica", "next", "batch_next"):
@@ -217,8 +274,10 @@ def _fill_clock(
     clock = array[0]
     is_round_robin = system.routing is Routing.ROUND_ROBIN
     clock["routing"] = state.ROUND_ROBIN if is_round_robin else state.SHORTEST_QUEUE
+    clock["counts_gaps"] = options.is_itl_counted
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0
+    clock["hold_ms"] = options.hold_ms
     clock["kv_bytes_per_token"] = system.kv_bytes_per_token
     spread = max(requests.duration_ms, 1.0) / (NUM_SAMPLES - 1)
     clock["sample_ms"] = options.sample_ms or spread
@@ -237,25 +296,20 @@ def _fill_clock(
 
 def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     num = len(system.replicas)
-    latency, rate = np.zeros(num * num), np.zeros(num * num)
     by_pair = {route.source * num + route.target: route for route in system.routes}
     names = sorted({share.edge for r in system.routes for share in r.edges})
     number = {name: i for i, name in enumerate(names)}
-    first = np.zeros(num * num + 1, dtype=np.int64)
-    edge_id: list[int] = []
-    edge_rate: list[float] = []
+    routes = np.zeros(num * num + 1, dtype=state.ROUTE)
+    shares: list[tuple[int, float]] = []
     for pair in range(num * num):
         route = by_pair.get(pair)
         if route is not None:
-            latency[pair], rate[pair] = route.latency_ms, route.ms_per_byte
-            edge_id += [number[share.edge] for share in route.edges]
-            edge_rate += [share.ms_per_byte for share in route.edges]
-        first[pair + 1] = len(edge_id)
+            routes[pair]["latency_ms"] = route.latency_ms
+            routes[pair]["ms_per_byte"] = route.ms_per_byte
+            shares += [(number[share.edge], share.ms_per_byte) for share in route.edges]
+        routes[pair + 1]["first_edge"] = len(shares)
     return {
-        "route_latency_ms": latency,
-        "route_ms_per_byte": rate,
-        "route_edges": first,
-        "edge_id": np.array(edge_id, dtype=np.int64),
-        "edge_ms_per_byte": np.array(edge_rate),
+        "route": routes,
+        "edge_share": np.array(shares, dtype=state.EDGE_SHARE),
         "edge_free_ms": np.zeros(len(names)),
     }

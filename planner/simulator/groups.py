@@ -8,6 +8,7 @@ is `input + output - (finish - step)`.
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.gaps import merge_late
 from planner.simulator.state import NONE
 
 
@@ -16,8 +17,8 @@ def context_tokens(w: Any, group: int, position: int) -> int:
     """Tokens the member at `position` attends to in the group's next step."""
     grp = w.group[group]
     offset = grp.offset + position
-    request = w.request[w.member_request[offset]]
-    left = w.member_finish[offset] - grp.step
+    request = w.request[w.member[offset].request]
+    left = w.member[offset].finish - grp.step
     return int(request.input_tokens + request.output_tokens - left)
 
 
@@ -33,6 +34,11 @@ def take_group(w: Any, replica: int) -> int:
     grp.step = 0
     grp.covered_step = 0
     grp.kv_tokens = 0
+    grp.head = NONE
+    grp.num_padded = 0
+    grp.late_head = NONE
+    grp.num_late = 0
+    grp.chunk_tokens = 0
     w.residues[group, :] = 0
     return int(group)
 
@@ -59,13 +65,13 @@ def add_member(w: Any, group: int, request: int, finish_step: int) -> None:
     w.residues[group, (total - finish_step) % block] += 1
     while position > 0:
         parent = (position - 1) >> 1
-        if w.member_finish[offset + parent] <= finish_step:
+        if w.member[offset + parent].finish <= finish_step:
             break
-        w.member_finish[offset + position] = w.member_finish[offset + parent]
-        w.member_request[offset + position] = w.member_request[offset + parent]
+        w.member[offset + position].finish = w.member[offset + parent].finish
+        w.member[offset + position].request = w.member[offset + parent].request
         position = parent
-    w.member_finish[offset + position] = finish_step
-    w.member_request[offset + position] = request
+    w.member[offset + position].finish = finish_step
+    w.member[offset + position].request = request
 
 
 @compiled
@@ -73,8 +79,8 @@ def remove_member(w: Any, group: int, position: int) -> int:
     """Take the member at `position` out of the heap; returns its request."""
     grp = w.group[group]
     offset = grp.offset
-    request = w.member_request[offset + position]
-    finish = w.member_finish[offset + position]
+    request = w.member[offset + position].request
+    finish = w.member[offset + position].finish
     req = w.request[request]
     total = req.input_tokens + req.output_tokens
     grp.kv_tokens -= total - (finish - grp.step)
@@ -84,8 +90,8 @@ def remove_member(w: Any, group: int, position: int) -> int:
     grp.num_members = last
     if position == last:
         return int(request)
-    moved_finish = w.member_finish[offset + last]
-    moved_request = w.member_request[offset + last]
+    moved_finish = w.member[offset + last].finish
+    moved_request = w.member[offset + last].request
     _place(w, offset, last, position, moved_finish, moved_request)
     return int(request)
 
@@ -96,10 +102,10 @@ def _place(
 ) -> None:
     while position > 0:
         parent = (position - 1) >> 1
-        if w.member_finish[offset + parent] <= finish:
+        if w.member[offset + parent].finish <= finish:
             break
-        w.member_finish[offset + position] = w.member_finish[offset + parent]
-        w.member_request[offset + position] = w.member_request[offset + parent]
+        w.member[offset + position].finish = w.member[offset + parent].finish
+        w.member[offset + position].request = w.member[offset + parent].request
         position = parent
     while True:
         child = 2 * position + 1
@@ -107,16 +113,16 @@ def _place(
             break
         if (
             child + 1 < size
-            and w.member_finish[offset + child + 1] < w.member_finish[offset + child]
+            and w.member[offset + child + 1].finish < w.member[offset + child].finish
         ):
             child += 1
-        if w.member_finish[offset + child] >= finish:
+        if w.member[offset + child].finish >= finish:
             break
-        w.member_finish[offset + position] = w.member_finish[offset + child]
-        w.member_request[offset + position] = w.member_request[offset + child]
+        w.member[offset + position].finish = w.member[offset + child].finish
+        w.member[offset + position].request = w.member[offset + child].request
         position = child
-    w.member_finish[offset + position] = finish
-    w.member_request[offset + position] = request
+    w.member[offset + position].finish = finish
+    w.member[offset + position].request = request
 
 
 @inlined
@@ -125,10 +131,10 @@ def latest_member(w: Any, group: int) -> int:
     grp = w.group[group]
     best = 0
     for position in range(1, grp.num_members):
-        request = w.member_request[grp.offset + position]
+        request = w.member[grp.offset + position].request
         if (
             w.request[request].admission
-            > w.request[w.member_request[grp.offset + best]].admission
+            > w.request[w.member[grp.offset + best].request].admission
         ):
             best = position
     return best
@@ -141,10 +147,12 @@ def merge_groups(w: Any, a: int, b: int) -> int:
     if w.group[a].num_members < w.group[b].num_members:
         into, other = b, a
     target, source = w.group[into], w.group[other]
+    if w.clock[0].counts_gaps:
+        merge_late(w, into, other)
     shift = target.step - source.step
     for position in range(source.num_members):
-        request = w.member_request[source.offset + position]
-        finish = w.member_finish[source.offset + position]
+        request = w.member[source.offset + position].request
+        finish = w.member[source.offset + position].finish
         add_member(w, into, request, finish + shift)
     source.num_members = 0
     release_group(w, other)

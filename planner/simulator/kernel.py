@@ -58,13 +58,19 @@ def next_arrival_ms(w: Any) -> float:
 
 @inlined
 def pump_dirty(w: Any) -> None:
-    """Let every replica that changed start what it can, lowest index first."""
+    """Let every replica that changed start what it can, lowest index first.
+
+    Work that takes no time ends before the next replica starts: whoever waits for it
+    must not find that a step has begun without it.
+    """
     clock = w.clock[0]
     while clock.num_dirty > 0:
         clock.num_dirty -= 1
         replica = w.dirty[clock.num_dirty]
         w.replica[replica].dirty = 0
         pump(w, replica)
+        if clock.heap_size > 0 and w.slot[w.heap[0]].time_ms <= clock.now_ms:
+            return
 
 
 @inlined

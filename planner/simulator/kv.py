@@ -18,6 +18,20 @@ def num_blocks(tokens: int, block_tokens: int) -> int:
 
 
 @compiled
+def blocks_for(w: Any, replica: int, request: int, context: int) -> int:
+    """Blocks that `request` holds while it attends to `context` tokens.
+
+    Those of its prompt and its whole output where these are reserved.
+    """
+    rep = w.replica[replica]
+    tokens = context
+    if rep.reserves_output and rep.decodes:
+        req = w.request[request]
+        tokens = req.input_tokens + max(req.output_tokens, rep.reserved_output)
+    return int(num_blocks(tokens, rep.block_tokens))
+
+
+@compiled
 def can_allocate(w: Any, replica: int, blocks: int) -> bool:
     """Whether `blocks` fit; a watermark stays free unless the replica is empty."""
     rep = w.replica[replica]
@@ -75,6 +89,8 @@ def record_occupancy(w: Any, replica: int) -> None:
 def growth(w: Any, group: int, from_step: int, to_step: int, block_tokens: int) -> int:
     """Blocks that the members of `group` take between two steps."""
     grp = w.group[group]
+    if w.replica[grp.replica].reserves_output:
+        return 0
     steps = to_step - from_step
     cycles = steps // block_tokens
     blocks = cycles * grp.num_members
@@ -95,8 +111,9 @@ def previous_residue(residue: int, block_tokens: int) -> int:
 def steps_that_fit(w: Any, group: int, wanted: int, block_tokens: int) -> int:
     """How many of `wanted` steps from the covered one on fit the free blocks (>= 1)."""
     grp = w.group[group]
-    free = w.replica[grp.replica].free_blocks
-    if (wanted // block_tokens + 1) * grp.num_members <= free:
+    rep = w.replica[grp.replica]
+    free = rep.free_blocks
+    if rep.reserves_output or (wanted // block_tokens + 1) * grp.num_members <= free:
         return wanted
     start = grp.covered_step
     fits = max(0, free // grp.num_members - 1) * block_tokens

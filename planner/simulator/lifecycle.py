@@ -5,7 +5,7 @@ from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.events import schedule
-from planner.simulator.kv import allocate, can_allocate, num_blocks
+from planner.simulator.kv import allocate, blocks_for, can_allocate, num_blocks
 from planner.simulator.queues import mark_dirty, push_join, push_prompt, push_pull
 from planner.simulator.state import (
     ANY_SLICE,
@@ -65,12 +65,17 @@ def least_work(w: Any, candidates: Any, wanted: int) -> int:
 
 @compiled
 def release_next_client(w: Any) -> None:
-    """In a closed loop, a client whose request ended sends its next one now."""
+    """In a closed loop, a client whose request ended sends its next one now.
+
+    It may be held back; those that follow it meanwhile are let go with it.
+    """
     clock = w.clock[0]
     if clock.concurrency > 0:
         released = clock.num_done + clock.num_rejected + clock.concurrency - 1
         if released < w.request.shape[0]:
-            w.request[released].arrival_ms = clock.now_ms
+            if clock.now_ms > clock.release_ms:
+                clock.release_ms = clock.now_ms + clock.hold_ms
+            w.request[released].arrival_ms = clock.release_ms
 
 
 @inlined
@@ -108,7 +113,7 @@ def arrive(w: Any, request: int) -> None:
     kept = req.input_tokens
     if rep.decodes:
         kept += req.output_tokens
-    if num_blocks(kept, rep.block_tokens) > rep.capacity_blocks:
+    if blocks_for(w, replica, request, kept) > rep.capacity_blocks:
         reject(w, request)
         return
     req.prefill_replica = replica
@@ -125,6 +130,7 @@ def first_token(w: Any, request: int) -> None:
     req = w.request[request]
     replica = req.prefill_replica
     req.first_token_ms = clock.now_ms
+    req.last_token_ms = clock.now_ms
     req.done_tokens = 1
     if missed_ttft(w, request):
         clock.ttft_misses += 1
@@ -142,7 +148,7 @@ def first_token(w: Any, request: int) -> None:
     target = choose_decode(w, replica)
     rep = w.replica[target]
     total = req.input_tokens + req.output_tokens
-    if num_blocks(total, rep.block_tokens) > rep.capacity_blocks:
+    if blocks_for(w, target, request, total) > rep.capacity_blocks:
         if replica != NONE:
             leave_prefill(w, request)
         reject(w, request)
@@ -172,13 +178,43 @@ def enter_decode(w: Any, request: int) -> None:
     if math.isnan(req.decode_ready_ms):
         req.decode_ready_ms = clock.now_ms
     if req.done_tokens == req.output_tokens:
-        rep = w.replica[replica]
-        context = req.input_tokens + req.done_tokens
-        allocate(w, replica, -num_blocks(context, rep.block_tokens))
-        leave_decode(w, request)
+        end_request(w, request, req.input_tokens + req.done_tokens)
         return
     push_join(w, replica, request)
     mark_dirty(w, replica)
+
+
+@compiled
+def end_request(w: Any, request: int, context: int) -> None:
+    """All tokens are out: give back the blocks of `context` tokens and leave.
+
+    At request level, it is returned with the last of its batch.
+    """
+    replica = w.request[request].decode_replica
+    rep = w.replica[replica]
+    if not rep.is_request_level:
+        allocate(w, replica, -blocks_for(w, replica, request, context))
+        leave_decode(w, request)
+        return
+    w.request[request].next = rep.ended_head
+    rep.ended_head = request
+    rep.num_ended += 1
+    if rep.num_ended == rep.num_running:
+        return_batch(w, replica)
+
+
+@inlined
+def return_batch(w: Any, replica: int) -> None:
+    """Every request of the batch has ended: they leave together."""
+    rep = w.replica[replica]
+    request = rep.ended_head
+    while request != NONE:
+        following = w.request[request].next
+        allocate(w, replica, -blocks_for(w, replica, request, 0))
+        leave_decode(w, request)
+        request = following
+    rep.ended_head = NONE
+    rep.num_ended = 0
 
 
 @compiled
@@ -222,7 +258,7 @@ def start_pulls(w: Any, replica: int) -> None:
     while rep.pull_head != NONE and rep.prompt_head == NONE:
         request = rep.pull_head
         req = w.request[request]
-        blocks = num_blocks(req.input_tokens + 1, rep.block_tokens)
+        blocks = blocks_for(w, replica, request, req.input_tokens + 1)
         if rep.num_running >= rep.max_num_seqs or not can_allocate(w, replica, blocks):
             break
         rep.pull_head = req.next
@@ -254,12 +290,14 @@ def reserve_route(w: Any, request: int, target: int) -> float:
     route = req.prefill_replica * w.replica.shape[0] + target
     size = clock.kv_bytes_per_token * req.input_tokens
     start = clock.now_ms
-    first, last = w.route_edges[route], w.route_edges[route + 1]
+    first, last = w.route[route].first_edge, w.route[route + 1].first_edge
     for i in range(first, last):
-        start = max(start, w.edge_free_ms[w.edge_id[i]])
+        start = max(start, w.edge_free_ms[w.edge_share[i].edge])
     for i in range(first, last):
-        w.edge_free_ms[w.edge_id[i]] = start + size * w.edge_ms_per_byte[i]
-    duration = w.route_latency_ms[route] + size * w.route_ms_per_byte[route]
+        w.edge_free_ms[w.edge_share[i].edge] = (
+            start + size * w.edge_share[i].ms_per_byte
+        )
+    duration = w.route[route].latency_ms + size * w.route[route].ms_per_byte
     return float(start + duration)
 
 

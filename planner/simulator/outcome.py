@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from clusters.fields import InputError, check_fields, spec
 from clusters.units import MS_PER_S
+from planner.simulator.timeline import Timeline
+from planner.simulator.token_gaps import GapHistogram
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -23,13 +25,26 @@ class ReplicaStats:
     num_requests: int = spec("Requests routed to it.", unit="requests", ge=0)
     prefill_busy_frac: float = spec("Share of time in prefill steps.", unit="1", ge=0)
     decode_busy_frac: float = spec("Share of time in decode steps.", unit="1", ge=0)
+    mixed_busy_frac: float = spec(
+        "Share of time in steps of prompt chunks and decodes.", unit="1", ge=0
+    )
     num_prefill_steps: int = spec("Prefill steps.", unit="steps", ge=0)
     num_decode_steps: int = spec("Decode steps.", unit="steps", ge=0)
+    num_mixed_steps: int = spec("Steps of both.", unit="steps", ge=0)
     num_prefill_tokens: int = spec("Prompt tokens prefilled.", unit="tokens", ge=0)
     num_decode_tokens: int = spec("Tokens decoded.", unit="tokens", ge=0)
+    num_mixed_tokens: int = spec("Those of either in mixed steps.", unit="tokens", ge=0)
     kv_mean_frac: float = spec("Mean share of KV blocks in use.", unit="1", ge=0)
     kv_peak_frac: float = spec("Highest share of KV blocks in use.", unit="1", ge=0)
     kv_curve_frac: tuple[float, ...] = spec("KV occupancy at the samples.", unit="1")
+    active_frac: float = spec(
+        "Share of time in which a pipeline stage works.", unit="1", ge=0
+    )
+    bubble_frac: float = spec(
+        "Share of the stages' time that is idle while another stage works.",
+        unit="1",
+        ge=0,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -61,6 +76,10 @@ class SimulationResult:
     sample_ms: float = spec("Time between samples of the KV occupancy.", unit="ms")
     replicas: tuple[ReplicaStats, ...]
     is_complete: bool
+    token_gaps: GapHistogram | None = None
+    """Gaps between tokens, when `is_itl_counted`."""
+    timeline: Timeline | None = None
+    """What the stages did when, with `max_spans` > 0."""
 
     @property
     def num_arrived(self) -> int:

@@ -54,6 +54,33 @@ def push_join(w: Any, replica: int, request: int) -> None:
 
 
 @inlined
+def push_partial(w: Any, replica: int, request: int) -> None:
+    """Append `request` to the prompts of `replica` that are half prefilled."""
+    rep = w.replica[replica]
+    w.request[request].next = NONE
+    if rep.partial_head == NONE:
+        rep.partial_head = request
+    else:
+        w.request[rep.partial_tail].next = request
+    rep.partial_tail = request
+    rep.num_partial += 1
+
+
+@compiled
+def remove_partial(w: Any, replica: int, request: int, previous: int) -> None:
+    """Take `request`, which follows `previous`, from the half prefilled prompts."""
+    rep = w.replica[replica]
+    following = w.request[request].next
+    if previous == NONE:
+        rep.partial_head = following
+    else:
+        w.request[previous].next = following
+    if rep.partial_tail == request:
+        rep.partial_tail = previous
+    rep.num_partial -= 1
+
+
+@inlined
 def push_batch(w: Any, stage: int, batch: int) -> None:
     """Append a prefill batch to the queue of a later pipeline stage."""
     st = w.stage[stage]

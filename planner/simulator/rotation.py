@@ -9,6 +9,7 @@ so there is nothing to fast-forward: members are plain lists, step by step.
 from typing import Any
 
 from planner.simulator.compiled import inlined
+from planner.simulator.gaps import count_token
 from planner.simulator.groups import release_group, take_group
 from planner.simulator.kv import allocate, num_blocks
 from planner.simulator.lifecycle import leave_decode
@@ -73,6 +74,8 @@ def end_capped(w: Any, group: int) -> None:
         req = w.request[request]
         held = num_blocks(req.input_tokens + req.done_tokens, rep.block_tokens)
         req.done_tokens += 1
+        if w.clock[0].counts_gaps:
+            count_token(w, request, w.clock[0].now_ms)
         if req.done_tokens == req.output_tokens:
             allocate(w, grp.replica, -held)
             leave_decode(w, request)

@@ -6,6 +6,8 @@ from planner.simulator.build import SimulationOptions, StopLimits, build_world
 from planner.simulator.outcome import ReplicaStats, SimulationResult
 from planner.simulator.state import DONE, REJECTED, World
 from planner.simulator.system import ServingSystem
+from planner.simulator.timeline import Timeline
+from planner.simulator.token_gaps import GapHistogram
 from planner.workload.requests import Requests
 
 
@@ -32,10 +34,11 @@ def simulate(
         Times of every request, counters of every replica. When `options.stop_limits`
         were missed early, `is_complete` is False and later requests have no times.
     """
+    from planner.simulator.handle import WorldHandle
     from planner.simulator.kernel import run  # compiles on first use
 
     world = build_world(system, requests, options or SimulationOptions())
-    is_complete = bool(run(world))
+    is_complete = bool(run(WorldHandle(world)))
     return _collect(world, is_complete)
 
 
@@ -46,10 +49,11 @@ def is_within_limits(
 
     The verdict of a whole simulation for a fraction of its time.
     """
+    from planner.simulator.handle import WorldHandle
     from planner.simulator.kernel import run
 
     world = build_world(system, requests, SimulationOptions(stop_limits=limits))
-    return bool(run(world))
+    return bool(run(WorldHandle(world)))
 
 
 def _collect(world: World, is_complete: bool) -> SimulationResult:
@@ -75,6 +79,28 @@ def _collect(world: World, is_complete: bool) -> SimulationResult:
         sample_ms=float(clock["sample_ms"]),
         replicas=stats,
         is_complete=is_complete,
+        token_gaps=(
+            GapHistogram(counts=world.gap_counts) if clock["counts_gaps"] else None
+        ),
+        timeline=_timeline(world) if len(world.span) else None,
+    )
+
+
+def _timeline(world: World) -> Timeline:
+    clock = world.clock[0]
+    span = world.span[: int(clock["num_spans"])]
+    stage = span["stage"]
+    replica = world.stage["replica"][stage]
+    return Timeline(
+        replica=replica,
+        stage=stage - world.replica["first_stage"][replica],
+        start_ms=span["start_ms"].copy(),
+        end_ms=span["end_ms"].copy(),
+        doing=span["doing"].copy(),
+        num_steps=span["num_steps"].copy(),
+        num_prompt_tokens=span["num_prompt_tokens"].copy(),
+        num_decodes=span["num_decodes"].copy(),
+        num_left_out=int(clock["num_spans_left_out"]),
     )
 
 
@@ -85,17 +111,29 @@ def _replica_stats(world: World, index: int) -> ReplicaStats:
     span_ms = max(float(world.clock[0]["now_ms"]), 1e-12)
     capacity = max(int(rep["capacity_blocks"]), 1)
     num_sampled = int(rep["next_sample"])
+    active_ms = float(rep["active_ms"])
+    if rep["num_busy"] > 0:  # stopped early
+        active_ms += float(world.clock[0]["now_ms"] - rep["active_since_ms"])
+    busy_ms = sum(
+        float(stages[f"{kind}_busy_ms"].mean())
+        for kind in ("prefill", "decode", "mixed")
+    )
     return ReplicaStats(
         num_requests=int(rep["num_requests"]),
         prefill_busy_frac=float(stages["prefill_busy_ms"].mean()) / span_ms,
         decode_busy_frac=float(stages["decode_busy_ms"].mean()) / span_ms,
+        mixed_busy_frac=float(stages["mixed_busy_ms"].mean()) / span_ms,
         num_prefill_steps=int(stages[0]["num_prefill_steps"]),
         num_decode_steps=int(stages[0]["num_decode_steps"]),
+        num_mixed_steps=int(stages[0]["num_mixed_steps"]),
         num_prefill_tokens=int(stages[0]["num_prefill_tokens"]),
         num_decode_tokens=int(stages[0]["num_decode_tokens"]),
+        num_mixed_tokens=int(stages[0]["num_mixed_tokens"]),
         kv_mean_frac=float(rep["kv_block_ms"]) / span_ms / capacity,
         kv_peak_frac=float(rep["kv_peak_blocks"]) / capacity,
         kv_curve_frac=tuple(
             float(v) for v in world.kv_samples[index, :num_sampled] / capacity
         ),
+        active_frac=active_ms / span_ms,
+        bubble_frac=max(0.0, active_ms - busy_ms) / span_ms,
     )

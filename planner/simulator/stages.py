@@ -16,8 +16,10 @@ from planner.simulator.batching import (
     form_decode,
     form_prefill,
 )
+from planner.simulator.chunks import form_chunked, next_chunk
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.events import schedule
+from planner.simulator.gaps import count_first_step, count_run
 from planner.simulator.kv import steps_that_fit
 from planner.simulator.lifecycle import start_pulls
 from planner.simulator.queues import mark_dirty, push_batch, push_group
@@ -26,22 +28,59 @@ from planner.simulator.state import (
     DECODE,
     DECODE_DONE,
     IDLE,
+    MIXED,
     NONE,
     PREFILL,
     PREFILL_DONE,
 )
-from planner.simulator.steps import prefill_ms, run_ms, steps_until
+from planner.simulator.steps import mixed_ms, prefill_ms, run_ms, steps_until
+
+
+@inlined
+def count_active(w: Any, replica: int) -> None:
+    """A stage starts: the replica is at work from when the first one does."""
+    rep = w.replica[replica]
+    if rep.num_busy == 0:
+        rep.active_since_ms = w.clock[0].now_ms
+    rep.num_busy += 1
+
+
+@inlined
+def count_idle(w: Any, replica: int) -> None:
+    """A stage ends; whatever the others do not work on meanwhile is a bubble."""
+    rep = w.replica[replica]
+    rep.num_busy -= 1
+    if rep.num_busy == 0:
+        rep.active_ms += w.clock[0].now_ms - rep.active_since_ms
 
 
 @compiled
 def run_prefill(w: Any, stage: int, batch: int) -> None:
     """Start a prefill batch on an idle stage."""
     st = w.stage[stage]
+    count_active(w, st.replica)
     first = w.request[batch]
-    duration = prefill_ms(w, st.table, first.batch_tokens, first.batch_squares)
+    duration = prefill_ms(w, stage, first.batch_tokens, first.batch_squares)
     st.doing = PREFILL
     st.current = batch
     st.run_start_ms = w.clock[0].now_ms
+    schedule(w, stage, w.clock[0].now_ms + duration, PREFILL_DONE)
+
+
+@compiled
+def run_group(w: Any, stage: int, group: int) -> None:
+    """Start a group on an idle stage: a step with prompt chunks, or a run without."""
+    if w.group[group].chunk_tokens == 0:
+        run_decode(w, stage, group)
+        return
+    st = w.stage[stage]
+    count_active(w, st.replica)
+    st.doing = MIXED
+    st.current = group
+    st.run_start_ms = w.clock[0].now_ms
+    st.run_steps = 1
+    w.group[group].width = w.group[group].num_members
+    duration = mixed_ms(w, stage, group)
     schedule(w, stage, w.clock[0].now_ms + duration, PREFILL_DONE)
 
 
@@ -52,14 +91,17 @@ def run_decode(w: Any, stage: int, group: int) -> None:
     st = w.stage[stage]
     grp = w.group[group]
     rep = w.replica[st.replica]
+    count_active(w, st.replica)
     st.doing = DECODE
     st.current = group
     st.run_start_ms = clock.now_ms
-    st.run_fixed_ms = w.decode_fixed[st.table, grp.num_members]
-    st.run_slope_ms = w.decode_slope[st.table, grp.num_members]
+    grp.width = grp.num_members + grp.num_padded
+    batch = w.batch[st.table, grp.width]
+    st.run_fixed_ms = batch.fixed_ms
+    st.run_slope_ms = batch.slope_ms
     st.run_steps = 1
     if clock.fast_forward and rep.num_stages == 1 and rep.max_step_context == 0:
-        wanted = w.member_finish[grp.offset] - grp.step
+        wanted = w.member[grp.offset].finish - grp.step
         st.run_steps = steps_that_fit(w, group, wanted, rep.block_tokens)
     schedule_run(w, stage)
 
@@ -70,7 +112,7 @@ def schedule_run(w: Any, stage: int) -> None:
     st = w.stage[stage]
     grp = w.group[st.current]
     duration = run_ms(
-        st.run_steps, st.run_fixed_ms, st.run_slope_ms, grp.num_members, grp.kv_tokens
+        st.run_steps, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens
     )
     schedule(w, stage, st.run_start_ms + duration, DECODE_DONE)
 
@@ -84,7 +126,7 @@ def cut_run(w: Any, stage: int) -> None:
     grp = w.group[st.current]
     elapsed = w.clock[0].now_ms - st.run_start_ms
     steps = steps_until(
-        elapsed, st.run_fixed_ms, st.run_slope_ms, grp.num_members, grp.kv_tokens
+        elapsed, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens
     )
     if steps < st.run_steps:
         st.run_steps = steps
@@ -101,21 +143,40 @@ def settle_run(w: Any, stage: int) -> None:
     grp = w.group[group]
     elapsed = w.clock[0].now_ms - st.run_start_ms
     over = (
-        steps_until(
-            elapsed, st.run_fixed_ms, st.run_slope_ms, grp.num_members, grp.kv_tokens
-        )
+        steps_until(elapsed, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens)
         - 1
     )
     over = min(over, st.run_steps - 1)
     if over <= 0:
         return
-    duration = run_ms(
-        over, st.run_fixed_ms, st.run_slope_ms, grp.num_members, grp.kv_tokens
-    )
+    duration = run_ms(over, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens)
+    if w.clock[0].counts_gaps:
+        count_run(w, stage, over, duration)
     count_decode(w, stage, over, duration)
     advance_group(w, group, over, grp.step + over)
     st.run_start_ms += duration
     st.run_steps -= over
+
+
+@compiled
+def record_span(
+    w: Any, stage: int, steps: int, end_ms: float, prompt_tokens: int
+) -> None:
+    """Keep what the stage has just done for the timeline, while there is room."""
+    clock = w.clock[0]
+    if clock.num_spans == w.span.shape[0]:
+        clock.num_spans_left_out += 1
+        return
+    st = w.stage[stage]
+    span = w.span[clock.num_spans]
+    clock.num_spans += 1
+    span.start_ms = st.run_start_ms
+    span.end_ms = end_ms
+    span.stage = stage
+    span.num_steps = steps
+    span.num_prompt_tokens = prompt_tokens
+    span.num_decodes = 0 if st.doing == PREFILL else w.group[st.current].num_members
+    span.doing = st.doing if span.num_decodes > 0 else PREFILL
 
 
 @inlined
@@ -124,7 +185,10 @@ def count_prefill(w: Any, stage: int) -> None:
     st = w.stage[stage]
     st.prefill_busy_ms += w.clock[0].now_ms - st.run_start_ms
     st.num_prefill_steps += 1
-    st.num_prefill_tokens += int(w.request[st.current].batch_tokens)
+    tokens = int(w.request[st.current].batch_tokens)
+    st.num_prefill_tokens += tokens
+    if w.span.shape[0] > 0:
+        record_span(w, stage, 1, w.clock[0].now_ms, tokens)
 
 
 @compiled
@@ -134,6 +198,27 @@ def count_decode(w: Any, stage: int, steps: int, duration_ms: float) -> None:
     st.decode_busy_ms += duration_ms
     st.num_decode_steps += steps
     st.num_decode_tokens += steps * w.group[st.current].num_members
+    if w.span.shape[0] > 0:
+        record_span(w, stage, steps, st.run_start_ms + duration_ms, 0)
+
+
+@inlined
+def count_mixed(w: Any, stage: int) -> None:
+    """Add a finished step with prompt chunks to the stage's counters."""
+    st = w.stage[stage]
+    grp = w.group[st.current]
+    duration_ms = w.clock[0].now_ms - st.run_start_ms
+    st.num_prefill_tokens += grp.chunk_tokens
+    if w.span.shape[0] > 0:
+        record_span(w, stage, 1, w.clock[0].now_ms, grp.chunk_tokens)
+    if grp.num_members == 0:
+        st.prefill_busy_ms += duration_ms
+        st.num_prefill_steps += 1
+        return
+    st.mixed_busy_ms += duration_ms
+    st.num_mixed_steps += 1
+    st.num_mixed_tokens += grp.chunk_tokens + grp.num_members
+    st.num_decode_tokens += grp.num_members
 
 
 @inlined
@@ -154,9 +239,18 @@ def start_stage(w: Any, stage: int) -> None:
         elif st.decode_head != NONE:
             group = st.decode_head
             st.decode_head = w.group[group].next
-            run_decode(w, stage, group)
+            run_group(w, stage, group)
         return
-    batch = form_prefill(w, replica)
+    if rep.is_chunked:
+        group = form_chunked(w, replica)
+        if group != NONE:
+            run_group(w, stage, group)
+            if w.group[group].chunk_tokens > 0 and rep.pull_head != NONE:
+                mark_dirty(w, replica)  # pulls wait while preempted prompts do
+        return
+    batch = NONE
+    if not rep.is_request_level or rep.num_running == 0:
+        batch = form_prefill(w, replica)
     if batch != NONE:
         run_prefill(w, stage, batch)
         if rep.pull_head != NONE:
@@ -176,6 +270,7 @@ def end_stage(w: Any, stage: int) -> None:
     st = w.stage[stage]
     rep = w.replica[st.replica]
     current = st.current
+    count_idle(w, st.replica)
     if st.doing == PREFILL:
         count_prefill(w, stage)
         st.doing = IDLE
@@ -187,11 +282,21 @@ def end_stage(w: Any, stage: int) -> None:
             mark_dirty(w, st.replica)
         return
     steps = st.run_steps
-    grp = w.group[current]
-    duration = run_ms(
-        steps, st.run_fixed_ms, st.run_slope_ms, grp.num_members, grp.kv_tokens
-    )
-    count_decode(w, stage, steps, duration)
+    if st.doing == MIXED:
+        count_mixed(w, stage)
+        if st.is_last and w.clock[0].counts_gaps:
+            count_first_step(w, current, w.clock[0].now_ms)
+    else:
+        grp = w.group[current]
+        duration = run_ms(
+            steps, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens
+        )
+        if st.is_last and w.clock[0].counts_gaps and rep.max_step_context == 0:
+            if rep.num_stages == 1:
+                count_run(w, stage, steps, duration)
+            else:
+                count_first_step(w, current, w.clock[0].now_ms)
+        count_decode(w, stage, steps, duration)
     st.doing = IDLE
     st.current = NONE
     if not st.is_last and rep.max_step_context > 0:
@@ -203,6 +308,19 @@ def end_stage(w: Any, stage: int) -> None:
         end_capped(w, current)
     else:
         end_decode(w, current, steps)
+
+
+@inlined
+def is_prompt_due(w: Any, stage: int) -> bool:
+    """Whether a waiting prompt goes into the step after the one under way."""
+    st = w.stage[stage]
+    rep = w.replica[st.replica]
+    if rep.is_request_level:
+        return False
+    if not rep.is_chunked:
+        return bool(can_prefill(w, st.replica))
+    decodes = w.group[st.current].num_members if rep.mixes_decodes else 0
+    return bool(next_chunk(w, st.replica, decodes) > 0)
 
 
 @inlined
@@ -222,5 +340,5 @@ def pump(w: Any, replica: int) -> None:
     for stage in range(first + rep.num_stages - 1, first - 1, -1):
         if w.stage[stage].doing == IDLE:
             start_stage(w, stage)
-    if st.doing == DECODE and (rep.join_head != NONE or can_prefill(w, replica)):
+    if st.doing == DECODE and (rep.join_head != NONE or is_prompt_due(w, first)):
         cut_run(w, first)

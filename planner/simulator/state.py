@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 NONE = -1
 """End of a linked list; no group; no batch."""
 
-IDLE, PREFILL, DECODE = 0, 1, 2
-"""What a stage is doing."""
+IDLE, PREFILL, DECODE, MIXED = 0, 1, 2, 3
+"""What a stage is doing; `MIXED`: a step with prompt chunks, with decodes or not."""
 
 ARRIVED, DONE, REJECTED = 0, 1, 2
 """Status of a request: in the system, finished, refused (longer than the KV cache)."""
@@ -33,6 +33,9 @@ Decode steps end first, so that whoever routes a prefilled request at the same t
 sees the work that is left, however many steps a run has jumped over.
 """
 
+GAP_LEAST_MS, GAP_BINS_PER_E, NUM_GAP_BINS = 1e-3, 200.0, 4607
+"""Histogram of the gaps between tokens: bins of 0.5 % from 1 us to 10^7 ms."""
+
 REQUEST = np.dtype(
     [
         ("arrival_ms", "f8"),
@@ -41,12 +44,15 @@ REQUEST = np.dtype(
         ("transfer_start_ms", "f8"),
         ("decode_ready_ms", "f8"),
         ("finish_ms", "f8"),
+        ("last_token_ms", "f8"),
         ("batch_tokens", "f8"),
         ("batch_squares", "f8"),
         ("admission", "i8"),
         ("input_tokens", "i8"),
         ("output_tokens", "i8"),
         ("done_tokens", "i8"),
+        ("cached_tokens", "i8"),
+        ("last_batch", "i8"),
         ("prefill_replica", "i8"),
         ("decode_replica", "i8"),
         ("num_preemptions", "i8"),
@@ -71,6 +77,23 @@ REPLICA = np.dtype(
         ("max_batch_tokens", "i8"),
         ("max_num_seqs", "i8"),
         ("max_step_context", "i8"),
+        ("is_chunked", "i8"),
+        ("mixes_decodes", "i8"),
+        ("cuts_prompts", "i8"),
+        ("reserves_output", "i8"),
+        ("reserved_output", "i8"),
+        ("is_request_level", "i8"),
+        ("is_batch_padded", "i8"),
+        ("num_ended", "i8"),
+        ("ended_head", "i8"),
+        ("tile_rest", "i8"),
+        ("max_chunk", "i8"),
+        ("max_partial", "i8"),
+        ("num_partial", "i8"),
+        ("partial_head", "i8"),
+        ("partial_tail", "i8"),
+        ("batches_begun", "i8"),
+        ("batches_ended", "i8"),
         ("block_tokens", "i8"),
         ("capacity_blocks", "i8"),
         ("watermark_blocks", "i8"),
@@ -92,6 +115,9 @@ REPLICA = np.dtype(
         ("kv_block_ms", "f8"),
         ("kv_peak_blocks", "i8"),
         ("next_sample", "i8"),
+        ("num_busy", "i8"),
+        ("active_since_ms", "f8"),
+        ("active_ms", "f8"),
     ]
 )
 
@@ -99,6 +125,7 @@ STAGE = np.dtype(
     [
         ("replica", "i8"),
         ("table", "i8"),
+        ("per_sq_token_ms", "f8"),
         ("is_last", "i8"),
         ("doing", "i8"),
         ("current", "i8"),
@@ -116,6 +143,9 @@ STAGE = np.dtype(
         ("num_decode_steps", "i8"),
         ("num_prefill_tokens", "i8"),
         ("num_decode_tokens", "i8"),
+        ("mixed_busy_ms", "f8"),
+        ("num_mixed_steps", "i8"),
+        ("num_mixed_tokens", "i8"),
     ]
 )
 
@@ -130,6 +160,13 @@ GROUP = np.dtype(
         ("next", "i8"),
         ("head", "i8"),
         ("tail", "i8"),
+        ("num_padded", "i8"),
+        ("token_ms", "f8"),
+        ("late_head", "i8"),
+        ("num_late", "i8"),
+        ("width", "i8"),
+        ("chunk_tokens", "i8"),
+        ("chunk_squares", "f8"),
     ]
 )
 
@@ -151,9 +188,14 @@ CLOCK = np.dtype(
         ("num_rejected", "i8"),
         ("num_preemptions", "i8"),
         ("num_events", "i8"),
+        ("counts_gaps", "i8"),
+        ("num_spans", "i8"),
+        ("num_spans_left_out", "i8"),
         ("routing", "i8"),
         ("fast_forward", "i8"),
         ("concurrency", "i8"),
+        ("hold_ms", "f8"),
+        ("release_ms", "f8"),
         ("kv_bytes_per_token", "f8"),
         ("sample_ms", "f8"),
         ("ttft_limit_ms", "f8"),
@@ -170,15 +212,52 @@ CLOCK = np.dtype(
     ]
 )
 
+MEMBER = np.dtype([("finish", "i8"), ("request", "i8")])
+"""A request in a decode group, and the step of the group at which it ends."""
+
+KNOT = np.dtype([("tokens", "f8"), ("ms", "f8")])
+"""A knot of F, the linear layers of a step."""
+
+BATCH = np.dtype(
+    [
+        ("fixed_ms", "f8"),
+        ("slope_ms", "f8"),
+        ("mixed_ms", "f8"),
+        ("mixed_slope_ms", "f8"),
+    ]
+)
+"""G and H of a decode step at a batch size, and what it adds to a mixed step."""
+
+ROUTE = np.dtype([("latency_ms", "f8"), ("ms_per_byte", "f8"), ("first_edge", "i8")])
+"""A KV route; its shared links are those up to the first of the next route."""
+
+EDGE_SHARE = np.dtype([("edge", "i8"), ("ms_per_byte", "f8")])
+"""A shared link of a route."""
+
+SPAN = np.dtype(
+    [
+        ("start_ms", "f8"),
+        ("end_ms", "f8"),
+        ("stage", "i8"),
+        ("doing", "i8"),
+        ("num_steps", "i8"),
+        ("num_prompt_tokens", "i8"),
+        ("num_decodes", "i8"),
+    ]
+)
+
 Array = NDArray[Any]
 
 
 class World(NamedTuple):
     """Everything the kernel reads and writes.
 
+    The kernel gets them behind one pointer (`planner.simulator.handle`).
+
     `heap` holds slot numbers; slot s < num_stages is a stage, slot num_stages + i the
-    KV transfer of request i. Tables have one row a distinct StepTable; routes one row
-    a (source, target) pair of replicas, `source * num_replicas + target`.
+    KV transfer of request i. `knot` and `batch` have one row a distinct StepTable;
+    `route` one record a (source, target) pair of replicas, `source * num_replicas +
+    target`, and one more at the end.
     """
 
     clock: Array
@@ -186,23 +265,18 @@ class World(NamedTuple):
     replica: Array
     stage: Array
     group: Array
-    member_finish: Array
-    member_request: Array
+    member: Array
     residues: Array
     heap: Array
     slot: Array
     dirty: Array
     prefill_replicas: Array
     decode_replicas: Array
-    prefill_knots: Array
-    prefill_values: Array
-    prefill_squares: Array
-    decode_fixed: Array
-    decode_slope: Array
-    route_latency_ms: Array
-    route_ms_per_byte: Array
-    route_edges: Array
-    edge_id: Array
-    edge_ms_per_byte: Array
+    knot: Array
+    batch: Array
+    route: Array
+    edge_share: Array
     edge_free_ms: Array
     kv_samples: Array
+    gap_counts: Array
+    span: Array

@@ -6,6 +6,12 @@ attends to S + B. So k steps take
     T(k) = k*G + H*(k*S + B*k*(k-1)/2),
 
 and the step under way at time t follows from the root of that quadratic.
+
+A step that mixes prompt chunks of L tokens in all with those decodes takes
+
+    F(L + B) + c*squares + max(0, G - F(B)) + H*S
+
+(see `models.latency.step_table`); `batch` holds the third term for every B.
 """
 
 import math
@@ -15,23 +21,35 @@ from planner.simulator.compiled import compiled, inlined
 
 
 @inlined
-def prefill_ms(w: Any, table: int, tokens: float, squares: float) -> float:
+def prefill_ms(w: Any, stage: int, tokens: float, squares: float) -> float:
     """Latency of a prefill step: F(tokens) + c * squares, in ms."""
-    knots = w.prefill_knots[table]
-    values = w.prefill_values[table]
+    st = w.stage[stage]
+    knots = w.knot[st.table]
     last = knots.shape[0] - 1
-    if tokens <= knots[0]:
-        return float(values[0] + w.prefill_squares[table] * squares)
+    if tokens <= knots[0].tokens:
+        return float(knots[0].ms + st.per_sq_token_ms * squares)
     low, high = 0, last
     while high - low > 1:
         middle = (low + high) >> 1
-        if knots[middle] <= tokens:
+        if knots[middle].tokens <= tokens:
             low = middle
         else:
             high = middle
-    slope = (values[high] - values[low]) / (knots[high] - knots[low])
-    linear = values[low] + slope * (tokens - knots[low])
-    return float(max(linear, 0.0) + w.prefill_squares[table] * squares)
+    one, two = knots[low], knots[high]
+    slope = (two.ms - one.ms) / (two.tokens - one.tokens)
+    linear = one.ms + slope * (tokens - one.tokens)
+    return float(max(linear, 0.0) + st.per_sq_token_ms * squares)
+
+
+@inlined
+def mixed_ms(w: Any, stage: int, group: int) -> float:
+    """Latency of a step of prompt chunks and the decodes of `group` (if any), in ms."""
+    grp = w.group[group]
+    tokens = float(grp.chunk_tokens + grp.num_members)
+    chunks_ms = prefill_ms(w, stage, tokens, grp.chunk_squares)
+    added = w.batch[w.stage[stage].table, grp.num_members]
+    decodes_ms = added.mixed_ms + added.mixed_slope_ms * float(grp.kv_tokens)
+    return float(chunks_ms + decodes_ms)
 
 
 @compiled

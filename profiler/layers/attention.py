@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from profiler.features import Feature, why_left_out
+from profiler.kernel_errors import KERNEL_ERRORS, first_line
 from profiler.layers.batch import Sequences, StepBatch, build_batch
 from profiler.layers.linear import random_tensor
 
@@ -195,15 +197,27 @@ def attention_for(
     head_dim: int,
 ) -> tuple[str, Attend]:
     """Name and function of the best kernel that gives right results on this device."""
+    shape = (num_heads, num_kv_heads, head_dim)
     if device.type == "cuda":
-        shape = (num_heads, num_kv_heads, head_dim)
-        try:
-            if _agrees(attend_varlen, shape, device, dtype):
-                return "varlen", attend_varlen
-            logger.warning("the flash kernel for ragged batches gives wrong results")
-        except (RuntimeError, TypeError, NotImplementedError) as error:
-            logger.warning("no flash kernel for ragged batches: %s", error)
+        why_not = why_not_varlen(device, dtype, shape)
+        if why_not is None:
+            return "varlen", attend_varlen
+        logger.warning("no flash kernel for ragged batches: %s", why_not)
     return "sdpa", attend_sdpa
+
+
+def why_not_varlen(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int]
+) -> str | None:
+    """None when the ragged flash kernel is right for (heads, KV heads, dim), or why."""
+    if left_out := why_left_out(Feature.VARLEN):
+        return left_out
+    try:
+        if _agrees(attend_varlen, shape, device, dtype):
+            return None
+    except KERNEL_ERRORS as error:
+        return first_line(error)
+    return "its results are wrong"
 
 
 def _agrees(
@@ -212,12 +226,15 @@ def _agrees(
     device: torch.device,
     dtype: torch.dtype,
 ) -> bool:
-    """Whether a kernel matches the one-by-one reference: decode, chunk and prompt."""
+    """Whether a kernel matches the one-by-one reference: decode, chunk and prompt.
+
+    Contexts are long enough for kernels that split them, and start anywhere.
+    """
     num_heads, num_kv_heads, head_dim = shape
-    cache = KvCache.allocate(256, num_kv_heads, head_dim, device=device, dtype=dtype)
+    cache = KvCache.allocate(4096, num_kv_heads, head_dim, device=device, dtype=dtype)
     for sequences in (
-        Sequences((1, 1, 1), (17, 90, 64), (100, 0, 192)),
-        Sequences((20, 7, 1), (20, 71, 40), (0, 100, 200)),
+        Sequences((1, 1, 1), (17, 90, 2000), (2100, 0, 96)),
+        Sequences((20, 7, 1), (20, 971, 1040), (3000, 100, 1200)),
     ):
         batch = build_batch(sequences, device)
         queries = random_tensor(

@@ -5,10 +5,11 @@ brings one, a prompt brings many. So prefill, decode, chunked prefill and mixed 
 are the same to every layer. The KV cache is contiguous: a request owns a run of rows.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clusters.fields import spec
 from models.profile_records import StepPoint
@@ -96,30 +97,27 @@ def build_batch(
     sequences: Sequences, device: torch.device, *, max_kv: int | None = None
 ) -> StepBatch:
     """Tensors of a step; `max_kv` fixes the bound on context (for captured graphs)."""
-    positions: list[int] = []
-    rows: list[int] = []
-    query_starts = [0]
-    for new, kv, first in zip(
-        sequences.new_tokens, sequences.kv_tokens, sequences.first_rows, strict=True
-    ):
-        positions.extend(range(kv - new, kv))
-        rows.extend(range(first + kv - new, first + kv))
-        query_starts.append(query_starts[-1] + new)
-    starts = [*sequences.first_rows, sequences.num_rows]
+    new = np.array(sequences.new_tokens, dtype=np.int64)
+    kv = np.array(sequences.kv_tokens, dtype=np.int64)
+    first = np.array(sequences.first_rows, dtype=np.int64)
+    query_starts = np.concatenate([[0], np.cumsum(new)])
+    # Of each token, its place among the new tokens of its request.
+    places = np.arange(query_starts[-1]) - np.repeat(query_starts[:-1], new)
+    positions = places + np.repeat(kv - new, new)
     return StepBatch(
         sequences=sequences,
         positions=_tensor(positions, torch.int64, device),
-        cache_rows=_tensor(rows, torch.int64, device),
+        cache_rows=_tensor(positions + np.repeat(first, new), torch.int64, device),
         query_starts=_tensor(query_starts, torch.int32, device),
-        kv_starts=_tensor(starts, torch.int32, device),
-        kv_lengths=_tensor(sequences.kv_tokens, torch.int32, device),
-        last_tokens=_tensor([s - 1 for s in query_starts[1:]], torch.int64, device),
+        kv_starts=_tensor(np.append(first, sequences.num_rows), torch.int32, device),
+        kv_lengths=_tensor(kv, torch.int32, device),
+        last_tokens=_tensor(query_starts[1:] - 1, torch.int64, device),
         max_query=max(sequences.new_tokens),
         max_kv=max_kv or max(sequences.kv_tokens),
     )
 
 
 def _tensor(
-    values: Sequence[int], dtype: torch.dtype, device: torch.device
+    values: NDArray[np.int64], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+    return torch.from_numpy(values).to(dtype).to(device, non_blocking=True)

@@ -12,7 +12,7 @@ from models.llm import LlmSpec
 from profiler.layers.attention import KvCache
 from profiler.layers.batch import StepBatch
 from profiler.layers.gqa import GqaAttention
-from profiler.layers.linear import make_linear, random_tensor
+from profiler.layers.linear import random_tensor
 from profiler.layers.mla import MlaAttention
 from profiler.layers.mlp import Mlp
 from profiler.layers.moe import Moe
@@ -75,9 +75,7 @@ class Ends:
         device, dtype = settings.device, settings.dtype
         vocab = -(-llm.vocab // tp)
         self._embedding = random_tensor(vocab, llm.hidden, device=device, dtype=dtype)
-        self._head = make_linear(
-            llm.hidden, vocab, device=device, dtype=dtype, is_fp8=False
-        )
+        self._head = settings.linear(llm.hidden, vocab)
         self._norm = torch.ones(llm.hidden, device=device, dtype=dtype)
 
     @property

@@ -7,7 +7,6 @@ from models.flops import kv_heads_per_gpu
 from models.llm import LlmSpec
 from profiler.layers.attention import KvCache, attention_for
 from profiler.layers.batch import StepBatch
-from profiler.layers.linear import make_linear
 from profiler.layers.pointwise import rotary_table
 from profiler.layers.settings import LayerSettings
 
@@ -21,17 +20,12 @@ class GqaAttention:
 
     def __init__(self, llm: LlmSpec, tp: int, settings: LayerSettings) -> None:
         device, dtype = settings.device, settings.dtype
-        is_fp8 = settings.is_fp8(llm.precision.attention)
         self._heads = -(-llm.num_heads // tp)
         self._kv_heads = kv_heads_per_gpu(llm, tp)
         self._dim = llm.head_dim
         query, kv = self._heads * self._dim, self._kv_heads * self._dim
-        self._qkv = make_linear(
-            llm.hidden, query + 2 * kv, device=device, dtype=dtype, is_fp8=is_fp8
-        )
-        self._out = make_linear(
-            query, llm.hidden, device=device, dtype=dtype, is_fp8=is_fp8
-        )
+        self._qkv = settings.linear(llm.hidden, query + 2 * kv, llm.precision.attention)
+        self._out = settings.linear(query, llm.hidden, llm.precision.out)
         self._rotate = settings.pointwise.rotate
         self._table = None
         if not llm.learned_positions:

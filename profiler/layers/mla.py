@@ -13,7 +13,7 @@ from torch.nn import functional
 from models.llm import LlmSpec
 from profiler.layers.attention import KvCache, causal_mask
 from profiler.layers.batch import Sequences, StepBatch
-from profiler.layers.linear import Linear, make_linear, random_tensor
+from profiler.layers.linear import Linear, random_tensor
 from profiler.layers.pointwise import rotary_table
 from profiler.layers.settings import LayerSettings
 
@@ -30,18 +30,19 @@ class MlaAttention:
         assert llm.mla is not None
         self._mla = mla = llm.mla
         device, dtype = settings.device, settings.dtype
-        is_fp8 = settings.is_fp8(llm.precision.attention)
         self._heads = heads = -(-llm.num_heads // tp)
         self._key_dim = mla.qk_nope_head_dim + mla.qk_rope_head_dim
 
         def matrix(k: int, n: int) -> Linear:
-            return make_linear(k, n, device=device, dtype=dtype, is_fp8=is_fp8)
+            return settings.linear(k, n, llm.precision.attention)
 
         rank = mla.q_lora_rank
         self._query_down = matrix(llm.hidden, rank) if rank else None
         self._query_up = matrix(rank or llm.hidden, heads * self._key_dim)
         self._kv_down = matrix(llm.hidden, mla.cached_dim)
-        self._out = matrix(heads * mla.v_head_dim, llm.hidden)
+        self._out = settings.linear(
+            heads * mla.v_head_dim, llm.hidden, llm.precision.out
+        )
         latent = mla.kv_lora_rank
         self._key_up = random_tensor(
             heads, mla.qk_nope_head_dim, latent, device=device, dtype=dtype

@@ -4,7 +4,6 @@ import torch
 from torch.nn import functional
 
 from models.llm import LlmSpec
-from profiler.layers.linear import make_linear
 from profiler.layers.settings import LayerSettings
 
 
@@ -12,16 +11,10 @@ class Mlp:
     """Feed-forward of `width` on this shard."""
 
     def __init__(self, llm: LlmSpec, width: int, settings: LayerSettings) -> None:
-        is_fp8 = settings.is_fp8(llm.precision.mlp)
-        device, dtype = settings.device, settings.dtype
         self._is_gated = llm.mlp_matrices == 3
         rows = 2 * width if self._is_gated else width
-        self._up = make_linear(
-            llm.hidden, rows, device=device, dtype=dtype, is_fp8=is_fp8
-        )
-        self._down = make_linear(
-            width, llm.hidden, device=device, dtype=dtype, is_fp8=is_fp8
-        )
+        self._up = settings.linear(llm.hidden, rows, llm.precision.mlp)
+        self._down = settings.linear(width, llm.hidden, llm.precision.mlp)
         self._gate = settings.pointwise.gate
 
     @property

@@ -1,4 +1,4 @@
-"""Elementwise steps between the products: norms, rotary positions, gates.
+"""Elementwise steps between the products: norms, rotary positions, gates, fp8 rows.
 
 Engines run each of them as one kernel. On CUDA they are fused by `torch.compile` where
 that works (`fused`), otherwise they are a few kernels each; the records say which.
@@ -7,10 +7,17 @@ that works (`fused`), otherwise they are a few kernels each; the records say whi
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch.nn import functional
 
+from profiler.features import Feature, why_left_out
+from profiler.kernel_errors import KERNEL_ERRORS, first_line
+from profiler.layers.linear import Quantise, quantise_rows
+
+_TOLERANCE = 2e-2
 _EPSILON = 1e-5
 _ROTARY_BASE = 500000.0
 
@@ -28,6 +35,7 @@ class Pointwise:
     add_norm: Norm
     rotate: Rotate
     gate: Gate
+    quantise: Quantise
     is_fused: bool
 
 
@@ -52,29 +60,56 @@ def gate(gate_up: torch.Tensor) -> torch.Tensor:
     return functional.silu(gated) * up
 
 
-PLAIN = Pointwise(add_norm=add_norm, rotate=rotate, gate=gate, is_fused=False)
+PLAIN = Pointwise(
+    add_norm=add_norm,
+    rotate=rotate,
+    gate=gate,
+    quantise=quantise_rows,
+    is_fused=False,
+)
 
 
-def pointwise_for(device: torch.device, dtype: torch.dtype) -> Pointwise:
-    """Fused steps on a CUDA device whose results match the plain ones, else plain."""
+def pointwise_for(
+    device: torch.device, dtype: torch.dtype, *, has_fp8: bool = False
+) -> tuple[Pointwise, str | None]:
+    """Fused steps on a CUDA device whose results match the plain ones.
+
+    Otherwise the plain ones, and why.
+    """
     if device.type != "cuda":
-        return PLAIN
+        return PLAIN, "not fused on a CPU"
+    fused = fused_pointwise(partial(torch.compile, dynamic=True))
+    why_not = why_left_out(Feature.FUSED) or why_not_fused(
+        fused, device, dtype, has_fp8=has_fp8
+    )
+    if why_not:
+        logger.warning("elementwise steps are not fused: %s", why_not)
+    return (PLAIN, why_not) if why_not else (fused, None)
+
+
+def fused_pointwise(compiled: Callable[[Any], Any]) -> Pointwise:
+    """The steps, each through a compiler."""
     _allow_many_shapes()
-    fused = Pointwise(
-        add_norm=torch.compile(add_norm, dynamic=True),
-        rotate=torch.compile(rotate, dynamic=True),
-        gate=torch.compile(gate, dynamic=True),
+    return Pointwise(
+        add_norm=compiled(add_norm),
+        rotate=compiled(rotate),
+        gate=compiled(gate),
+        quantise=compiled(quantise_rows),
         is_fused=True,
     )
+
+
+def why_not_fused(
+    fused: Pointwise, device: torch.device, dtype: torch.dtype, *, has_fp8: bool
+) -> str | None:
+    """None when fused steps work and match the plain ones, or what went wrong."""
     try:
         # As the steps run: another mode would compile everything once more.
         with torch.inference_mode():
-            agrees = _agree(fused, device, dtype)
+            return _difference(fused, device, dtype, has_fp8=has_fp8)
     # Compilers fail in many ways: no C compiler, no Triton, an unknown device.
-    except (RuntimeError, OSError, ImportError, AssertionError) as error:
-        logger.warning("elementwise steps are not fused: %s", _first_line(error))
-        return PLAIN
-    return fused if agrees else PLAIN
+    except KERNEL_ERRORS as error:
+        return first_line(error)
 
 
 def rotary_table(
@@ -101,7 +136,10 @@ def _allow_many_shapes() -> None:
             setattr(config, name, value)
 
 
-def _agree(fused: Pointwise, device: torch.device, dtype: torch.dtype) -> bool:
+def _difference(
+    fused: Pointwise, device: torch.device, dtype: torch.dtype, *, has_fp8: bool
+) -> str | None:
+    """None, or which step differs from the plain one."""
     generator = torch.Generator(device=device).manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -111,18 +149,22 @@ def _agree(fused: Pointwise, device: torch.device, dtype: torch.dtype) -> bool:
     for tokens in (1, 33, 130):
         x, residual, weight = draw(tokens, 256), draw(tokens, 256), draw(256)
         heads, angle = draw(tokens, 4, 64), draw(tokens, 32)
-        pairs = [
-            (add_norm(x, residual, weight)[0], fused.add_norm(x, residual, weight)[0]),
-            (rotate(heads, angle, angle), fused.rotate(heads, angle, angle)),
-            (gate(x), fused.gate(x)),
-        ]
-        for ours, theirs in pairs:
-            scale = ours.float().norm() + 1e-6
-            if float((ours.float() - theirs.float()).norm() / scale) > 2e-2:
-                logger.warning("fused elementwise steps disagree with plain ones")
-                return False
-    return True
+        calls: dict[str, tuple[Any, ...]] = {
+            "add_norm": (x, residual, weight),
+            "rotate": (heads, angle, angle),
+            "gate": (x,),
+        }
+        if has_fp8:
+            calls["quantise"] = (x,)
+        for name, arguments in calls.items():
+            ours = _first_tensor(getattr(PLAIN, name)(*arguments)).float()
+            theirs = _first_tensor(getattr(fused, name)(*arguments)).float()
+            # Written so that NaN never passes.
+            if not float((ours - theirs).norm() / (ours.norm() + 1e-6)) < _TOLERANCE:
+                return f"{name} of {tokens} tokens differs from the plain one"
+    return None
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _first_tensor(found: Any) -> torch.Tensor:
+    tensor: torch.Tensor = found[0] if isinstance(found, tuple) else found
+    return tensor

@@ -7,7 +7,13 @@ import torch
 from clusters.fields import InputError
 from clusters.gpu import Dtype
 from models.llm import WeightFormat
-from profiler.layers.linear import why_not_fp8
+from profiler.layers.linear import (
+    Fp8Linear,
+    Linear,
+    PlainLinear,
+    fits_fp8,
+    why_not_fp8,
+)
 from profiler.layers.pointwise import PLAIN, Pointwise, pointwise_for
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -24,14 +30,17 @@ class LayerSettings:
 
     @classmethod
     def for_device(cls, device: torch.device, dtype: str) -> "LayerSettings":
-        """The best kernels that work on a device, for activations in `dtype`."""
+        """The best kernels that work on a device, for activations in `dtype`.
+
+        They are compiled and proven once a process.
+        """
         torch_dtype = cls.torch_dtype(dtype)
-        return cls(
-            device=device,
-            dtype=torch_dtype,
-            has_fp8=why_not_fp8(device, torch_dtype) is None,
-            pointwise=pointwise_for(device, torch_dtype),
-        )
+        key = (device, torch_dtype)
+        if key not in _FOUND:
+            has_fp8 = why_not_fp8(*key) is None
+            pointwise, _ = pointwise_for(*key, has_fp8=has_fp8)
+            _FOUND[key] = cls(*key, has_fp8, pointwise)
+        return _FOUND[key]
 
     @staticmethod
     def torch_dtype(name: str) -> torch.dtype:
@@ -54,3 +63,15 @@ class LayerSettings:
     def is_fp8(self, weights: WeightFormat) -> bool:
         """Whether these weights are multiplied in fp8 here."""
         return self.has_fp8 and weights.compute_dtype is Dtype.FP8
+
+    def linear(self, k: int, n: int, weights: WeightFormat | None = None) -> Linear:
+        """A matrix, in fp8 where `weights` are, the device can and the widths fit."""
+        if weights is not None and self.is_fp8(weights) and fits_fp8(k, n):
+            quantise = self.pointwise.quantise
+            return Fp8Linear(
+                k, n, device=self.device, dtype=self.dtype, quantise=quantise
+            )
+        return PlainLinear(k, n, device=self.device, dtype=self.dtype)
+
+
+_FOUND: dict[tuple[torch.device, torch.dtype], LayerSettings] = {}

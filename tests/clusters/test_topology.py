@@ -211,6 +211,21 @@ def test_group_links_are_rings_of_stages_and_hops_between_them() -> None:
     assert [link.latency_ms for link in links.pp] == [5.0]
 
 
+def test_tensor_groups_within_a_stage_have_rings_of_their_own() -> None:
+    # Two nodes of four on an NVSwitch: 40 GB/s within a group of four, the NICs of a
+    # node between them.
+    gpu = make_tiny_gpu(nvlink_gb_per_s=40)
+    topology = make_tiny_cluster(2, gpu=gpu, interconnect="nvswitch").topology
+    links = topology.group_links((range(8),), tp=4)
+    assert [link.bytes_per_s for link in links.inner] == [40 * GB]
+    assert links.inner[0].kind is LinkKind.NVLINK
+    assert links.tp[0].kind is LinkKind.NETWORK
+    assert links.tp[0].bytes_per_s < 40 * GB
+    # Four GPUs of a node behind the same NICs; an NVSwitch is shared by nobody.
+    assert (links.tp[0].sharers, links.inner[0].sharers) == (4, 1)
+    assert topology.group_links((range(8),)).inner == ()
+
+
 def test_islands_are_what_nvlink_joins() -> None:
     gpu = make_tiny_gpu(nvlink_gb_per_s=40)
     pairs = {"interconnect": "nvlink_pairs", "nvlink_pairs": [[0, 2]]}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,23 +21,43 @@ from models.llm import CATALOG, LlmSpec, catalog_names, iter_catalog
 PUBLISHED = {
     "bloom-176b": 176.25,  # arXiv 2211.05100, Table 3
     "deepseek-r1": 671.0,  # arXiv 2501.12948
+    "deepseek-r1-nvfp4": 671.0,  # as deepseek-r1
     "deepseek-v3": 671.0,  # arXiv 2412.19437
+    "deepseek-v3-nvfp4": 671.0,  # as deepseek-v3
+    "deepseek-v3.1": 671.0,  # model card
+    "deepseek-v3.1-nvfp4": 671.0,  # as deepseek-v3.1
+    "deepseek-v3.2": 671.9,  # deepseek-v3 and 61 indexers of 13.96 million
+    "deepseek-v3.2-nvfp4": 671.9,  # as deepseek-v3.2
     "falcon-180b": 179.5,  # arXiv 2311.16867; model card
     "gemma-2-27b": 27.23,  # arXiv 2408.00118, Table 2: 1180 + 26047 million
     "gemma-3-27b": 27.02,  # arXiv 2503.19786, Table 1 without vision: 1416 + 25600
+    "glm-4.5": 355.0,  # arXiv 2508.06471
+    "glm-4.5-air": 106.0,  # arXiv 2508.06471
+    "glm-4.6": 355.0,  # model card
+    "glm-5": 744.0,  # model card
+    "glm-5-fp8": 744.0,  # as glm-5
+    "glm-5-nvfp4": 744.0,  # as glm-5
+    "glm-5.1-nvfp4": 744.0,  # as glm-5
     "gpt-oss-120b": 116.83,  # arXiv 2508.10925, Table 1
     "gpt-oss-20b": 20.91,  # arXiv 2508.10925, Table 1
     "kimi-k2": 1040.0,  # arXiv 2507.20534: 1.04 T
+    "kimi-k2.5": 1040.0,  # the language model is kimi-k2
+    "kimi-k2.5-nvfp4": 1040.0,  # as kimi-k2.5
+    "kimi-k2.6-nvfp4": 1040.0,  # as kimi-k2.5
     "llama-13b": 13.0,  # arXiv 2302.13971, Table 2
     "llama-2-13b": 13.02,  # model card
     "llama-2-70b": 68.98,  # model card
     "llama-2-7b": 6.74,  # model card
     "llama-3.1-405b": 405.85,  # model card
     "llama-3.1-70b": 70.55,  # model card
+    "llama-3.1-70b-fp8": 70.55,  # as llama-3.1-70b
     "llama-3.1-8b": 8.03,  # model card
     "llama-30b": 32.5,  # arXiv 2302.13971, Table 2
     "llama-65b": 65.2,  # arXiv 2302.13971, Table 2
     "llama-7b": 6.7,  # arXiv 2302.13971, Table 2
+    "minimax-m2.5": 230.0,  # model card of MiniMax-M2
+    "minimax-m2.5-nvfp4": 230.0,  # as minimax-m2.5
+    "minimax-m2.7": 230.0,  # as minimax-m2.5
     "mistral-7b": 7.24,  # model card
     "mixtral-8x22b": 140.6,  # model card
     "mixtral-8x7b": 46.7,  # arXiv 2401.04088
@@ -48,14 +69,27 @@ PUBLISHED = {
     "qwen2.5-72b": 72.71,  # model card
     "qwen2.5-7b": 7.62,  # model card
     "qwen3-235b-a22b": 235.1,  # arXiv 2505.09388
+    "qwen3-235b-a22b-fp8": 235.1,  # as qwen3-235b-a22b
+    "qwen3-235b-a22b-nvfp4": 235.1,  # as qwen3-235b-a22b
     "qwen3-30b-a3b": 30.53,  # model card
     "qwen3-32b": 32.76,  # model card
     "qwen3-32b-fp8": 32.76,  # model card
     "qwen3-8b": 8.19,  # model card
+    "qwen3-coder-480b-a35b": 480.0,  # model card
+    "qwen3.5-122b-a10b": 122.0,  # its name
+    "qwen3.5-122b-a10b-nvfp4": 122.0,  # its name
+    "qwen3.5-27b": 27.0,  # its name
+    "qwen3.5-35b-a3b": 35.0,  # its name
+    "qwen3.5-397b-a17b": 397.0,  # its name
+    "qwen3.5-397b-a17b-nvfp4": 397.0,  # its name
     "yi-34b": 34.39,  # model card
 }
 # Billions of parameters a token uses, as the papers count them (with embeddings).
 PUBLISHED_ACTIVE = {
+    "glm-4.5": 32.0 + 1.55,  # counted without embeddings: 2 x 151552 x 5120
+    "glm-5": 40.0 + 1.90,  # counted without embeddings: 2 x 154880 x 6144
+    "minimax-m2.5": 10.0 + 1.23,  # counted without embeddings: 2 x 200064 x 3072
+    "qwen3-coder-480b-a35b": 35.0,
     "deepseek-v3": 37.0,
     "kimi-k2": 32.6,
     "mixtral-8x7b": 12.9,
@@ -96,6 +130,17 @@ def test_active_parameters_come_out_at_the_published_size(name: str) -> None:
     assert num_active_parameters(LlmSpec.load(name)) / 1e9 == pytest.approx(
         PUBLISHED_ACTIVE[name], rel=0.02
     )
+
+
+def test_active_parameters_round_to_the_number_in_the_name() -> None:
+    named = {name: re.search(r"-a(\d+)b", name) for name in catalog_names()}
+    found = {
+        name: round(num_active_parameters(LlmSpec.load(name)) / 1e9)
+        for name, match in named.items()
+        if match
+    }
+    assert len(found) >= 8
+    assert found == {name: int(m[1]) for name, m in named.items() if m}
 
 
 def test_every_catalogue_model_has_a_published_size_to_check() -> None:
@@ -250,7 +295,8 @@ def test_junk_values_are_input_errors_never_crashes(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model_type": "qwen3_next"},
+        {"model_type": "kimi_linear"},
+        {"compress_ratios": [0, 4]},
         {"model_type": "jamba"},
         {"layer_types": ["linear_attention", "full_attention"]},
         {"full_attention_interval": 4},

@@ -198,7 +198,11 @@ def test_opt_66b_does_not_fit_one_a100_and_says_so() -> None:
     ("parallelism", "reason"),
     [
         (Parallelism(tp=3), "TP3 does not divide the 40 heads"),
-        (Parallelism(cp=2), "CP2 is not costed yet"),
+        (
+            Parallelism(attention_dp=2),
+            "attention DP2 needs a mixture of experts: ranks of a dense model share "
+            "nothing, so they are replicas",
+        ),
     ],
 )
 def test_an_impossible_split_does_not_fit(
@@ -248,6 +252,76 @@ def test_blockwise_feed_forward_leaves_two_bytes_per_residual_element() -> None:
     assert blockwise == pytest.approx(2 * tokens * 4096, rel=0.02)
     whole = activation_bytes(headless, MemorySettings(max_batch_tokens=tokens))
     assert whole > 8 * tokens * 4096
+
+
+def test_kv_capacity_of_ranks_adds_up(tiny_llm: LlmSpec) -> None:
+    # Each of 4 context ranks holds 1 of 4 prompt tokens: 2 x (8 + 8 + 32 + 16) bytes,
+    # logits of 10 words, and two blocks of K and V of one layer, 2 x 2 x 2 x 2 bytes.
+    # The rest of its MiB holds tokens at 32 bytes (2 layers).
+    gpu = replace(A100, memory_bytes=MIB)
+    settings = MemorySettings(
+        utilisation_frac=1.0,
+        max_batch_tokens=4,
+        max_batch_requests=1,
+        runtime_reserve_bytes=0,
+        communication_reserve_bytes=0,
+    )
+    memory = memory_of(tiny_llm, Parallelism(cp=4), gpu, settings)
+    assert memory.kv_bytes_per_token == 32
+    assert memory.activation_bytes == 2 * (8 + 8 + 32 + 16) + 40 + 2 * 16
+    room = MIB - memory.weights_bytes - memory.activation_bytes
+    assert memory.max_kv_tokens == 4 * (room // (32 * 16) * 16)
+    assert memory.num_ranks == 4
+    assert memory.kv_bytes == memory.max_kv_tokens / 4 * 32
+    assert memory.total_bytes <= MIB
+
+
+@given(
+    name=st.sampled_from(["deepseek-v3", "qwen3-235b-a22b", "mixtral-8x7b"]),
+    attention_dp=st.sampled_from([2, 4, 8]),
+    tp=st.sampled_from([1, 2]),
+)
+def test_attention_ranks_multiply_the_cache_of_one(
+    name: str, attention_dp: int, tp: int
+) -> None:
+    parallelism = Parallelism(tp=tp, attention_dp=attention_dp)
+    memory = memory_of(LlmSpec.load(name), parallelism, GpuType.load("b200_sxm"))
+    used = memory.weights_bytes + memory.activation_bytes + memory.reserve_bytes
+    blocks = (memory.budget_bytes - used) // (memory.kv_bytes_per_token * 16)
+    assert memory.max_kv_tokens == attention_dp * max(0, int(blocks)) * 16
+    assert memory.fits == (blocks > 0)
+
+
+def test_latent_caches_are_kept_once_a_request_only_with_attention_ranks() -> None:
+    # TP8 keeps the same 70,272 bytes a token on all 8 GPUs; 8 ranks keep other tokens
+    # each, with 15.7 GB more of weights (attention of 61 layers) on every GPU.
+    llm = LlmSpec.load("deepseek-v3")
+    tensor = memory_of(llm, Parallelism(tp=8, ep=8), H200)
+    ranks = memory_of(llm, Parallelism(attention_dp=8, ep=8), H200)
+    assert tensor.kv_bytes_per_token == ranks.kv_bytes_per_token == 70_272
+    assert ranks.weights_bytes > tensor.weights_bytes
+    assert ranks.max_kv_tokens > 5 * tensor.max_kv_tokens
+
+
+@pytest.mark.parametrize("gpu", ["h100_sxm", "h200_sxm"])
+def test_a_million_tokens_fit_eight_gpus(gpu: str) -> None:
+    # Llama-3.1-8B: 2^20 x 131,072 bytes = 137 GB of KV, 17.2 GB on each of 8 ranks,
+    # beside 16 GB of weights. Blockwise: 2 x 131,072 x 4096 = 1.07 GB of residual
+    # stream on a rank, as much for the two blocks of K and V of one layer, and 0.7 GB
+    # for 8192 tokens in the feed-forward.
+    settings = MemorySettings(
+        max_batch_tokens=1 << 20, feed_forward_block_tokens=8192, max_batch_requests=1
+    )
+    llm, kind = LlmSpec.load("llama-3.1-8b"), GpuType.load(gpu)
+    memory = memory_of(llm, Parallelism(cp=8), kind, settings)
+    assert memory.max_kv_tokens > 1 << 20
+    blocks = 2 * (1 << 17) * (8 * 128 * 2 * 2)
+    stream = 2 * (1 << 17) * 4096
+    feed_forward = 2 * 8192 * (4096 + 2 * 14336 + 14336)
+    expected = blocks + stream + feed_forward + 128_256 * 4
+    assert memory.activation_bytes == pytest.approx(expected, rel=1e-9)
+    # One GPU has no room for the prompt, nor for its activations if kept whole.
+    assert memory_of(llm, Parallelism(), kind, settings).max_kv_tokens < 1 << 20
 
 
 def test_activations_by_hand(tiny_llm: LlmSpec) -> None:

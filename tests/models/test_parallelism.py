@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from clusters.fields import InputError
-from models.llm import LlmSpec
+from models.llm import LinearAttentionSpec, LlmSpec
 from models.parallelism import Parallelism
 
 
@@ -49,7 +49,7 @@ def test_the_first_stages_take_the_remaining_layers() -> None:
         (
             "mixtral-8x7b",
             Parallelism(tp=2, ep=4),
-            "EP4 does not divide the 2 GPUs of TP x DP",
+            "EP4 does not divide the 2 GPUs a stage",
         ),
     ],
 )
@@ -68,12 +68,33 @@ def test_tp_beyond_the_kv_heads_is_allowed_when_it_is_a_multiple() -> None:
     assert "KV heads" in str(Parallelism(tp=6).why_not(odd))
 
 
-def test_degrees_of_later_models_are_types_but_not_costed() -> None:
-    deepseek = LlmSpec.load("deepseek-v3")
-    wide = Parallelism(tp=8, ep=8, attention_dp=2)
-    assert wide.why_not(deepseek) is None
-    assert wide.why_not_costed() == "attention DP2 is not costed yet"
-    assert Parallelism(tp=8, pp=4).why_not_costed() is None
+def test_experts_are_spread_over_all_ranks_of_a_stage() -> None:
+    deepseek = LlmSpec.load("deepseek-v3")  # 256 experts, 2048 wide
+    assert Parallelism(tp=8, ep=16, attention_dp=2).why_not(deepseek) is None
+    assert Parallelism(ep=8, cp=8).why_not(deepseek) is None
+    why = Parallelism(ep=3, attention_dp=8).why_not(deepseek)
+    assert why == "EP3 does not divide the 256 experts"
+    # Nobody splits experts among 24 ranks: each is 24 times as narrow, not a whole.
+    why = Parallelism(attention_dp=24).why_not(deepseek)
+    assert why == "TP24 does not divide the expert width 2048"
+
+
+def test_ranks_need_something_to_share() -> None:
+    dense = LlmSpec.load("llama-3.1-8b")
+    state = LinearAttentionSpec(
+        layers=(0,),
+        num_key_heads=2,
+        num_value_heads=2,
+        key_head_dim=8,
+        value_head_dim=8,
+        conv_kernel=4,
+    )
+    linear = replace(dense, linear=state)
+    why = str(Parallelism(attention_dp=2).why_not(dense))
+    assert why.startswith("attention DP2 needs a mixture of experts")
+    assert Parallelism(cp=2).why_not(dense) is None
+    why = str(Parallelism(cp=2).why_not(linear))
+    assert why == "CP2 cannot split layers that carry a state along a prompt"
 
 
 @pytest.mark.parametrize(

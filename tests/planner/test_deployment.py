@@ -6,7 +6,7 @@ import pytest
 
 from clusters.fields import InputError
 from planner.deployment import Deployment, gpu_ranges
-from planner.simulator.system import Phase
+from planner.simulator.system import Batching, BatchLimits, Phase
 from tests.planner.tiny_problems import planner_of, shape, tiny_cluster, tiny_problem
 
 PLANNER = planner_of(tiny_problem(cluster=tiny_cluster(2)))
@@ -32,6 +32,17 @@ def test_pools_are_replicas_of_one_shape():
 def test_gpus_of_all_replicas_are_counted_once():
     assert SPLIT.num_gpus == 6
     assert len(set(SPLIT.gpu_indices)) == 6
+
+
+def test_limits_are_changed_for_a_phase_or_for_all():
+    chunked = BatchLimits(policy=Batching.CHUNKED, max_batch_tokens=512)
+    before = SPLIT.replicas[0].limits
+    some = SPLIT.with_limits(chunked, Phase.PREFILL)
+    assert [r.limits for r in some.replicas] == [chunked, chunked, before]
+    every = SPLIT.with_limits(chunked)
+    assert {r.limits for r in every.replicas} == {chunked}
+    assert {r.limits for r in PLANNER.system(every).replicas} == {chunked}
+    assert every.routes == SPLIT.routes
 
 
 def test_names_must_differ():

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from planner.kv_paths import KvPaths, edge_loads
 from planner.problem import EngineSettings
-from planner.serving import deciding_edges, edge_loads
+from planner.serving import deciding_edges
 from planner.simulator.system import Phase
 from tests.models.conftest import TINY
 from tests.planner.tiny_problems import planner_of, shape, tiny_cluster, tiny_problem
@@ -70,12 +71,13 @@ def test_edge_loads_are_shares_of_the_bytes():
 
 
 def test_of_links_loaded_alike_only_the_slowest_is_kept():
-    topology = tiny_cluster(2).topology
-    path = topology.path(0, 4)
-    kept = deciding_edges(topology, [dict.fromkeys(path.edges, 1.0)])
-    slowest = min(path.edges, key=lambda edge: topology.edges[edge].bytes_per_s)
+    cluster = tiny_cluster(2)
+    topology = cluster.topology
+    transfer = KvPaths.of(cluster).transfer((0,), (4,))
+    per_byte_s = {e: 1.0 / topology.edges[e].bytes_per_s for e in transfer.edges}
+    kept = deciding_edges(per_byte_s, [transfer])
     assert len(kept) == 1
-    assert topology.edges[kept.pop()].bytes_per_s == topology.edges[slowest].bytes_per_s
+    assert per_byte_s[kept.pop()] == max(per_byte_s.values())
 
 
 def test_two_routes_through_one_nic_name_the_same_link():

@@ -50,6 +50,15 @@ def test_the_kv_cache_limits_the_mean_batch():
     assert cost == pytest.approx(3 * 8.0 / 2.4)
 
 
+def test_decodes_that_ride_with_prompts_cost_a_prompt_token_and_their_row():
+    # F = 6 + 0.1 x and G = 8: alone four share 8 ms; riding each costs 0.2 ms and a
+    # quarter of 8 - 6.4 ms.
+    stage = tiny_table(prefill_ms=6.0, per_prompt_token_ms=0.1, decode_ms=8.0)
+    requests = requests_of([10], [2])
+    cost = decode_cost(stage, requests, 4, prompt_token_ms=0.2)
+    assert cost.at_ms(math.inf) == pytest.approx(0.2 + 1.6 / 4)
+
+
 def test_a_tpot_limit_forbids_large_batches():
     # Steps of B requests take 10 + 10 B: 20 ms alone, (10 + 20) / 2 = 15 ms each in
     # pairs, (10 + 30) / 3 in threes. Half the tokens alone, half in pairs: 25 ms steps.

@@ -1,5 +1,7 @@
 """Predicted and measured are compared on the same requests, number by number."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from planner.validation import (
     compare,
     draw_requests,
     engine_system,
+    rough_capacity_rps,
     worst_error_frac,
 )
 from planner.workload.requests import Requests
@@ -26,6 +29,14 @@ TABLE = StepTable(
     decode_ms=(5.0,),
     decode_per_kv_token_ms=(0.0,),
 )
+
+
+@dataclass
+class Times:
+    """What an engine measured."""
+
+    ttft_ms: np.ndarray
+    tpot_ms: np.ndarray
 
 
 def system(*, max_num_seqs: int = 1) -> ServingSystem:
@@ -44,9 +55,9 @@ def test_errors_are_predicted_over_measured() -> None:
     predicted = simulate(system(max_num_seqs=8), requests)
     level = compare(
         predicted,
-        predicted.ttft_ms * 1.25,
-        predicted.tpot_ms * 0.8,
+        Times(predicted.ttft_ms * 1.25, predicted.tpot_ms * 0.8),
         slo=Slo(ttft_ms=1e6, tpot_ms=1e6),
+        policy="prefill_first",
         load_frac=0.5,
         rate_rps=1.0,
     )
@@ -64,9 +75,9 @@ def test_requests_never_answered_miss_the_slo_and_are_told() -> None:
     ttft[5:], tpot[5:] = np.nan, np.nan
     level = compare(
         predicted,
-        ttft,
-        tpot,
+        Times(ttft, tpot),
         slo=Slo(ttft_ms=1e6, tpot_ms=1e6),
+        policy="prefill_first",
         load_frac=0.5,
         rate_rps=2.0,
     )
@@ -90,3 +101,14 @@ def test_long_requests_are_cut_to_a_slot() -> None:
     # Three quarters for the prompt, the rest for the answer.
     assert cut.input_tokens.tolist() == [75, 10]
     assert cut.output_tokens.tolist() == [25, 10]
+
+
+def test_rough_capacity_counts_each_request_in_a_full_batch() -> None:
+    requests = Requests(
+        arrival_ms=np.zeros(2),
+        input_tokens=np.array([16, 16]),
+        output_tokens=np.array([9, 9]),
+    )
+    # 10 ms of prefill, and 8 steps of 5 ms shared by 4: 20 ms a request.
+    found = rough_capacity_rps(TABLE, BatchLimits(max_num_seqs=4), requests)
+    assert found == pytest.approx(50.0)

@@ -18,7 +18,9 @@ from models.llm import LlmSpec
 from models.profile_records import Environment, Role, Status, StepPoint, StepRecord
 from models.profile_table import read_profile_table
 from profiler.campaign import CampaignSettings, run_campaign
+from profiler.device_lost import DeviceLostError
 from profiler.grid import GridLimits, GridPoint, grid_of
+from profiler.sections import Section, section_grid
 from profiler.subject import Subject, subjects_of
 from profiler.timing import SyntheticClock, measure
 
@@ -26,6 +28,11 @@ PAPER = Environment(device="synthetic", device_name="paper", gpu="paper")
 LLM = LlmSpec.load("llama-3.1-8b")
 SUBJECTS = subjects_of(LLM, (1,), dtype="bf16")
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def slowdown(phase: str, share: float) -> float:
+    """On a share of the SMs: all of it for prompts, a fifth of it for decodes."""
+    return 1.0 + (1.0 if phase == "prefill" else 0.2) * (1.0 / share - 1.0)
 
 
 def law_ms(subject: Subject, point: StepPoint) -> float:
@@ -51,16 +58,20 @@ class Paper:
     measured: list[str] = field(default_factory=list)
     clock_s: float = 0.0
 
-    def grid(self, subject: Subject, limits: GridLimits) -> tuple[GridPoint, ...]:
-        return grid_of(subject.part, limits)
+    def grid(
+        self, subject: Subject, limits: GridLimits, section: Section
+    ) -> tuple[GridPoint, ...]:
+        return section_grid(subject.part, limits, section, sm_shares=(0.5,))
 
     def measure(self, subject: Subject, target: GridPoint) -> StepRecord:
-        self.measured.append(subject.key_of(target.point))
+        key = subject.key_of(target.point, target.sm_share_frac)
+        self.measured.append(key)
         self.clock_s += self.seconds_a_point
         # Seeded by the point: what is measured does not depend on what came before.
-        rng = np.random.default_rng([self.seed, *subject.key_of(target.point).encode()])
+        rng = np.random.default_rng([self.seed, *key.encode()])
         clock = SyntheticClock(rng=rng, noise_frac=self.noise, outlier_frac=0.01)
         ms = law_ms(subject, target.point)
+        ms *= slowdown(target.point.phase, target.sm_share_frac)
         found = measure(lambda: ms, clock)
         return StepRecord(
             environment=self.environment,
@@ -68,6 +79,7 @@ class Paper:
             tp=subject.tp,
             part=subject.part,
             dtype=subject.dtype,
+            sm_share_frac=target.sm_share_frac,
             point=target.point,
             role=target.role,
             status=Status.OK,
@@ -179,6 +191,108 @@ def test_campaign_killed_at_any_moment_loses_at_most_a_point(tmp_path: Path) -> 
     run_campaign(SUBJECTS, Paper(noise=0.03), path)
     run_campaign(SUBJECTS, Paper(noise=0.03), tmp_path / "whole.jsonl")
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def noted(path: Path) -> Path:
+    return Path(f"{path}.under_way")
+
+
+def test_point_that_crashed_a_process_is_recorded_and_not_tried_again(
+    tmp_path: Path,
+) -> None:
+    class Crashing(Paper):
+        """Its process ends at the fifth point, as a faulting kernel would end it."""
+
+        def measure(self, subject: Subject, target: GridPoint) -> StepRecord:
+            if len(self.measured) == 4:
+                raise KeyboardInterrupt
+            return super().measure(subject, target)
+
+    path = tmp_path / "r.jsonl"
+    settings = CampaignSettings(max_refinements=0)
+    with pytest.raises(KeyboardInterrupt):
+        run_campaign(SUBJECTS[:1], Crashing(), path, settings=settings)
+    key = noted(path).read_text()
+    again = Paper()
+    run_campaign(SUBJECTS[:1], again, path, settings=settings, after_crash=True)
+    assert key not in again.measured
+    (left,) = [r for r in read_profile_table(path).steps if r.step is None]
+    assert (left.key, left.status) == (key, Status.NOT_MEASURED)
+    assert left.note == "the process ended while it was measured"
+    assert not noted(path).exists()
+
+
+def test_point_under_way_when_somebody_stopped_a_campaign_is_measured(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "r.jsonl"
+    settings = CampaignSettings(max_refinements=0)
+    first = SUBJECTS[0].key_of(grid_of("dense", GridLimits())[0].point)
+    noted(path).write_text(first)
+    run_campaign(SUBJECTS[:1], Paper(), path, settings=settings)
+    assert all(r.status is Status.OK for r in read_profile_table(path).steps)
+
+
+def test_device_that_is_lost_ends_a_campaign_with_its_record(tmp_path: Path) -> None:
+    class Lost(Paper):
+        """An illegal access at the fifth point."""
+
+        def measure(self, subject: Subject, target: GridPoint) -> StepRecord:
+            if len(self.measured) == 4:
+                note = "illegal memory access"
+                raise DeviceLostError(subject.unmeasured(target, PAPER, note=note))
+            return super().measure(subject, target)
+
+    path = tmp_path / "r.jsonl"
+    settings = CampaignSettings(max_refinements=0)
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        run_campaign(SUBJECTS[:1], Lost(), path, settings=settings)
+    steps = read_profile_table(path).steps
+    assert [r.status for r in steps] == [Status.OK] * 4 + [Status.NOT_MEASURED]
+    again = Paper()
+    run_campaign(SUBJECTS[:1], again, path, settings=settings, after_crash=True)
+    assert steps[-1].key not in again.measured
+
+
+def test_looks_at_fitted_points_cost_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    settings = CampaignSettings(
+        max_refinements=0, sections=(Section.STEPS, Section.SM_SHARE)
+    )
+    paper = Paper()
+    run_campaign(SUBJECTS[:1], paper, path, settings=settings)
+    steps = read_profile_table(path).steps
+    assert len(steps) == len(paper.measured) == len({r.key for r in steps})
+    # The points of the section are fitted points: only those on a share are looks.
+    shares = [r.sm_share_frac for r in steps if r.role is Role.PROBE]
+    assert shares.count(0.5) == 6
+    edges = [r.point.prompt_tokens for r in steps if r.role is Role.PROBE]
+    assert {257, 513, 1025, 2049} <= set(edges)
+
+
+def test_campaign_with_all_sections_fits_laws_and_slowdowns(tmp_path: Path) -> None:
+    """Mixed steps and shares do not disturb the tables of the whole device."""
+    plain, whole = tmp_path / "plain.jsonl", tmp_path / "whole.jsonl"
+    run_campaign(SUBJECTS, Paper(), plain)
+    sections = (Section.STEPS, Section.MIXED, Section.SM_SHARE)
+    run_campaign(SUBJECTS, Paper(), whole, settings=CampaignSettings(sections=sections))
+    (alone,) = fit_profile(read_profile_table(plain)).models
+    (model,) = fit_profile(read_profile_table(whole)).models
+    assert [p.table for p in model.parts] == [p.table for p in alone.parts]
+    layer, ends = model.parts
+    # The device on paper runs a mixed step as two: the sum is its law.
+    assert layer.mixed is not None
+    assert layer.mixed.num_points == 11
+    assert layer.mixed.sum.median_frac == pytest.approx(0.0, abs=1e-9)
+    assert layer.mixed.shared.measured_to_law > 1.05
+    assert layer.mixed.max.measured_to_law > 1.05
+    assert ends.mixed is None
+    assert {s.sm_share_frac for s in model.sm_shares} == {0.5}
+    slowdowns = [(s.phase, s.num_requests, s.slowdown) for s in model.sm_shares]
+    assert slowdowns == [
+        ("prefill", 1, pytest.approx(2.0)),
+        *(("decode", batch, pytest.approx(1.2)) for batch in (8, 64, 256)),
+    ]
 
 
 def test_fit_that_misses_gets_more_points(tmp_path: Path) -> None:

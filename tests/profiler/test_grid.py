@@ -71,6 +71,11 @@ def test_extremes_come_first_so_that_a_cut_leaves_the_range_covered() -> None:
     assert {decodes[0], decodes[1]} == {1, 256}
 
 
+def test_phases_take_turns_so_that_a_cut_leaves_points_of_both() -> None:
+    phases = [each.point.phase for each in grid_of("dense", GridLimits())[:12]]
+    assert phases == ["prefill", "decode"] * 6
+
+
 def test_held_out_points_are_not_fitted() -> None:
     grid = grid_of("dense", GridLimits())
     fitted = {each.point for each in grid if each.role is Role.FIT}

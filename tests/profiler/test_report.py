@@ -1,15 +1,15 @@
-"""The report's own figures: saturation of prefill and repeatability of two runs."""
+"""The report: repeatability of two runs, and whatever a campaign left."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from clusters.fields import InputError
-from models.latency.step_table import StepTable
 from models.llm import LlmSpec
 from models.profile_records import Environment, Spread, Status, StepPoint, StepRecord
-from models.profile_table import ProfileTable
-from profiler.report import repeatability, saturation_tokens
+from models.profile_table import ProfileTable, write_profile_table
+from profiler.report import campaign_report, repeatability
 
 
 def record(tokens: int, ms: float) -> StepRecord:
@@ -23,18 +23,6 @@ def record(tokens: int, ms: float) -> StepRecord:
         status=Status.OK,
         step=Spread(ms=ms, p10_ms=ms, p90_ms=ms, ci_frac=0.0, num_samples=9),
     )
-
-
-def test_prefill_saturates_where_tokens_a_second_stop_rising() -> None:
-    # 1 ms up to 512 tokens, then 1/512 ms a token: full speed from 512 on.
-    table = StepTable(
-        prefill_tokens=(512.0, 8192.0),
-        prefill_ms=(1.0, 16.0),
-        decode_batch=(1.0,),
-        decode_ms=(1.0,),
-        decode_per_kv_token_ms=(0.0,),
-    )
-    assert saturation_tokens(table) == 512
 
 
 def test_repeatability_is_the_median_difference_of_common_points() -> None:
@@ -52,3 +40,31 @@ def test_runs_without_a_common_point_cannot_be_compared() -> None:
     other = replace(first, records=(record(2, 1.0),))
     with pytest.raises(InputError, match="no point in common"):
         repeatability(first, other)
+
+
+def test_report_of_a_campaign_that_broke_early_says_what_there_is(
+    tmp_path: Path,
+) -> None:
+    lost = replace(
+        record(512, 1.0), step=None, status=Status.NOT_MEASURED, note="out of luck"
+    )
+    write_profile_table(tmp_path / "records.jsonl", [record(256, 1.0), lost])
+    summary = {
+        "features": {"fp8 products": "not available: too old"},
+        "other_users": "900 MiB of the GPU are held by other processes",
+        "main_s": 3.5,
+        "serve_failed": "Traceback ...\nRuntimeError: no room",
+        "predict_skipped": "nothing was served",
+    }
+    text = campaign_report(tmp_path, summary)
+    for line in (
+        "- points: 2: 1 ok, 1 not_measured",
+        "- not measured: out of luck",
+        "- fp8 products: not available: too old",
+        "- **900 MiB of the GPU are held by other processes**",
+        "- main: 3.5 s",
+        "- **serve failed**: RuntimeError: no room",
+        "- predict skipped: nothing was served",
+    ):
+        assert line in text
+    assert "Held-out errors" not in text

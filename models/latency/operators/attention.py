@@ -29,7 +29,7 @@ class HeadFormat:
     def prefill_ms(
         self,
         tokens: FloatArray,
-        streams: FloatArray,
+        streams: FloatArray | float,
         group: FloatArray | float,
         past: FloatArray | float = 0.0,
     ) -> FloatArray:
@@ -80,8 +80,9 @@ class AttentionModel:
     """Measured slowdown of one attention kernel for one head width and KV format.
 
     The surface of a prefill kernel has the axes tokens of a prompt, streams (prompts
-    times query heads) and group (query heads per K/V head); that of a decode kernel
-    requests, context, K/V heads and group.
+    times query heads) and group (query heads per K/V head), and, where chunks of
+    prompts were measured, reach (keys over new tokens: 1 for a whole prompt); that of a
+    decode kernel requests, context, K/V heads and group.
     """
 
     floor_ms: float = spec("Shortest kernel.", unit="ms", gt=0)
@@ -89,3 +90,21 @@ class AttentionModel:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def prefill_slowdown(
+        self,
+        tokens: FloatArray,
+        streams: FloatArray | float,
+        group: FloatArray | float,
+        past: FloatArray | float = 0.0,
+    ) -> FloatArray:
+        """Slowdown of chunks of `tokens` after `past` cached ones."""
+        at = (tokens, streams, group)
+        if len(self.surface.axes) == len(at):
+            return self.surface.slowdown(*at)
+        return self.surface.slowdown(*at, reach_of(tokens, past))
+
+
+def reach_of(tokens: FloatArray, past: FloatArray | float) -> FloatArray:
+    """Keys that the last token of a chunk attends to, over the tokens of the chunk."""
+    return np.asarray((tokens + past) / tokens, dtype=np.float64)

@@ -29,11 +29,11 @@ class ExpertShape:
     def coordinates(self, tokens: FloatArray) -> tuple[FloatArray, ...]:
         """Axes of the surface, as arrays that broadcast together.
 
-        Tokens per expert, GPUs that share the experts, width, experts, hidden width.
+        Tokens per expert, experts on this GPU, width, experts of the layer, hidden
+        width.
         """
         per_expert = tokens * self.experts_per_token / self.num_experts
-        spread = self.num_experts / self.experts_here
-        rest = (spread, self.intermediate, self.num_experts, self.hidden)
+        rest = (self.experts_here, self.intermediate, self.num_experts, self.hidden)
         return per_expert, *(np.asarray(x, dtype=np.float64) for x in rest)
 
     def ideal_ms(self, tokens: FloatArray, peaks: Peaks, floor_ms: float) -> FloatArray:

@@ -23,8 +23,8 @@ from clusters.fields import InputError, spec
 FloatArray = NDArray[np.float64]
 
 _TINY = 1e-12
-_STORED_DIGITS = 1000
-"""A stored integer is a thousandth of the natural logarithm, 0.1 % of the time."""
+_STORED_STEPS = 200
+"""A stored integer is half a hundredth of the natural logarithm: 0.5 % of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,25 +106,25 @@ class Surface:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Plain form for a file: knots, and values in thousandths."""
+        """Plain form for a file: knots, and values in half per cent."""
         return {
             "axes": {axis.name: [_short(x) for x in axis.knots] for axis in self.axes},
-            "log_slowdown_permille": [
-                round(value * _STORED_DIGITS) for value in self.log_slowdown
+            "log_slowdown_half_percent": [
+                round(value * _STORED_STEPS) for value in self.log_slowdown
             ],
         }
 
     @classmethod
     def from_json(cls, data: dict[str, object]) -> "Surface":
         """Reverse of `to_json`."""
-        axes, values = data["axes"], data["log_slowdown_permille"]
+        axes, values = data["axes"], data["log_slowdown_half_percent"]
         assert isinstance(axes, dict)
         assert isinstance(values, Sequence)
         return cls(
             axes=tuple(
                 Axis(name=name, knots=tuple(knots)) for name, knots in axes.items()
             ),
-            log_slowdown=tuple(value / _STORED_DIGITS for value in values),
+            log_slowdown=tuple(value / _STORED_STEPS for value in values),
         )
 
 

@@ -62,6 +62,7 @@ class Configuration:
     host_class: int = spec("Index of the class.", unit="index", ge=0)
     alone: Deployment = spec("One replica of it, on GPUs of the class.")
     most: int = spec("Replicas that fit the class.", unit="replicas", ge=1)
+    hosts_alike: tuple[object, ...] = spec("What classes of like hosts share.")
 
 
 def configurations(
@@ -71,7 +72,7 @@ def configurations(
     found = []
     for index, hosts in enumerate(classes):
         total = hosts.num_gpus * hosts.num_hosts
-        for parallelism in parallelisms(planner.problem, hosts.num_gpus, total):
+        for parallelism in parallelisms(planner.problem, hosts.num_gpus, total, phase):
             shape = ReplicaShape(
                 phase=phase, gpu_type=hosts.gpu_type, parallelism=parallelism
             )
@@ -87,7 +88,14 @@ def configurations(
                 ledger.reject(f"no latency: {error}")
                 continue
             most = hosts.free().most_replicas(shape)
-            found.append(Configuration(host_class=index, alone=alone, most=most))
+            found.append(
+                Configuration(
+                    host_class=index,
+                    alone=alone,
+                    most=most,
+                    hosts_alike=(hosts.node_type, hosts.island_sizes, hosts.leaf == ""),
+                )
+            )
     return found
 
 
@@ -101,15 +109,20 @@ def promises(
 ) -> list[Column]:
     """Columns with the goodput of one replica for its phase alone, in a pool.
 
-    `pool_size` replicas share the arrivals, or as many as fit the class.
+    `pool_size` replicas share the arrivals, or as many as fit the class. Classes that
+    differ in nothing but their leaf switch have the same rates.
     """
+    firsts: dict[tuple[ReplicaShape, object, int], Configuration] = {}
+    for each in found:
+        firsts.setdefault(_alike(each, pool_size), each)
     rated = rate_alone(
         context,
-        tuple(each.alone for each in found),
+        tuple(each.alone for each in firsts.values()),
         phase,
         ledger,
-        pool_sizes=[min(pool_size, each.most) for each in found],
+        pool_sizes=[min(pool_size, each.most) for each in firsts.values()],
     )
+    rates = dict(zip(firsts, rated, strict=False))  # a stop leaves some out
     return [
         Column(
             host_class=each.host_class,
@@ -117,8 +130,15 @@ def promises(
             rate_rps=rate.rate_rps,
             light_load_frac=rate.light_load_frac,
         )
-        for each, rate in zip(found, rated, strict=False)  # a stop leaves some out
+        for each in found
+        if (rate := rates.get(_alike(each, pool_size))) is not None
     ]
+
+
+def _alike(each: Configuration, pool_size: int) -> tuple[ReplicaShape, object, int]:
+    """What configurations of one rate have in common."""
+    (replica,) = each.alone.replicas
+    return replica.shape, each.hosts_alike, min(pool_size, each.most)
 
 
 def ceilings(planner: Planner, found: Sequence[Configuration]) -> list[Column]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from clusters.cluster import Cluster
 from clusters.fields import check_fields, spec
+from clusters.node import Node
 from planner.placement import FreeGpus, Host
 
 MOST_LEAVES = 16
@@ -55,29 +56,46 @@ class HostClass:
 
 def host_classes(cluster: Cluster, gpu_types: Sequence[str]) -> tuple[HostClass, ...]:
     """All hosts of the given GPU types by class, in the order of the cluster."""
-    nics = nic_rates(cluster)
+    facts = _Facts(cluster)
     found: dict[HostClass, list[tuple[tuple[int, ...], ...]]] = {}
     for host in FreeGpus.of(cluster).hosts:
         if host.gpu_type in gpu_types:
             islands = tuple(tuple(island) for island in host.islands)
-            found.setdefault(_class_of(cluster, host, nics), []).append(islands)
+            found.setdefault(_class_of(facts, host), []).append(islands)
     return tuple(replace(key, hosts=tuple(hosts)) for key, hosts in found.items())
 
 
-def _class_of(cluster: Cluster, host: Host, nics: Sequence[float]) -> HostClass:
+class _Facts:
+    """What is the same for all hosts of a cluster, or was asked before."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.nics = nic_rates(cluster)
+        self.tells_leaves = len(cluster.leaves) <= MOST_LEAVES
+        self._prices: dict[tuple[str, float | None], float | None] = {}
+
+    def usd_per_gpu_hour(self, node: Node, gpu: int) -> float | None:
+        """Price of a GPU of a node."""
+        key = (node.type.name, node.price_usd_per_hour)
+        if key not in self._prices:
+            self._prices[key] = self.cluster.usd_per_hour([gpu])
+        return self._prices[key]
+
+
+def _class_of(facts: _Facts, host: Host) -> HostClass:
     """The class of a host, still without hosts."""
     gpus = [gpu for island in host.islands for gpu in island]
+    cluster = facts.cluster
     # An NVLink domain may span several nodes.
     nodes = sorted({cluster.topology.gpu(gpu).node for gpu in gpus})
     first = cluster.nodes[nodes[0]]
-    tells_leaves = len(cluster.leaves) <= MOST_LEAVES
     return HostClass(
         gpu_type=host.gpu_type,
         node_type=first.type.name,
         island_sizes=tuple(len(island) for island in host.islands),
-        leaf=cluster.leaf_of(first) if tells_leaves else "",
-        nic_bytes_per_s=sum(nics[node] for node in nodes),
-        usd_per_gpu_hour=cluster.usd_per_hour(gpus[:1]),
+        leaf=cluster.leaf_of(first) if facts.tells_leaves else "",
+        nic_bytes_per_s=sum(facts.nics[node] for node in nodes),
+        usd_per_gpu_hour=facts.usd_per_gpu_hour(first, gpus[0]),
     )
 
 

@@ -26,16 +26,19 @@ Differences from the paper
     - phases, SLO-aware rates by simulation, pipelines, exact packing of hosts, KV flow
 
 Assumes   one service with open arrivals
-Cost      one goodput search a configuration, and about 6 whole ones a kind
+Cost      one goodput search a configuration, and about 6 whole ones a kind; on large
+          clusters (`refine.is_large`) half as many, and 3 whole ones:
+          pools are never small there, and single replicas hardly count
 Guarantee heuristic; exact for the programme, whose linear relaxation bounds it
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from clusters.fields import check_fields, spec
 from models.memory import kv_bytes
 from planner.deployment import Deployment
+from planner.plan import AllocationBound
 from planner.problem import Problem
 from planner.search.contract import (
     Ledger,
@@ -47,9 +50,15 @@ from planner.search.provisioning.assignment import assign
 from planner.search.provisioning.columns import Column, configurations, promises
 from planner.search.provisioning.hosts import HostClass, host_classes
 from planner.search.provisioning.network import KvNetwork, kv_network
-from planner.search.provisioning.optimum import Allocation, Target, allocate
+from planner.search.provisioning.optimum import (
+    Allocation,
+    Target,
+    allocate,
+    relaxed_bound,
+)
 from planner.search.provisioning.program import ProgramData
-from planner.search.refine import Simulated, climb
+from planner.search.provisioning.worth import allocation_bound, loosest
+from planner.search.refine import Simulated, climb, is_large
 from planner.search.shapes import usable_gpu_types
 from planner.serving import Planner
 from planner.simulator.system import Phase
@@ -63,6 +72,9 @@ TILTS = (1.0, 0.8, 1.25)
 POOL_SIZES = (1, 4)
 """Replicas that share the arrivals when a column is priced."""
 
+_LONGER = 4
+"""Times the requests of a screening run that a large cluster is judged by."""
+
 _MAX_ROUNDS = 5
 _MARGIN = 1.02
 """A short answer is asked again for this much more than what it lacked."""
@@ -73,6 +85,12 @@ class Provisioning:
     """The configuration programme, its answers simulated."""
 
     solve_limit_s: float = spec("For one programme.", unit="s", gt=0, default=5.0)
+    solve_gap_frac: float = spec(
+        "Distance from its optimum that is good enough: rates are less exact.",
+        unit="1",
+        ge=0,
+        default=1e-3,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -94,9 +112,15 @@ class Provisioning:
         classes = host_classes(
             context.problem.cluster, usable_gpu_types(context.problem)
         )
+        few = is_large(context.problem)
+        if few:  # a short run at a high rate ends before queues have built up
+            effort = context.evaluator.effort
+            longer = _LONGER * effort.max_requests
+            simulated.effort = replace(effort, max_requests=longer)
+        bounds: list[AllocationBound] = []
         for kind in KINDS:
             found = {p: configurations(planner, classes, p, ledger) for p in kind}
-            for pool_size in POOL_SIZES:
+            for pool_size in POOL_SIZES[-1:] if few else POOL_SIZES:
                 # 1. Columns.
                 columns = [
                     column
@@ -106,31 +130,50 @@ class Provisioning:
                     )
                 ]
                 # 2, 3. Answers, simulated.
-                self._try_answers(simulated, program_data(planner, classes, columns))
+                data = program_data(planner, classes, columns)
+                tilts = TILTS if kind[0] is Phase.PREFILL else TILTS[:1]
+                self._try_answers(simulated, data, tilts[: 2 if few else None])
+                if not context.is_stopped:
+                    bounds += self._bounds(context.problem, data)
         if not simulated.candidates:
             self._best_effort(simulated, classes, ledger)
         # 4. Neighbours of the best.
-        climb(simulated)
+        if not few:
+            climb(simulated)
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,
             ledger=ledger,
             is_stopped=context.is_stopped,
+            allocation=loosest(context.problem.objective.goal, bounds),
         )
 
-    def _try_answers(self, simulated: Simulated, data: ProgramData) -> None:
+    def _target(self, problem: Problem) -> Target:
+        return Target(
+            goal=problem.objective.goal,
+            rate_rps=target_rps(problem),
+            time_limit_s=self.solve_limit_s,
+            gap_frac=self.solve_gap_frac,
+        )
+
+    def _try_answers(
+        self, simulated: Simulated, data: ProgramData, tilts: Sequence[float]
+    ) -> None:
         """Simulate the answers to the goal, with prefill as promised and tilted."""
-        problem = simulated.context.problem
-        is_split = data.of(Phase.PREFILL)
-        for tilt in TILTS if is_split else TILTS[:1]:
+        for tilt in tilts:
             if simulated.context.should_stop():
                 return
-            target = Target(
-                goal=problem.objective.goal,
-                rate_rps=target_rps(problem),
-                time_limit_s=self.solve_limit_s,
-            )
+            target = self._target(simulated.context.problem)
             self._ask(simulated, tilted(data, tilt), target)
+
+    def _bounds(self, problem: Problem, data: ProgramData) -> list[AllocationBound]:
+        """The relaxation of a programme beside its whole answer; [] without one."""
+        target = self._target(problem)
+        relaxed = relaxed_bound(data, target)
+        whole = None if relaxed is None else allocate(data, target)
+        if relaxed is None or whole is None:
+            return []
+        return [allocation_bound(problem.objective.goal, data, whole, relaxed)]
 
     def _best_effort(
         self, simulated: Simulated, classes: tuple[HostClass, ...], ledger: Ledger

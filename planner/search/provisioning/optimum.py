@@ -33,6 +33,9 @@ class Target:
         "Rate to serve, for the goals that need one.", unit="requests/s", default=None
     )
     time_limit_s: float | None = spec("For each solve.", unit="s", default=None)
+    gap_frac: float = spec(
+        "Distance from the optimum that is good enough.", unit="1", ge=0, default=0.0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,9 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
     program = Program(data)
 
     def solve() -> bool:
-        outcome = solve_milp(program.model, time_limit_s=target.time_limit_s)
+        outcome = solve_milp(
+            program.model, time_limit_s=target.time_limit_s, gap_frac=target.gap_frac
+        )
         return outcome.value is not None
 
     if not _optimise(program, target, solve):

@@ -30,7 +30,7 @@ from planner.search.provisioning.hosts import HostClass, packings
 from planner.search.provisioning.network import KvNetwork
 from planner.simulator.system import Phase
 
-HOSTS, GPUS, LINK = "hosts_", "gpus_", "link_"
+HOSTS, GPUS, WIDTH, LINK = "hosts_", "gpus_", "width_", "link_"
 """Names of the constraints whose prices are told: with the index of what they limit."""
 
 
@@ -150,7 +150,8 @@ class Program:
                 for c, x in on_class
                 if c.width >= width
             )
-            self.model += groups <= hosts.num_hosts * (hosts.num_gpus // width)
+            most = hosts.num_hosts * (hosts.num_gpus // width)
+            self.model += groups <= most, f"{WIDTH}{index}_{width}"
         used = pulp.lpSum(column.num_gpus * count for column, count in on_class)
         most = hosts.num_hosts * hosts.num_gpus
         self.model += used <= most, f"{GPUS}{index}"

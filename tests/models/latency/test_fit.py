@@ -1,5 +1,7 @@
 """Fitting: known surfaces are found again, whatever a few rows say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,7 @@ def test_a_known_surface_is_found_again() -> None:
     assert fitted.log_slowdown == pytest.approx(TRUTH.log_slowdown, abs=0.01)
     assert evidence.rows_used == 400
     assert evidence.p90_error_frac < 0.005
+    assert evidence.held_out_p90_error_frac is not None
     assert evidence.held_out_p90_error_frac < 0.005
 
 
@@ -49,6 +52,48 @@ def test_one_row_in_ten_ten_times_too_slow_does_not_move_the_fit() -> None:
     assert fitted.log_slowdown == pytest.approx(TRUTH.log_slowdown, abs=0.06)
     # The spikes stay rows of the evidence: 0.1 and 1 is an error of 0.9.
     assert evidence.p90_error_frac < 0.95
+
+
+def test_one_group_leaves_the_held_out_error_unknown() -> None:
+    rng = np.random.default_rng(3)
+    rows = rows_of(TRUTH, rng)
+    alone = replace(rows, groups=np.zeros_like(rows.groups))
+    _, evidence = fit_surface(alone, AXES, rng)
+    assert evidence.held_out_median_error_frac is None
+    assert evidence.held_out_p90_error_frac is None
+    assert evidence.p90_error_frac < 0.005
+
+
+def test_a_row_is_scored_by_a_fit_that_did_not_see_it() -> None:
+    # Twenty groups, each with a slowdown of its own at a knot of its own: one fit of
+    # all meets every row, and a fit without a group cannot know its slowdown.
+    rng = np.random.default_rng(4)
+    m = np.repeat(np.arange(1.0, 21.0), 5)
+    slowdown = np.repeat(np.exp(rng.uniform(-1.0, 1.0, 20)), 5)
+    rows = Rows(
+        coordinates=(m,),
+        ideal_ms=np.ones(100),
+        measured_ms=slowdown,
+        groups=np.repeat(np.arange(20), 5),
+    )
+    axes = (Axis(name="m", knots=tuple(np.arange(1.0, 21.0).tolist())),)
+    _, evidence = fit_surface(rows, axes, rng)
+    assert evidence.p90_error_frac < 0.02
+    assert evidence.held_out_median_error_frac is not None
+    assert evidence.held_out_median_error_frac > 0.1
+
+
+def test_errors_are_those_of_the_repaired_surface() -> None:
+    rng = np.random.default_rng(5)
+    rows = rows_of(TRUTH, rng)
+
+    def twice(surface: Surface) -> Surface:
+        slow = np.asarray(surface.log_slowdown) + np.log(2.0)
+        return replace(surface, log_slowdown=tuple(slow.tolist()))
+
+    _, evidence = fit_surface(rows, AXES, rng, repair=twice)
+    assert evidence.median_error_frac == pytest.approx(1.0, abs=0.01)
+    assert evidence.held_out_median_error_frac == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_knot_without_data_follows_its_neighbours() -> None:

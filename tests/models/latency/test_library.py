@@ -75,8 +75,8 @@ def test_without_a_source_every_reason_is_given(nvlink_request: Build) -> None:
     ("name", "parallelism", "reason"),
     [
         ("opt-13b", Parallelism(tp=3), "TP3 does not divide the 40 heads"),
-        ("deepseek-v3", Parallelism(attention_dp=8), "attention DP8 is not costed yet"),
-        ("opt-13b", Parallelism(cp=2), "CP2 is not costed yet"),
+        ("opt-13b", Parallelism(attention_dp=8), "attention DP8 needs a mixture"),
+        ("opt-13b", Parallelism(cp=2), "the publication has TP and PP only"),
     ],
 )
 def test_impossible_or_uncosted_parallelism_is_unavailable(

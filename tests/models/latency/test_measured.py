@@ -10,7 +10,12 @@ from clusters.gpu import GpuType
 from clusters.links import GroupLink, GroupLinks
 from models.communication import CommunicationEfficiency, all_reduce_ms
 from models.latency.library import LatencyLibrary
-from models.latency.measured import MeasuredSource, add_tables, single_gpu_table
+from models.latency.measured import (
+    MeasuredSource,
+    add_tables,
+    single_gpu_table,
+    with_floor,
+)
 from models.latency.profile import (
     FitError,
     Profile,
@@ -194,3 +199,28 @@ def _other() -> LlmSpec:
 def test_layers_are_counted_by_kind() -> None:
     # DeepSeek-V3: 3 dense layers, then 58 with experts.
     assert layer_parts(LlmSpec.load("deepseek-v3")) == {"dense": 3, "moe": 58}
+
+
+def test_floor_holds_short_prompts_and_leaves_long_ones_as_they_are() -> None:
+    table = with_floor(LAYER, prefill_ms=1.5)
+    # LAYER is 1 ms and 0.01 ms a token: 1.5 ms at 50 tokens.
+    for tokens, linear_ms in ((1, 1.5), (49, 1.5), (50, 1.5), (75, 1.75), (400, 5.0)):
+        squares_ms = 1e-6 * tokens * tokens
+        found = table.prefill_step_ms([tokens])
+        assert found == pytest.approx(linear_ms + squares_ms)
+    assert table.decode_step_ms(4, 10.0) == LAYER.decode_step_ms(4, 10.0)
+
+
+def test_floor_above_all_that_was_measured_is_left_on_the_last_slope() -> None:
+    table = with_floor(LAYER, prefill_ms=5.0)
+    # 5 ms are reached at 400 tokens, beyond the last knot at 100.
+    assert table.prefill_step_ms([300]) == pytest.approx(5.0 + 0.09)
+    assert table.prefill_step_ms([600]) == pytest.approx(7.0 + 0.36)
+
+
+def test_floor_below_everything_changes_nothing() -> None:
+    table = with_floor(LAYER, prefill_ms=0.5)
+    for tokens in (1, 60, 100, 300):
+        assert table.prefill_step_ms([tokens]) == pytest.approx(
+            LAYER.prefill_step_ms([tokens])
+        )

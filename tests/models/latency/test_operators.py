@@ -5,7 +5,7 @@ import pytest
 
 from clusters.links import LinkKind
 from models.latency.operators.attention import HeadFormat
-from models.latency.operators.collective import AllReduceModel
+from models.latency.operators.collective import CollectiveModel
 from models.latency.operators.elementwise import ElementwiseModel
 from models.latency.operators.gemm import GemmModel, GemmShape, Peaks
 from models.latency.operators.moe import ExpertShape, MoeModel
@@ -114,7 +114,7 @@ def test_experts_stream_only_what_a_batch_touches() -> None:
 
 
 def test_an_all_reduce_is_a_start_and_bytes_over_the_ring() -> None:
-    model = AllReduceModel(
+    model = CollectiveModel(
         fabric="tiny",
         kind=LinkKind.NVLINK,
         link_bytes_per_s=1e12,

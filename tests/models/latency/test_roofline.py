@@ -17,6 +17,7 @@ from models.flops import stage_shapes
 from models.latency.closed_form import StageRoofline
 from models.latency.efficiency import RooflineEfficiency
 from models.latency.library import LatencyLibrary, LatencyRequest
+from models.latency.request import StageLinks
 from models.latency.roofline import RooflineSource, compile_stage
 from models.latency.step_table import StepTable
 from models.llm import LlmSpec, Precision, WeightFormat
@@ -44,6 +45,11 @@ IDEAL = RooflineEfficiency(
     layer_floor_ms=0.0,
     step_overhead_ms=0.0,
 )
+
+
+def joined(link: GroupLink = NVLINK, hop: GroupLink | None = None) -> StageLinks:
+    """A stage whose GPUs are all joined by `link`."""
+    return StageLinks(tensor=link, stage=link, hop=hop)
 
 
 def form(
@@ -178,7 +184,7 @@ def test_the_table_is_within_two_percent_of_the_closed_form() -> None:
         ("gpt-oss-20b", GpuType.load("l4"), 1),
     ):
         closed = form(LlmSpec.load(name), gpu, tp=tp)
-        compiled = compile_stage(closed.stage, gpu, NVLINK, None, closed.efficiency)
+        compiled = compile_stage(closed.stage, gpu, joined(), closed.efficiency)
         squares = compiled.prefill_per_sq_token_ms
         for count, exact in zip(tokens, closed.prefill_ms(tokens), strict=True):
             ours = compiled.prefill_step_ms([int(count)]) - squares * count**2
@@ -216,7 +222,7 @@ def test_steps_are_positive_finite_and_rise_with_work(
     stages = stage_shapes(LlmSpec.load(name), Parallelism(tp=tp, pp=pp))
     for index, stage in enumerate(stages):
         hop = NVLINK if index < pp - 1 else None
-        step = compile_stage(stage, kind, NVLINK, hop, RooflineEfficiency())
+        step = compile_stage(stage, kind, joined(hop=hop), RooflineEfficiency())
         prefill = step.prefill_step_ms([tokens])
         decode = step.decode_step_ms(batch, batch * context)
         assert 0 < prefill < np.inf
@@ -262,7 +268,7 @@ def test_random_shapes_give_latencies_that_rise(
         precision=Precision.uniform(Dtype.BF16),
     )
     (stage,) = stage_shapes(llm, Parallelism())
-    step = compile_stage(stage, GpuType.load(gpu), NVLINK, None, RooflineEfficiency())
+    step = compile_stage(stage, GpuType.load(gpu), joined(), RooflineEfficiency())
     assert step.prefill_ms[0] > 0
     assert step.decode_ms[0] > 0
     assert (np.diff(step.prefill_ms) >= 0).all()
@@ -273,8 +279,8 @@ def test_random_shapes_give_latencies_that_rise(
 def test_a_slower_link_never_speeds_a_step_up(nvlink_request: Build) -> None:
     (stage,) = stage_shapes(LlmSpec.load("llama-2-70b"), Parallelism(tp=8))
     slow_link = GroupLink(bytes_per_s=10e9, latency_ms=0.01)
-    fast = compile_stage(stage, A100, NVLINK, None, RooflineEfficiency())
-    slow = compile_stage(stage, A100, slow_link, None, RooflineEfficiency())
+    fast = compile_stage(stage, A100, joined(), RooflineEfficiency())
+    slow = compile_stage(stage, A100, joined(slow_link), RooflineEfficiency())
     assert slow.prefill_step_ms([1000]) > fast.prefill_step_ms([1000])
     assert slow.decode_step_ms(1, 1000) > fast.decode_step_ms(1, 1000)
 
@@ -285,7 +291,7 @@ def test_a_step_table_compiles_in_under_three_milliseconds() -> None:
         (stage,) = stage_shapes(LlmSpec.load(name), Parallelism(tp=8))
         compile_stage.cache_clear()
         start = time.process_time()
-        compile_stage(stage, H100, NVLINK, None, RooflineEfficiency())
+        compile_stage(stage, H100, joined(), RooflineEfficiency())
         runs.append(time.process_time() - start)
     assert sorted(runs)[len(runs) // 2] < 0.003
 

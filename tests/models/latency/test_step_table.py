@@ -47,6 +47,41 @@ def test_scaling_multiplies_every_latency() -> None:
     assert half.decode_step_ms(2, 100) == TABLE.decode_step_ms(2, 100) / 2
 
 
+def test_a_mixed_step_shares_the_linear_layers() -> None:
+    """Chunks of 4 and 2 tokens (6 of its prompt cached), 3 decodes that attend to 50.
+
+    F(9) + c (4 * 4 + 2 * 2 + 2 * 2 * 6) + max(0, G(3) - F(3)) + H(3) * 50, with F(x) =
+    2 + x, c = 0.1, G(3) = 7 and H(3) = 0.01: 11 + 4.4 + (7 - 5) + 0.5.
+    """
+    table = StepTable(
+        prefill_tokens=(0.0, 100.0),
+        prefill_ms=(2.0, 102.0),
+        prefill_per_sq_token_ms=0.1,
+        decode_batch=(0.0, 6.0),
+        decode_ms=(4.0, 10.0),
+        decode_per_kv_token_ms=(0.01, 0.01),
+    )
+    assert table.mixed_step_ms([4, 2], [0, 6], 3, 50) == pytest.approx(17.9)
+
+
+def test_a_mixed_step_without_one_of_its_parts_is_the_other() -> None:
+    prefill = TABLE.prefill_step_ms([5, 3], [2, 0])
+    assert TABLE.mixed_step_ms([5, 3], [2, 0], 0, 0) == prefill
+    assert TABLE.mixed_step_ms([], None, 3, 40) == TABLE.decode_step_ms(3, 40)
+
+
+def test_decodes_that_cost_less_than_a_prompt_step_add_their_tokens_only() -> None:
+    """G(B) < F(B): a decode step replays captured graphs, a mixed one does not."""
+    table = StepTable(
+        prefill_tokens=(0.0, 100.0),
+        prefill_ms=(5.0, 105.0),
+        decode_batch=(0.0,),
+        decode_ms=(1.0,),
+        decode_per_kv_token_ms=(0.0,),
+    )
+    assert table.mixed_step_ms([10], None, 2, 99) == table.prefill_step_ms([12])
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

@@ -44,6 +44,46 @@ def test_latency_source_is_chosen_and_explained(phaseplan: Callable[..., Any]) -
     assert "roofline (datasheet)" in roofline
 
 
+def test_a_named_source_answers_with_its_publication_and_error(
+    phaseplan: Callable[..., Any],
+) -> None:
+    words = ("model", "show", "llama-2-70b", "--gpu", "a100_sxm", "--tp", 8)
+    ended = phaseplan(*words, "--source", "published-splitwise", "--format", "json")
+    latency = json.loads(ended.stdout)["latency"]
+    assert latency["source"] == "published-splitwise"
+    assert "Splitwise, perf_model.csv" in latency["reason"]
+    assert 0 < latency["expected_error_frac"] < 0.1
+    unknown = phaseplan(*words, "--source", "published-splitwis")
+    assert unknown.code == 2
+    assert "nearest is 'published-splitwise'" in unknown.stderr
+
+
+def test_ranks_are_shown_with_their_cache(phaseplan: Callable[..., Any]) -> None:
+    words = ("model", "show", "deepseek-v3", "--gpu", "mi300x", "--format", "json")
+    tensor = json.loads(phaseplan(*words, "--tp", 8, "--ep", 8).stdout)
+    ranks = json.loads(phaseplan(*words, "--attention-dp", 8, "--ep", 8).stdout)
+    assert ranks["parallelism"] == "TP1 PP1 EP8 DPA8"
+    assert ranks["num_gpus"] == tensor["num_gpus"] == 8
+    # A latent cache is kept once a request, not on every GPU.
+    ratio = ranks["memory"]["max_kv_tokens"] / tensor["memory"]["max_kv_tokens"]
+    assert 6 < ratio < 8
+    refused = phaseplan("model", "show", "opt-13b", "--attention-dp", 2)
+    assert refused.code != 0
+    assert "needs a mixture of experts" in refused.stderr
+
+
+def test_states_and_sparse_attention_are_shown(phaseplan: Callable[..., Any]) -> None:
+    roofline = ("--source", "roofline")
+    linear = phaseplan("model", "show", "Qwen/Qwen3.5-397B-A17B", *roofline).stdout
+    # 45 x (64 x 128 x 128 x 4 + 3 x 12288 x 2) bytes.
+    assert "45 of 60 layers, 183.2 MiB a request" in linear
+    assert "30,720 bytes/token" in linear
+    sparse = phaseplan("model", "show", "zai-org/GLM-5-FP8", *roofline).stdout
+    assert "to the 2,048 tokens scored best" in sparse
+    mixed = phaseplan("model", "show", "deepseek-v3.1-nvfp4", *roofline).stdout
+    assert "MLP, experts fp4 (0.562 bytes)" in mixed
+
+
 def test_prompts_are_no_longer_than_the_context(phaseplan: Callable[..., Any]) -> None:
     ended = phaseplan("model", "show", "opt-13b", "--format", "json")
     steps = json.loads(ended.stdout)["latency"]["prefill"]

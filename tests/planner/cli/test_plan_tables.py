@@ -1,6 +1,13 @@
 """What the tables of a plan leave out, and what they say once."""
 
-from planner.cli.plan_tables import MAX_ROWS, folded, shortened
+from planner.cli.plan_tables import (
+    MAX_ROWS,
+    MAX_WORTH,
+    allocation_rows,
+    folded,
+    shortened,
+)
+from planner.plan import AllocationBound, Worth
 
 
 def test_warning_of_all_shapes_is_said_once_and_names_none() -> None:
@@ -29,3 +36,25 @@ def test_long_table_says_how_many_rows_are_left_out() -> None:
     assert len(shown) == MAX_ROWS
     assert shown[-1] == ["2 more", ""]
     assert shortened(rows[:MAX_ROWS]) == rows[:MAX_ROWS]
+
+
+def test_allocation_says_what_would_help_most() -> None:
+    many = tuple(Worth(limit=f"thing {n}", gain=1.0 / (n + 1)) for n in range(9))
+    bound = AllocationBound(
+        value=10.0, whole_value=9.0, whole_gap_frac=0.1, gap_frac=0.2, worth=many
+    )
+    first, *others = allocation_rows(bound)
+    assert first[0] == "Allocation"
+    assert "10" in first[1]
+    assert "gap 20.0%" in first[1]
+    assert others[0] == ("Worth", "one more thing 0: 1")
+    assert len(others) == MAX_WORTH
+
+
+def test_what_would_not_help_is_one_line() -> None:
+    worth = (Worth(limit="GPU a", gain=2.5), Worth(limit="GPU b", gain=0.0))
+    bound = AllocationBound(value=4.0, whole_value=5.0, whole_gap_frac=0.2, worth=worth)
+    assert allocation_rows(bound)[1:] == [
+        ("Worth", "one more GPU a: 2.5"),
+        ("Worth", "one more of anything else: 0"),
+    ]

@@ -33,6 +33,10 @@ services:
     slo: {ttft_ms: 500, tpot_ms: 100}
 search: {tp: [1], max_pp: 1}
 """
+PROFILE = """
+{"gpu": "paper", "models": [],
+ "environment": {"device": "synthetic", "device_name": "paper", "gpu": "paper"}}
+"""
 ON_CPU = ("--device", "cpu", "--dtype", "fp32")
 SMALL = (
     *("--max-prompt-tokens", 256, "--max-context-tokens", 256),
@@ -100,21 +104,85 @@ def test_whole_path_from_measurement_to_validation(
     assert {"ttft p50", "ttft p90", "ttft p99", "tpot p50", "goodput"} <= names
 
 
+CAMPAIGN = ("profile", "campaign", *ON_CPU, "--small", "--target-ci", 0.9)
+
+
 @pytest.mark.slow
-def test_campaign_leaves_records_fits_validation_and_report(
+def test_campaign_leaves_a_small_folder_that_says_it_all(
     tiny: Path, tmp_path: Path, phaseplan: Phaseplan
 ) -> None:
     out = tmp_path / "out"
-    words = ("profile", "campaign", "--model", tiny, *ON_CPU, "--small", "--out", out)
-    ended = phaseplan(*words, "--minutes", 0.4, "--target-ci", 0.3)
+    words = (*CAMPAIGN, "--model", tiny, "--out", out, "--minutes", 2)
+    ended = phaseplan(*words)
     assert ended.code == 0, ended.stderr
     summary = json.loads((out / "summary.json").read_text())
     assert not [key for key in summary if key.endswith("_failed")], summary
-    for name in ("records.jsonl", "repeat.jsonl", "profile.json", "validation.json"):
-        assert (out / name).exists(), name
-    report = (out / "report.md").read_text()
-    for heading in ("Ceilings", "Held-out errors", "Repeatability", "Predicted"):
-        assert heading in report
+    names = {path.name for path in out.iterdir()}
+    assert {
+        *("records.jsonl.gz", "repeat.jsonl.gz", "served.json.gz"),
+        *("profile.json", "validation.json", "summary.json", "summary.md"),
+    } <= names
+    # Whoever takes the folder along may take eight files, and no more.
+    assert len(names) <= 8
+    report = (out / "summary.md").read_text()
+    for heading in (
+        *("Features", "Ceilings", "Held-out errors", "Phases", "Mixed steps"),
+        *("SM shares", "Repeatability", "Engine and layers", "Predicted"),
+    ):
+        assert f"## {heading}" in report
+    policies = {level["policy"] for level in _levels(out / "validation.json")}
+    assert policies == {"prefill_first", "chunked"}
+
+    # Started again it has no point of the grid and nothing to serve left.
+    ended = phaseplan(*words)
+    assert ended.code == 0, ended.stderr
+    assert "0 measured now" in ended.stderr
+    assert "serving" not in ended.stderr
+
+    # Elsewhere, the served traces are predicted from the profile without a device.
+    ended = phaseplan(
+        *("profile", "validate", out / "profile.json", tiny, "--format", "json"),
+        *("--served", out / "served.json.gz"),
+    )
+    assert ended.code == 0, ended.stderr
+    assert json.loads(ended.stdout)["levels"] == _levels(out / "validation.json")
+
+
+def _levels(path: Path) -> list[dict[str, Any]]:
+    levels: list[dict[str, Any]] = json.loads(path.read_text())["levels"]
+    return levels
+
+
+def test_served_traces_of_another_model_are_refused(
+    tiny: Path, tmp_path: Path, phaseplan: Phaseplan
+) -> None:
+    served = tmp_path / "served.json.gz"
+    served.write_bytes(b"no gzip")
+    profile = tmp_path / "profile.json"
+    profile.write_text(PROFILE)
+    ended = phaseplan("profile", "validate", profile, tiny, "--served", served)
+    assert ended.code == 2
+    assert "runs (Not a gzipped file" in ended.stderr
+
+
+def test_smoke_test_tells_what_works_and_why_not(
+    tiny: Path, tmp_path: Path, phaseplan: Phaseplan
+) -> None:
+    results = tmp_path / "smoke.json"
+    ended = phaseplan(
+        *("profile", "smoke", "--model", tiny, *ON_CPU, "--small", "-o", results),
+    )
+    by_name = {each["name"]: each for each in json.loads(results.read_text())}
+    assert by_name["device"]["outcome"] == "ok"
+    assert by_name["simulator"]["outcome"] == "ok"
+    assert by_name["chunked prefill"]["outcome"] == "ok"
+    assert by_name["layer tiny TP1 dense fp32"]["outcome"] == "ok", ended.stdout
+    # What a CPU cannot have is absent, what it could have and has not failed.
+    assert by_name["flash, ragged batches"]["outcome"] == "absent"
+    assert by_name["fp8 products"]["outcome"] == "failed"
+    assert "fp8 products give bf16 here" in by_name["fp8 products"]["detail"]
+    assert "layer tiny TP1 ends fp32" in ended.stdout
+    assert ended.code == 1
 
 
 def test_dry_run_lists_points_and_measures_nothing(

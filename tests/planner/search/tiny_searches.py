@@ -5,7 +5,13 @@ from planner.cost import usd_per_hour
 from planner.search.contract import SearchContext, SearchOutcome
 from planner.search.registry import methods_of
 
-METHODS = ("aggregated", "distserve-high", "distserve-low", "exhaustive")
+METHODS = (
+    "aggregated",
+    "distserve-high",
+    "distserve-low",
+    "provisioning",
+    "exhaustive",
+)
 
 
 def search(name: str, context: SearchContext) -> SearchOutcome:

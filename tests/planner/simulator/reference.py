@@ -17,12 +17,17 @@ from itertools import count
 
 from planner.simulator.system import Phase, Routing, ServingSystem
 from planner.workload.requests import Requests
+from tests.planner.simulator.reference_chunks import (
+    ChunkedSteps,
+    captured,
+    idle_partials,
+)
 from tests.planner.simulator.reference_state import Job, ReplicaState
 
 DECODE_END, PREFILL_END, TRANSFER_END = 0, 1, 2
 
 
-class ReferenceSimulator:
+class ReferenceSimulator(ChunkedSteps):
     """Serve `requests` on `system`; `jobs` have the times when `run` returns."""
 
     def __init__(
@@ -92,7 +97,7 @@ class ReferenceSimulator:
             return
         replica = self.choose(Phase.PREFILL)
         kept = job.input + (job.output if replica.decodes else 0)
-        if replica.blocks(kept) > replica.capacity:
+        if replica.blocks_for(job, kept) > replica.capacity:
             self.end(job, is_rejected=True)
             return
         replica.in_system.add(job)
@@ -100,6 +105,7 @@ class ReferenceSimulator:
 
     def first_token(self, job: Job, replica: ReplicaState | None) -> None:
         job.first_token, job.done = self.now, 1
+        job.token_times.append(self.now)
         if replica is not None and replica.decodes:
             self.enter_decode(job, replica)
             return
@@ -112,7 +118,7 @@ class ReferenceSimulator:
             return
         slice = None if replica is None else replica.given.slice
         target = self.choose(Phase.DECODE, slice)
-        if target.blocks(job.input + job.output) > target.capacity:
+        if target.blocks_for(job, job.input + job.output) > target.capacity:
             self.drop_source(job)
             self.end(job, is_rejected=True)
             return
@@ -136,6 +142,16 @@ class ReferenceSimulator:
             replica.joins.append(job)
 
     def leave(self, job: Job, replica: ReplicaState) -> None:
+        if not replica.is_request_level:
+            self.forget(job, replica)
+            return
+        replica.ended.append(job)
+        if len(replica.ended) == len(replica.resident):
+            for ended in replica.ended:
+                self.forget(ended, replica)
+            replica.ended = []
+
+    def forget(self, job: Job, replica: ReplicaState) -> None:
         del replica.held[job]
         replica.resident.remove(job)
         replica.in_system.remove(job)
@@ -160,6 +176,8 @@ class ReferenceSimulator:
         while replica < len(self.replicas):
             if self.start(self.replicas[replica]):
                 anything, replica = True, 0
+                if self.events and self.events[0][0] <= self.now:
+                    break  # work that takes no time ends before others start
             else:
                 replica += 1
         return anything
@@ -175,7 +193,7 @@ class ReferenceSimulator:
 
     def pull(self, rep: ReplicaState) -> bool:
         job = rep.pulls[0]
-        blocks = rep.blocks(job.context)
+        blocks = rep.blocks_for(job, job.context)
         if not rep.has_place() or not rep.can_admit(blocks):
             return False
         rep.pulls.pop(0)
@@ -197,6 +215,15 @@ class ReferenceSimulator:
         return True
 
     def start_stage(self, rep: ReplicaState, stage: int) -> bool:
+        if rep.is_chunked:
+            waiting = rep.waiting[stage]
+            step = self.form_step(rep) if stage == 0 else waiting and waiting.pop(0)
+            if step:
+                end = self.now + step.duration(rep, stage)
+                priority = PREFILL_END if step.chunks else DECODE_END
+                self.at(end, priority, self.end_step, rep, stage, step)
+            rep.busy[stage] = bool(step)
+            return rep.busy[stage]
         if stage == 0:
             batch = self.form_batch(rep)
             group = [] if batch else self.form_group(rep)
@@ -205,12 +232,17 @@ class ReferenceSimulator:
             group = [] if batch else self.next_group(rep, stage)
         table = rep.given.stages[stage]
         if batch:
-            duration = table.prefill_step_ms([job.context for job in batch])
+            lengths = [job.context for job in batch]
+            if rep.is_padded:
+                lengths = [max(lengths)] * len(lengths)
+            duration = table.prefill_step_ms(lengths)
             end = self.now + duration
             self.at(end, PREFILL_END, self.end_prefill, rep, stage, batch)
         elif group:
-            attended = sum(job.context for job in group)
-            duration = table.decode_step_ms(len(group), attended)
+            computed = group + (rep.ended if rep.is_padded else [])
+            attended = sum(job.context + job.padding for job in computed)
+            batch_size = captured(rep.given.limits, len(computed))
+            duration = table.decode_step_ms(batch_size, attended)
             end = self.now + duration
             self.at(end, DECODE_END, self.end_decode, rep, stage, group)
         rep.busy[stage] = bool(batch or group)
@@ -219,22 +251,31 @@ class ReferenceSimulator:
     def form_batch(self, rep: ReplicaState) -> list[Job]:
         batch: list[Job] = []
         limits = rep.given.limits
+        if rep.is_request_level and rep.resident:
+            return []
         while rep.prompts and len(batch) < limits.max_num_seqs and rep.has_place():
             job = rep.prompts[0]
             tokens = sum(j.context for j in batch) + job.context
-            blocks = rep.blocks(job.context + (1 if rep.decodes else 0))
+            blocks = rep.blocks_for(job, job.context + rep.decodes)
+            if rep.is_padded:
+                longest = max(j.context for j in [*batch, job])
+                tokens = (len(batch) + 1) * longest
             if batch and tokens > limits.max_batch_tokens:
                 break
             if not rep.can_admit(blocks):
                 break
             batch.append(rep.prompts.pop(0))
-            rep.held[job] = blocks
-            if rep.decodes:
-                rep.resident.add(job)
-            job.admission = next(self.admissions)
-            if job.done == 0:
-                job.prefill_start = self.now
+            self.admit(rep, job)
         return batch
+
+    def admit(self, rep: ReplicaState, job: Job) -> None:
+        """Blocks for the whole context, and a place among those that decode."""
+        rep.held[job] = rep.blocks_for(job, job.context + rep.decodes)
+        if rep.decodes:
+            rep.resident.add(job)
+        job.admission = next(self.admissions)
+        if job.done == 0 and math.isnan(job.prefill_start):
+            job.prefill_start = self.now
 
     def form_group(self, rep: ReplicaState) -> list[Job]:
         if rep.cap:
@@ -269,18 +310,20 @@ class ReferenceSimulator:
         """Blocks for one more step of `group`; whoever came last gives way."""
         group = list(group)
         while group:
-            needed = {job: rep.blocks(job.context) for job in group}
+            needed = {job: rep.blocks_for(job, job.context) for job in group}
             if sum(needed[job] - rep.held[job] for job in group) <= rep.free:
                 rep.held.update(needed)
                 break
-            last = max(group, key=lambda job: job.admission)
-            group.remove(last)
+            last = max(group + idle_partials(rep), key=lambda job: job.admission)
+            if last in group:
+                group.remove(last)
             self.preempt(rep, last)
         return group
 
     def preempt(self, rep: ReplicaState, job: Job) -> None:
         del rep.held[job]
         rep.resident.remove(job)
+        rep.begun.pop(job, None)
         rep.prompts.insert(0, job)
         self.num_preemptions += 1
 
@@ -291,11 +334,16 @@ class ReferenceSimulator:
         if stage + 1 < len(rep.busy):
             rep.batches[stage + 1].append(batch)
             return
+        self.have_token(batch, rep)
+
+    def have_token(self, batch: list[Job], rep: ReplicaState) -> None:
+        """The contexts of `batch` are computed: each has one more token."""
         for job in batch:
             if job.done == 0:
                 self.first_token(job, rep)
             else:
                 job.done += 1
+                job.token_times.append(self.now)
                 self.enter_decode(job, rep)
 
     def end_decode(self, rep: ReplicaState, stage: int, group: list[Job]) -> None:
@@ -303,8 +351,11 @@ class ReferenceSimulator:
         if stage + 1 < len(rep.busy):
             rep.groups[stage + 1].append(group)
             return
+        for job in rep.ended:
+            job.padding += 1
         for job in group:
             job.done += 1
+            job.token_times.append(self.now)
             if job.done == job.output:
                 self.leave(job, rep)
         group = [job for job in group if job.done < job.output]
@@ -312,6 +363,10 @@ class ReferenceSimulator:
             self.take_turns(rep, group)
             return
         rep.num_flying -= 1
+        self.meet(rep, group)
+
+    def meet(self, rep: ReplicaState, group: list[Job]) -> None:
+        """Those with tokens to go wait for the next step."""
         if rep.idle is None:
             rep.idle = group or None
         elif group:

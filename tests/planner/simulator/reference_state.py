@@ -3,7 +3,10 @@
 import math
 from dataclasses import dataclass, field
 
-from planner.simulator.system import Phase, ServingReplica
+from planner.simulator.system import Batching, Phase, ServingReplica
+
+CHUNKED = (Batching.CHUNKED, Batching.PREFILL_FIRST_CHUNKED, Batching.ORCA)
+"""Policies of `reference_chunks`."""
 
 WATERMARK_FRAC = 0.01
 """Share of the KV blocks that admission leaves free."""
@@ -17,6 +20,7 @@ class Job:
     input: int
     output: int
     done: int = 0
+    padding: int = 0
     admission: int = -1
     prefill_start: float = math.nan
     first_token: float = math.nan
@@ -25,6 +29,7 @@ class Job:
     finish: float = math.nan
     source: "ReplicaState | None" = None
     is_rejected: bool = False
+    token_times: list[float] = field(default_factory=list)
 
     @property
     def context(self) -> int:
@@ -45,6 +50,8 @@ class ReplicaState:
     resident: set[Job] = field(default_factory=set)
     in_system: set[Job] = field(default_factory=set)
     num_flying: int = 0
+    num_mixed_steps: int = 0
+    num_mixed_tokens: int = 0
 
     def __post_init__(self) -> None:
         self.busy = [False for _ in self.given.stages]
@@ -53,10 +60,31 @@ class ReplicaState:
         self.capacity = self.given.kv_capacity_tokens // self.given.kv_block_tokens
         self.watermark = int(self.capacity * WATERMARK_FRAC)
         self.decodes = self.given.phase is not Phase.PREFILL
+        limits = self.given.limits
+        self.is_chunked = limits.policy in CHUNKED
+        self.is_request_level = limits.policy is Batching.REQUEST_LEVEL
+        self.is_padded = limits.is_batch_padded
+        self.reserves = self.decodes and (
+            limits.is_output_reserved
+            or limits.policy in (Batching.ORCA, Batching.REQUEST_LEVEL)
+        )
+        self.ended: list[Job] = []
+        # Chunked: steps under way, those between two stages, and the cached tokens of
+        # every prompt whose last chunk has not ended.
+        self.steps: list = []
+        self.waiting: list[list] = [[] for _ in self.given.stages]
+        self.begun: dict[Job, int] = {}
         self.cap = self.given.limits.max_step_context_tokens
 
     def blocks(self, tokens: int) -> int:
         return math.ceil(tokens / self.given.kv_block_tokens)
+
+    def blocks_for(self, job: Job, tokens: int) -> int:
+        """Blocks of a context, or of the whole of a request where they are reserved."""
+        if self.reserves:
+            known = self.given.limits.reserved_output_tokens or 0
+            tokens = job.input + max(known, job.output)
+        return self.blocks(tokens)
 
     @property
     def free(self) -> int:

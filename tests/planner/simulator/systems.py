@@ -15,6 +15,7 @@ from planner.simulator.build import SimulationOptions
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.simulate import simulate
 from planner.simulator.system import (
+    Batching,
     BatchLimits,
     EdgeShare,
     KvRoute,
@@ -103,8 +104,11 @@ def assert_same_times(one: SimulationResult, two: SimulationResult) -> None:
         assert mine.num_decode_tokens == other.num_decode_tokens
         assert mine.num_prefill_tokens == other.num_prefill_tokens
         assert mine.num_decode_steps == other.num_decode_steps
+        assert mine.num_mixed_steps == other.num_mixed_steps
+        assert mine.num_mixed_tokens == other.num_mixed_tokens
         assert abs(mine.kv_peak_frac - other.kv_peak_frac) < 1e-9
         assert abs(mine.decode_busy_frac - other.decode_busy_frac) < 1e-9
+        assert abs(mine.mixed_busy_frac - other.mixed_busy_frac) < 1e-9
 
 
 def eighths(most: int, least: int = 0) -> st.SearchStrategy[float]:
@@ -132,20 +136,54 @@ MAX_INPUT, MAX_OUTPUT = 24, 20
 
 
 @st.composite
-def replicas(draw: st.DrawFn, phase: Phase, *, is_capped: bool) -> ServingReplica:
-    """One or two stages; KV from just enough for any one request to ample."""
+def batch_limits(draw: st.DrawFn, policies: tuple[Batching, ...]) -> BatchLimits:
+    """Budgets from a few tokens, fewer than there are decodes, to ample."""
+    policy = draw(st.sampled_from(policies))
+    given: dict = {}
+    if policy.cuts_prompts:
+        given["chunk_tile_tokens"] = draw(st.sampled_from([1, 3, 8]))
+        given["max_chunk_tokens"] = draw(st.sampled_from([None, 3, 10]))
+        given["max_partial_prompts"] = draw(st.sampled_from([None, 1, 2]))
+    is_reserved = policy.reserves_output or draw(st.sampled_from([False, False, True]))
+    if is_reserved:
+        given["reserved_output_tokens"] = draw(st.sampled_from([None, MAX_OUTPUT, 3]))
+    if policy is Batching.REQUEST_LEVEL:
+        given["is_batch_padded"] = draw(st.booleans())
+    return BatchLimits(
+        policy=policy,
+        max_batch_tokens=draw(st.sampled_from([8, 30, 8192])),
+        max_num_seqs=draw(st.sampled_from([1, 2, 5, 64])),
+        is_output_reserved=is_reserved,
+        graph_batch_sizes=draw(st.sampled_from([(), (), (1, 2, 4, 8), (3,)])),
+        **given,
+    )
+
+
+@st.composite
+def capped_limits(draw: st.DrawFn) -> BatchLimits:
+    """Prefill first under a cap on the context of a decode step."""
+    return BatchLimits(
+        max_batch_tokens=draw(st.sampled_from([8, 30, 8192])),
+        max_num_seqs=draw(st.sampled_from([1, 2, 5, 64])),
+        max_step_context_tokens=draw(st.integers(10, 90)),
+    )
+
+
+@st.composite
+def replicas(
+    draw: st.DrawFn, phase: Phase, *, is_capped: bool, policies: tuple[Batching, ...]
+) -> ServingReplica:
+    """One to three stages; KV from just enough for any one request to ample."""
+    if phase is not Phase.AGGREGATED:
+        policies = tuple(p for p in policies if p is not Batching.REQUEST_LEVEL)
     block = draw(st.sampled_from([1, 2, 4, 16]))
     largest = -(-(MAX_INPUT + MAX_OUTPUT) // block)
     # From 100 blocks on the admission watermark is a block or more.
     blocks = draw(st.one_of(st.integers(largest, 2 * largest), st.integers(100, 400)))
     return ServingReplica(
         phase=phase,
-        stages=tuple(draw(st.lists(step_tables(), min_size=1, max_size=2))),
-        limits=BatchLimits(
-            max_batch_tokens=draw(st.sampled_from([8, 30, 8192])),
-            max_num_seqs=draw(st.sampled_from([1, 2, 5, 64])),
-            max_step_context_tokens=draw(st.integers(10, 90)) if is_capped else None,
-        ),
+        stages=tuple(draw(st.lists(step_tables(), min_size=1, max_size=3))),
+        limits=draw(capped_limits() if is_capped else batch_limits(policies)),
         kv_capacity_tokens=blocks * block,
         kv_block_tokens=block,
     )
@@ -175,9 +213,15 @@ def kv_routes(draw: st.DrawFn, num_prefill: int, num_decode: int) -> tuple:
 
 
 @st.composite
-def systems(draw: st.DrawFn, *, is_capped: bool = False) -> ServingSystem:
+def systems(
+    draw: st.DrawFn,
+    *,
+    is_capped: bool = False,
+    policies: tuple[Batching, ...] = (Batching.PREFILL_FIRST,),
+    shapes: tuple[str, ...] = ("both", "disaggregated", "prefill", "decode"),
+) -> ServingSystem:
     """Disaggregated, one phase alone, or aggregated; one to three replicas a phase."""
-    shape = draw(st.sampled_from(["both", "disaggregated", "prefill", "decode"]))
+    shape = draw(st.sampled_from(shapes))
     some = st.integers(1, 3)
     num_both = draw(some) if shape == "both" else 0
     num_prefill = draw(some) if shape in ("disaggregated", "prefill") else 0
@@ -189,7 +233,7 @@ def systems(draw: st.DrawFn, *, is_capped: bool = False) -> ServingSystem:
     return ServingSystem(
         replicas=tuple(
             replace(
-                draw(replicas(phase, is_capped=is_capped)),
+                draw(replicas(phase, is_capped=is_capped, policies=policies)),
                 slice=index % num_slices if phase is not Phase.AGGREGATED else 0,
             )
             for index, phase in enumerate(phases)
@@ -197,6 +241,18 @@ def systems(draw: st.DrawFn, *, is_capped: bool = False) -> ServingSystem:
         routes=draw(kv_routes(num_prefill, num_decode)),
         kv_bytes_per_token=draw(st.sampled_from([0.0, 0.25, 1.0])),
         routing=draw(st.sampled_from(Routing)),
+    )
+
+
+CHUNKED = (Batching.CHUNKED, Batching.PREFILL_FIRST_CHUNKED, Batching.ORCA)
+
+
+def any_system() -> st.SearchStrategy[ServingSystem]:
+    """Replicas of any policies side by side, or under a cap on decode steps."""
+    return st.booleans().flatmap(
+        lambda is_capped: (
+            systems(is_capped=True) if is_capped else systems(policies=tuple(Batching))
+        )
     )
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from planner.simulator.build import SimulationOptions, build_world
 from planner.simulator.compiled import entry_point
 from planner.simulator.events import pop, schedule
+from planner.simulator.handle import WorldHandle
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Phase, Routing
 from tests.planner.simulator.systems import (
@@ -48,7 +49,7 @@ def test_events_pop_by_time_then_priority_then_sequence(entries):
     )
     popped = np.full(NUM_SLOTS, -1)
     num = schedule_all_then_pop_all(
-        world, slots, times.astype(np.float64), priorities, popped
+        WorldHandle(world), slots, times.astype(np.float64), priorities, popped
     )
     last = {
         slot: (time, priority, i) for i, (slot, time, priority) in enumerate(entries)

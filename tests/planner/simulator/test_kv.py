@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from planner.simulator.build import SimulationOptions, build_world
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Phase
 from tests.planner.simulator.systems import (
+    any_system,
     many_requests,
     step_by_step,
-    systems,
     tiny_replica,
     tiny_requests,
     tiny_system,
@@ -21,18 +20,20 @@ from tests.planner.simulator.systems import (
 UNIT_STEPS = tiny_table(prefill_ms=1.0, decode_ms=1.0)
 
 
-@given(st.booleans().flatmap(lambda cap: systems(is_capped=cap)), many_requests())
-@settings(max_examples=150, deadline=None)
+@given(any_system(), many_requests())
+@settings(max_examples=120, deadline=None)
 def test_all_blocks_and_places_are_returned(system, requests):
+    from planner.simulator.handle import WorldHandle
     from planner.simulator.kernel import run
 
     world = build_world(system, requests, SimulationOptions())
-    assert run(world)
+    assert run(WorldHandle(world))
     for rep in world.replica:
         assert rep["free_blocks"] == rep["capacity_blocks"]
         assert rep["kv_peak_blocks"] <= rep["capacity_blocks"]
         assert rep["work_tokens"] == 0.0
         assert rep["num_running"] == rep["num_joining"] == rep["num_flying"] == 0
+        assert rep["num_partial"] == 0
 
 
 def test_the_last_admitted_request_is_preempted_and_recomputed():

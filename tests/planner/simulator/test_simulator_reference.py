@@ -7,10 +7,17 @@ from hypothesis import strategies as st
 from planner.simulator.build import SimulationOptions
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.simulate import simulate
+from planner.simulator.system import Batching
 from tests.planner.simulator.reference import ReferenceSimulator
-from tests.planner.simulator.systems import TIMES, many_requests, systems
+from tests.planner.simulator.systems import (
+    CHUNKED,
+    TIMES,
+    any_system,
+    many_requests,
+    systems,
+)
 
-EXAMPLES = settings(max_examples=250, deadline=None)
+EXAMPLES = settings(max_examples=100, deadline=None)
 
 
 def assert_matches(result: SimulationResult, reference: ReferenceSimulator) -> None:
@@ -32,6 +39,43 @@ def test_every_time_of_every_request_matches_the_reference(system, requests):
     assert_matches(simulate(system, requests), reference)
 
 
+@given(systems(policies=CHUNKED), many_requests())
+@settings(max_examples=200, deadline=None)
+def test_chunked_prefill_matches_the_reference(system, requests):
+    reference = ReferenceSimulator(system, requests)
+    reference.run()
+    result = simulate(system, requests)
+    assert_matches(result, reference)
+    for stats, replica in zip(result.replicas, reference.replicas, strict=True):
+        assert stats.num_mixed_steps == replica.num_mixed_steps
+        assert stats.num_mixed_tokens == replica.num_mixed_tokens
+
+
+@given(systems(policies=(Batching.REQUEST_LEVEL, Batching.ORCA)), many_requests())
+@EXAMPLES
+def test_batches_with_reserved_outputs_match_the_reference(system, requests):
+    reference = ReferenceSimulator(system, requests)
+    reference.run()
+    assert_matches(simulate(system, requests), reference)
+
+
+@given(any_system(), many_requests(), st.booleans())
+@EXAMPLES
+def test_every_gap_between_tokens_is_counted(system, requests, is_fast_forward):
+    """The histogram has as many gaps as there are, each at its length (0.5 %)."""
+    reference = ReferenceSimulator(system, requests)
+    reference.run()
+    gaps = np.concatenate([np.diff(job.token_times) for job in reference.jobs])
+    options = SimulationOptions(is_itl_counted=True, is_fast_forward=is_fast_forward)
+    counted = simulate(system, requests, options=options).token_gaps
+    assert counted is not None
+    assert counted.num_gaps == len(gaps)
+    if len(gaps) == 0:
+        return
+    lengths = np.repeat(counted.edges_ms()[1:], counted.counts)  # rising
+    np.testing.assert_allclose(lengths, np.maximum(np.sort(gaps), 1e-3), rtol=0.0051)
+
+
 @given(systems(is_capped=True), many_requests())
 @EXAMPLES
 def test_capped_decode_steps_match_the_reference(system, requests):
@@ -40,7 +84,7 @@ def test_capped_decode_steps_match_the_reference(system, requests):
     assert_matches(simulate(system, requests), reference)
 
 
-@given(systems(), many_requests(), st.integers(1, 6))
+@given(any_system(), many_requests(), st.integers(1, 6))
 @settings(max_examples=100, deadline=None)
 def test_a_closed_loop_matches_the_reference(system, requests, clients):
     reference = ReferenceSimulator(system, requests, clients)

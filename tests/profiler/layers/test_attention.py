@@ -4,14 +4,19 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the profiler needs torch")
 
+from profiler.features import LEFT_OUT  # noqa: E402
+from profiler.layers import attention  # noqa: E402
 from profiler.layers.attention import (  # noqa: E402
     KvCache,
+    _agrees,
     attend_one_by_one,
     attend_sdpa,
+    attend_varlen,
     attention_for,
     causal_mask,
+    why_not_varlen,
 )
-from profiler.layers.batch import Sequences, build_batch  # noqa: E402
+from profiler.layers.batch import Sequences, StepBatch, build_batch  # noqa: E402
 from profiler.layers.linear import random_tensor  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -96,6 +101,54 @@ def test_processor_uses_torch_attention() -> None:
         CPU, torch.float32, num_heads=4, num_kv_heads=2, head_dim=16
     )
     assert name == "sdpa"
+
+
+@pytest.mark.parametrize("window", [None, 64], ids=["all", "window"])
+@pytest.mark.parametrize(
+    "sequences",
+    [Sequences((1, 1), (17, 90), (100, 0)), Sequences((20, 7), (20, 71), (0, 100))],
+    ids=["decodes", "prompts"],
+)
+def test_flash_kernel_is_called_as_this_torch_wants_it(
+    sequences: Sequences, window: int | None
+) -> None:
+    """On a device that has shapes and no numbers: it is CUDA's call otherwise."""
+    meta, kind = torch.device("meta"), torch.bfloat16
+    held = KvCache(
+        torch.empty(256, 8, 128, device=meta, dtype=kind),
+        torch.empty(256, 8, 128, device=meta, dtype=kind),
+    )
+    batch = build_batch(sequences, meta)
+    asked = torch.empty(batch.num_tokens, 32, 128, device=meta, dtype=kind)
+    assert attend_varlen(asked, held, batch, window).shape == asked.shape
+
+
+def test_kernel_is_believed_only_with_the_right_numbers() -> None:
+    def wrong(
+        asked: torch.Tensor, held: KvCache, batch: StepBatch, window: int | None
+    ) -> torch.Tensor:
+        found = attend_one_by_one(asked, held, batch, window)
+        found[-1] *= float("nan")  # one token of many
+        return found
+
+    shape = (4, 2, 16)
+    assert _agrees(attend_sdpa, shape, CPU, torch.float32)
+    assert not _agrees(wrong, shape, CPU, torch.float32)
+
+
+def test_kernel_that_does_not_work_here_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> torch.Tensor:
+        raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.\nSorry")
+
+    monkeypatch.setattr(attention, "attend_varlen", broken)
+    told = "FlashAttention only supports Ampere GPUs or newer."
+    assert why_not_varlen(CPU, torch.float32, (4, 2, 16)) == told
+    monkeypatch.setattr(attention, "attend_varlen", attend_sdpa)
+    assert why_not_varlen(CPU, torch.float32, (4, 2, 16)) is None
+    monkeypatch.setenv(LEFT_OUT, "varlen")
+    assert why_not_varlen(CPU, torch.float32, (4, 2, 16)) == (f"left out by {LEFT_OUT}")
 
 
 @pytest.mark.gpu

@@ -7,7 +7,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="the profiler needs torch")
 
 from models.llm import LlmSpec, MoeSpec  # noqa: E402
-from profiler.layers.moe import Moe, grouped_loop  # noqa: E402
+from profiler.features import LEFT_OUT  # noqa: E402
+from profiler.layers import moe as moe_module  # noqa: E402
+from profiler.layers.moe import (  # noqa: E402
+    Moe,
+    grouped_kernel,
+    grouped_loop,
+    grouped_product_for,
+    why_not_grouped,
+)
 from profiler.layers.settings import LayerSettings  # noqa: E402
 
 SETTINGS = LayerSettings(device=torch.device("cpu"), dtype=torch.float32)
@@ -46,3 +54,54 @@ def test_expert_without_tokens_is_skipped() -> None:
     out = grouped_loop(rows, weights, torch.tensor([1, 1, 3]))
     assert out.shape == (3, 2)
     assert torch.equal(out, torch.full((3, 2), 4.0))
+
+
+def test_grouped_kernel_multiplies_as_the_loop_does() -> None:
+    """Torch has it on CPUs too, and this checks how it is called."""
+    if not hasattr(torch, "_grouped_mm"):
+        pytest.skip("this torch has no grouped product")
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 64, generator=generator, dtype=torch.bfloat16)
+    weights = torch.randn(4, 64, 32, generator=generator, dtype=torch.bfloat16)
+    ends = torch.tensor([3, 3, 30, 40], dtype=torch.int32)
+    torch.testing.assert_close(
+        grouped_kernel(rows, weights, ends), grouped_loop(rows, weights, ends)
+    )
+
+
+def test_grouped_kernel_is_used_where_it_is_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Here:
+        """A device that says it is CUDA, with tensors on the processor."""
+
+        type = "cuda"
+
+    def drawn(*shape: int, device: Here, dtype: object, **_: float) -> torch.Tensor:
+        return torch.randn(shape)
+
+    here, kind = Here(), torch.float32
+    tensor = torch.tensor
+    monkeypatch.setattr(moe_module, "random_tensor", drawn)
+    monkeypatch.setattr(
+        torch, "tensor", lambda values, dtype, device: tensor(values, dtype=dtype)
+    )
+    monkeypatch.setattr(moe_module, "grouped_kernel", grouped_loop)
+    assert grouped_product_for(here, kind)[0] == "grouped"
+
+    def twice(*arguments: torch.Tensor) -> torch.Tensor:
+        return 2 * grouped_loop(*arguments)
+
+    monkeypatch.setattr(moe_module, "grouped_kernel", twice)
+    assert why_not_grouped(here, kind) == "it is off by 100%"
+    assert grouped_product_for(here, kind)[0] == "loop"
+
+    def missing(*_: torch.Tensor) -> torch.Tensor:
+        raise AttributeError("module 'torch' has no attribute '_grouped_mm'")
+
+    monkeypatch.setattr(moe_module, "grouped_kernel", missing)
+    assert why_not_grouped(here, kind) == (
+        "module 'torch' has no attribute '_grouped_mm'"
+    )
+    monkeypatch.setenv(LEFT_OUT, "grouped")
+    assert why_not_grouped(here, kind) == f"left out by {LEFT_OUT}"

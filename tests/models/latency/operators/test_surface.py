@@ -42,13 +42,13 @@ def test_interpolation_weights_add_up_to_one() -> None:
     assert weight.sum(axis=0) == pytest.approx(np.ones(3))
 
 
-def test_the_file_form_is_exact_to_a_thousandth() -> None:
+def test_the_file_form_is_exact_to_half_a_per_cent() -> None:
     surface = Surface(
         axes=(Axis(name="m", knots=(1.0, 2.5)),), log_slowdown=(0.1234, -0.5)
     )
     data = surface.to_json()
-    assert data == {"axes": {"m": [1, 2.5]}, "log_slowdown_permille": [123, -500]}
-    assert Surface.from_json(data).log_slowdown == (0.123, -0.5)
+    assert data == {"axes": {"m": [1, 2.5]}, "log_slowdown_half_percent": [25, -100]}
+    assert Surface.from_json(data).log_slowdown == (0.125, -0.5)
 
 
 @pytest.mark.parametrize("knots", [(), (0.0, 1.0), (2.0, 1.0), (1.0, 1.0)])

@@ -1,0 +1,161 @@
+"""What sharing GPUs between LLMs is predicted to gain, by popularity and SLO.
+
+    python benchmarks/accuracy/muxserve_sharing.py [--quick] [--format json]
+
+LLaMA 7B to 65B with the lengths of ShareGPT on A100s, published latencies, rates by a
+power law as in MuxServe (Duan et al., ICML 2024). For each exponent and SLO the load
+that the exact units serve, the published greedy, the best dedicated GPUs (spatial) and
+the best turns (temporal); then 40 LLMs on 128 GPUs, with gap and time. All figures are
+the planner's own estimate: what these units serve in a simulation is another question.
+"""
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from clusters.cluster import Cluster
+from clusters.node import Node
+from models.latency.library import LatencyLibrary
+from models.latency.published_tables import PublishedTableSource
+from models.llm import LlmSpec
+from planner.multiplexing.problem import SharedProblem
+from planner.multiplexing.solve import SharedPlan, SharingMethod, place_services
+from planner.problem import Service
+from planner.slo import Slo
+from planner.workload.popularity import power_law_rates
+from planner.workload.workload import Workload
+
+LENGTHS = "161x337"
+"""Mean prompt and answer of ShareGPT in MuxServe's placement."""
+NINETEEN = ("7b",) * 12 + ("13b",) * 4 + ("30b",) * 2 + ("65b",)
+"""Models of MuxServe's synthetic workloads, the most popular first."""
+FORTY = ("7b",) * 25 + ("13b",) * 9 + ("30b",) * 4 + ("65b",) * 2
+ALPHAS = (0.7, 1.3, 2.1)
+STEP_MS = {
+    "7b": (20.0, 12.0),
+    "13b": (35.0, 20.0),
+    "30b": (50.0, 30.0),
+    "65b": (60.0, 35.0),
+}
+"""About the prefill of a prompt and the decode step of one request, alone on a GPU (two
+and four for the larger ones), in the published table."""
+SCALES = {"loose": 8.0, "medium": 4.0, "tight": 2.0}
+"""SLO scales: TPOT of so many steps, TTFT of ten times as many prefills."""
+TOTAL_RPS = 240.0
+"""More than 32 GPUs can serve, so that what they do serve can be compared."""
+LARGE = {"alpha": 1.3, "busiest_rps": 150.0, "num_nodes": 16}
+
+
+def slo_of(size: str, scale: float) -> Slo:
+    """Limits that grow with the model, as MuxServe scales them."""
+    prefill_ms, decode_ms = STEP_MS[size]
+    return Slo(ttft_ms=10.0 * scale * prefill_ms, tpot_ms=scale * decode_ms)
+
+
+def shared_problem(
+    sizes: tuple[str, ...], rates_rps: tuple[float, ...], scale: float, num_nodes: int
+) -> SharedProblem:
+    """LLaMA models at given rates on nodes of eight A100s."""
+    shipped = Cluster.load("two_nodes_a100")
+    nodes = tuple(
+        Node(name=f"node{i}", type=shipped.nodes[0].type) for i in range(num_nodes)
+    )
+    services = tuple(
+        Service(
+            name=f"llm-{index}",
+            llm=LlmSpec.load(f"llama-{size}"),
+            workload=Workload.poisson(rate_rps=rate, lengths=LENGTHS),
+            slo=slo_of(size, scale),
+        )
+        for index, (size, rate) in enumerate(zip(sizes, rates_rps, strict=True))
+    )
+    cluster = Cluster(name=f"a100_x{8 * num_nodes}", nodes=nodes, fabric=shipped.fabric)
+    return SharedProblem(cluster=cluster, services=services)
+
+
+def library() -> LatencyLibrary:
+    """Latencies released with MuxServe."""
+    return LatencyLibrary(sources=(PublishedTableSource(publication="muxserve"),))
+
+
+def figures(plan: SharedPlan) -> dict[str, Any]:
+    """What is told of a plan."""
+    units = plan.placed.units if plan.placed is not None else ()
+    shared = sum(len(each.gpu_indices) for each in units if each.unit.is_shared)
+    turns = sum(len(each.gpu_indices) for each in units if each.unit.cycle_ms)
+    return {
+        "status": str(plan.status),
+        "served_rps": plan.served_rps,
+        "wanted_rps": plan.wanted_rps,
+        "num_gpus": plan.placed.num_gpus if plan.placed is not None else 0,
+        "num_gpus_shared": shared,
+        "num_gpus_in_turns": turns,
+        "gap_frac": plan.gap_frac,
+        "seconds": plan.runtime_s,
+    }
+
+
+def popularity(alpha: float, slo: str) -> dict[str, Any]:
+    """All methods on 19 LLMs and 32 GPUs."""
+    rates = power_law_rates(len(NINETEEN), alpha=alpha, busiest_rps=1.0)
+    scaled = tuple(rate * TOTAL_RPS / sum(rates) for rate in rates)
+    problem = shared_problem(NINETEEN, scaled, SCALES[slo], 4)
+    found = {
+        str(m): figures(place_services(problem, library(), method=m))
+        for m in SharingMethod
+    }
+    exact, spatial = (found[m]["served_rps"] for m in ("exact", "spatial"))
+    return {
+        "alpha": alpha,
+        "slo": slo,
+        "methods": found,
+        "exact_over_spatial": exact / spatial if spatial > 0 else None,
+    }
+
+
+def large() -> dict[str, Any]:
+    """40 LLMs on 128 GPUs."""
+    rates = power_law_rates(
+        len(FORTY), alpha=LARGE["alpha"], busiest_rps=LARGE["busiest_rps"]
+    )
+    problem = shared_problem(FORTY, rates, SCALES["medium"], int(LARGE["num_nodes"]))
+    started = time.process_time()
+    found = figures(place_services(problem, library()))
+    return {**found, "cpu_seconds": time.process_time() - started}
+
+
+def main() -> int:
+    """Run all and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one SLO, no large case")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    args = parser.parse_args()
+    slos = ["medium"] if args.quick else list(SCALES)
+    report: dict[str, Any] = {
+        "popularity": [popularity(alpha, slo) for slo in slos for alpha in ALPHAS]
+    }
+    if not args.quick:
+        report["large"] = large()
+    if args.format == "json":
+        print(json.dumps(report, indent=2))
+        return 0
+    for row in report["popularity"]:
+        served = "  ".join(
+            f"{name} {each['served_rps']:.1f}" for name, each in row["methods"].items()
+        )
+        shared = row["methods"]["exact"]["num_gpus_shared"]
+        print(f"alpha {row['alpha']} {row['slo']:7} {served}  {shared} GPUs shared")
+    if "large" in report:
+        each = report["large"]
+        print(
+            f"40 LLMs on 128 GPUs: {each['served_rps']:.1f} of "
+            f"{each['wanted_rps']:.1f} requests/s, gap {each['gap_frac']:.2%}, {each['seconds']:.1f} s "
+            f"({each['cpu_seconds']:.1f} s of CPU)"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Fitting an engine's constants to measured runs, and scoring them on runs left out.
+
+Steps
+    1. Residuals: logarithms of predicted over measured TPOT, and of TTFT at half the
+       weight (an unknown harness counts for TPOT alone). Large ones count by their
+       absolute value, so that no group of odd runs decides.
+    2. Gauss-Newton within bounds: simulate every row with each constant moved a little,
+       solve the linear problem, repeat.
+    3. Leave out one (model, GPU) pair at a time: solve the last linear problem without
+       its rows, and simulate its rows with those constants.
+
+Everything is deterministic; the constants are the same for all models and GPUs but the
+two factors of a GPU generation.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import lsq_linear
+from silicon_predict import Case, Prediction, predict
+
+from planner.engine_overheads import EngineOverheads, VersionSkew
+from planner.engines import OverheadFit
+
+FloatArray = NDArray[np.float64]
+
+TTFT_WEIGHT = 0.5
+ROBUST_FROM = 0.1
+"""Residuals beyond this count by their absolute value."""
+CLIP = 2.0
+"""No residual counts for more (a factor of 7)."""
+ITERATIONS = 6
+REWEIGHTINGS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """One constant to fit."""
+
+    name: str
+    start: float
+    step: float
+    most: float
+    architecture: str = ""
+
+
+ENGINE_CONSTANTS = (
+    Constant(name="request_ms", start=30.0, step=20.0, most=500.0),
+    Constant(name="launch_ms", start=0.05, step=0.02, most=0.5),
+    Constant(name="step_ms", start=0.5, step=0.3, most=10.0),
+    Constant(name="step_per_request_ms", start=0.005, step=0.005, most=0.2),
+    Constant(name="draft_acceptance_frac", start=0.6, step=0.1, most=1.0),
+)
+FACTORS = (
+    Constant(name="prefill_factor", start=1.0, step=0.1, most=3.0),
+    Constant(name="decode_factor", start=1.0, step=0.05, most=2.0),
+)
+_LEAST_FACTOR = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """The fit of one engine, and those without a pair with what they predict for it."""
+
+    fit: OverheadFit
+    without: Mapping[str, OverheadFit]
+    held_out: Mapping[str, Prediction]
+
+
+def group_of(case: Case) -> tuple[str, str]:
+    """What is left out together: a model on a GPU system."""
+    return case.row.model, case.row.system
+
+
+def fit_engine(cases: Sequence[Case]) -> Fitted:
+    """Constants of the engine of `cases`, all of one engine."""
+    constants = constants_for(cases)
+    values = np.asarray([c.start for c in constants])
+    for _ in range(ITERATIONS):
+        residuals, slopes = linearised(cases, constants, values)
+        values = solve(residuals, slopes, constants, values)
+    residuals, slopes = linearised(cases, constants, values)
+    rows = np.repeat(np.arange(len(cases)), 2)
+    groups = [group_of(case) for case in cases]
+    without: dict[str, OverheadFit] = {}
+    held_out: dict[str, Prediction] = {}
+    for left_out in sorted(set(groups)):
+        kept = np.asarray([groups[row] != left_out for row in rows])
+        moved = solve(residuals[kept], slopes[kept], constants, values)
+        fit = without[" on ".join(left_out)] = fit_of(constants, moved)
+        for case in cases:
+            if group_of(case) == left_out:
+                held_out[case.row.id] = predict(case, fit)
+    fit = replace(fit_of(constants, values), rows=len(cases), groups=len(set(groups)))
+    return Fitted(fit=fit, without=without, held_out=held_out)
+
+
+def constants_for(cases: Sequence[Case]) -> tuple[Constant, ...]:
+    """Six of the engine, and two for each GPU generation among `cases`."""
+    generations = sorted({case.gpu.architecture for case in cases})
+    return ENGINE_CONSTANTS + tuple(
+        replace(factor, architecture=generation)
+        for generation in generations
+        for factor in FACTORS
+    )
+
+
+def fit_of(constants: Sequence[Constant], values: FloatArray) -> OverheadFit:
+    """Constants with their values in the form that the planner uses."""
+    found: dict[str, dict[str, float]] = {}
+    for constant, value in zip(constants, values.tolist(), strict=True):
+        found.setdefault(constant.architecture, {})[constant.name] = _rounded(value)
+    return OverheadFit(
+        overheads=EngineOverheads(**found.pop("")),
+        skews=tuple(
+            VersionSkew(architecture=architecture, **factors)
+            for architecture, factors in sorted(found.items())
+        ),
+    )
+
+
+def residuals_of(cases: Sequence[Case], fit: OverheadFit) -> FloatArray:
+    """Weighted log errors, TTFT and TPOT of every case in turn."""
+    found = []
+    for case in cases:
+        predicted = predict(case, fit)
+        weight = TTFT_WEIGHT * case.row.is_public_run
+        found.append(weight * np.log(predicted.ttft_ms / case.row.ttft_ms))
+        found.append(np.log(predicted.tpot_ms / case.row.tpot_ms))
+    clipped: FloatArray = np.clip(np.asarray(found), -CLIP, CLIP)
+    return clipped
+
+
+def linearised(
+    cases: Sequence[Case], constants: Sequence[Constant], values: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Residuals, and their slope in each constant over its step."""
+    base = residuals_of(cases, fit_of(constants, values))
+    columns = []
+    for place, constant in enumerate(constants):
+        moved = values.copy()
+        moved[place] += constant.step
+        columns.append(residuals_of(cases, fit_of(constants, moved)) - base)
+    return base, np.stack(columns, axis=1)
+
+
+def solve(
+    residuals: FloatArray,
+    slopes: FloatArray,
+    constants: Sequence[Constant],
+    values: FloatArray,
+) -> FloatArray:
+    """Robust linear least squares around `values`, within bounds."""
+    steps = np.asarray([c.step for c in constants])
+    least = np.asarray([_LEAST_FACTOR * (c.architecture != "") for c in constants])
+    most = np.asarray([c.most for c in constants])
+    # No constant moves by more than a few of its steps at a time.
+    low = np.maximum((least - values) / steps, -4.0)
+    high = np.minimum((most - values) / steps, 4.0)
+    moves = np.zeros(len(constants))
+    for _ in range(REWEIGHTINGS):
+        size = np.abs(residuals + slopes @ moves)
+        weight = 1.0 / np.sqrt(np.maximum(size, ROBUST_FROM))
+        moves = lsq_linear(
+            weight[:, None] * slopes, -weight * residuals, bounds=(low, high + 1e-12)
+        ).x
+    moved: FloatArray = values + moves * steps
+    return moved
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: more would claim what the rows do not say."""
+    return float(f"{value:.4g}")

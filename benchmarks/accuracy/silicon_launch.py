@@ -1,0 +1,184 @@
+"""How the server of a measured run was launched: what its row does not say.
+
+`silicon_launch.yaml` has the flags of the public harness as rules; runs of other
+harnesses take the engine's defaults.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from silicon_rows import Row
+
+from clusters.fields import check_fields, spec
+from clusters.gpu import Dtype, GpuType
+from clusters.mapping import from_mapping
+from clusters.serde import read_mapping
+from planner.engines import EnginePreset
+
+RULES = Path(__file__).parent / "silicon_launch.yaml"
+TOKEN_ROUNDING = 64
+"""The harness rounds TensorRT-LLM's token budget up to a multiple of this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What a rule sets; None: nothing."""
+
+    max_batch_tokens: int | None = spec("Token budget.", unit="tokens", default=None)
+    batch_tokens_per_input: float | None = spec(
+        "Token budget in nominal prompts.", unit="1", gt=0, default=None
+    )
+    covers_prompt_and_decodes: bool | None = spec(
+        "The budget is at least a prompt and every decode.", default=None
+    )
+    memory_frac: float | None = spec("Memory fraction.", unit="1", default=None)
+    kv: Dtype | None = spec("Format of the KV cache.", default=None)
+    receive_steps: int | None = spec(
+        "SGLang looks for new requests every so many decode steps.",
+        unit="steps",
+        ge=1,
+        default=None,
+    )
+    wait_steps: int | None = spec(
+        "TensorRT-LLM lets a prompt wait so many decode steps for others to join it.",
+        unit="steps",
+        ge=0,
+        default=None,
+    )
+    wait_frac: float | None = spec(
+        "It waits no longer once this share of the budget is filled.",
+        unit="1",
+        default=None,
+    )
+    timeout_steps: int | None = spec(
+        "TensorRT-LLM lets prompts wait until every attention rank has one, or for so "
+        "many decode steps since the last ones.",
+        unit="steps",
+        ge=0,
+        default=None,
+    )
+    draft_tokens: int | None = spec(
+        "Tokens drafted for each decode step.", unit="tokens", ge=0, default=None
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule(Flags):
+    """Flags of the runs that meet every condition given."""
+
+    engine: str = spec("Engine.")
+    models: tuple[str, ...] = spec("Models.", default=())
+    systems: tuple[str, ...] = spec("GPU systems.", default=())
+    mode: str = spec("agg or disagg.", default="")
+    weights: tuple[str, ...] = spec("Number formats of the weights.", default=())
+    since: str = spec("First day.", default="")
+    until: str = spec("Last day.", default="")
+    concurrency_from: int = spec("Fewest clients.", unit="requests", default=0)
+    input_tokens: int | None = spec("Prompt.", unit="tokens", default=None)
+    output_tokens: int | None = spec("Answer.", unit="tokens", default=None)
+    tp: int | None = spec("GPUs of a replica.", unit="GPUs", default=None)
+    tp_below: int | None = spec("Fewer GPUs than this.", unit="GPUs", default=None)
+    versions: tuple[str, ...] = spec("Versions of the engine.", default=())
+    images: tuple[str, ...] = spec("Tags of the container image.", default=())
+    has_ranks: bool | None = spec(
+        "Whether attention runs on data-parallel ranks.", default=None
+    )
+    has_ep: bool | None = spec("Whether experts are spread.", default=None)
+    is_repeated: bool | None = spec("Whether a row repeats a public run.", default=None)
+
+    def applies(self, row: Row, num_gpus: int, concurrency: int) -> bool:
+        """Whether the run of `row` meets every condition."""
+        # The day is unknown for some rows: they count as late.
+        day = row.day or "9999"
+        return (
+            row.engine == self.engine
+            and self.mode in ("", row.mode)
+            and (not self.models or row.model in self.models)
+            and (not self.systems or row.system in self.systems)
+            and (not self.weights or row.gemm_quant in self.weights)
+            and (not self.since or day >= self.since)
+            and (not self.until or day <= self.until)
+            and concurrency >= self.concurrency_from
+            and self.input_tokens in (None, row.input_tokens)
+            and self.output_tokens in (None, row.output_tokens)
+            and self.tp in (None, num_gpus)
+            and (self.tp_below is None or num_gpus < self.tp_below)
+            and (not self.versions or row.version in self.versions)
+            and (not self.images or row.image in self.images)
+            and self.has_ranks in (None, row.has_ranks)
+            and self.has_ep in (None, row.has_ep)
+            and self.is_repeated in (None, not row.is_public)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleFile:
+    """The rules with their source."""
+
+    source: str = spec("Where they were read.")
+    date: str = spec("When.")
+    rules: tuple[Rule, ...] = spec("In order; a later one overrides.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """An engine as it was launched."""
+
+    preset: EnginePreset = spec("Its settings.")
+    kv: Dtype = spec("Format of the KV cache.")
+    hold_steps: float = spec(
+        "Decode steps a prompt waits for others before it is looked at; prefill "
+        "instances have none.",
+        unit="steps",
+        ge=0,
+    )
+    draft_tokens: int = spec("Tokens drafted for each decode step.", unit="tokens")
+
+
+def launch_of(row: Row, concurrency: int) -> Launch:
+    """How the server of `row` was launched, for so many clients of a replica."""
+    assert row.pools is not None
+    num_gpus = row.pools[-1].parallelism.num_gpus
+    flags = Flags()
+    for rule in _rules() if row.is_public_run else ():
+        if rule.applies(row, num_gpus, concurrency):
+            flags = _overridden(flags, rule)
+    preset = EnginePreset.load(row.engine)
+    tokens = flags.max_batch_tokens or preset.batch_tokens(GpuType.load(row.system))
+    if flags.batch_tokens_per_input is not None:
+        tokens = int(flags.batch_tokens_per_input * row.input_tokens)
+    if flags.covers_prompt_and_decodes:
+        verified = (1 + (flags.draft_tokens or 0)) * concurrency
+        least = row.input_tokens + verified + 2 * TOKEN_ROUNDING - 1
+        tokens = max(tokens, least // TOKEN_ROUNDING * TOKEN_ROUNDING)
+    # Both are polls at a fixed distance: half of it on average.
+    polled = (flags.receive_steps or 0) / 2.0
+    if row.has_ranks:
+        polled += (flags.timeout_steps or 0) / 2.0
+    hold_steps = polled if flags.wait_steps is None else flags.wait_steps
+    return Launch(
+        preset=replace(
+            preset,
+            max_batch_tokens=tokens,
+            large_gpu_batch_tokens=None,
+            memory_frac=flags.memory_frac or preset.memory_frac,
+        ),
+        kv=flags.kv or Dtype.BF16,
+        hold_steps=hold_steps if row.mode == "agg" else 0.0,
+        draft_tokens=flags.draft_tokens or 0,
+    )
+
+
+def _overridden(flags: Flags, rule: Rule) -> Flags:
+    given = {name: getattr(rule, name) for name in Flags.__dataclass_fields__}
+    return replace(flags, **{k: v for k, v in given.items() if v is not None})
+
+
+@cache
+def _rules() -> tuple[Rule, ...]:
+    data = read_mapping(RULES)
+    return from_mapping(RuleFile, data, file=str(RULES)).rules

@@ -1,0 +1,212 @@
+"""Errors of predicted serving runs: summary, slices, worst rows; data and tables."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from silicon_predict import Prediction
+from silicon_rows import Row
+
+SLICE = ("mode", "engine", "model", "system", "weights", "harness")
+WORST_ROWS = 25
+SHOWN_BIAS = ("ttft_bias", "tpot_bias")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A row with what was predicted for it, or the reason why nothing was."""
+
+    row: Row
+    predicted: Prediction | None = None
+    left_out: Prediction | None = None
+    reason: str = ""
+
+    @property
+    def slice(self) -> tuple[str, ...]:
+        """Where it is reported."""
+        row = self.row
+        harness = "public" if row.is_public else "other"
+        weights = row.gemm_quant or row.moe_quant or "plain"
+        return row.mode, row.engine, row.model, row.system, weights, harness
+
+
+def report_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Summary, slices, worst rows and what was not covered."""
+    covered = [o for o in outcomes if o.predicted is not None]
+    slices: dict[tuple[str, ...], list[Outcome]] = defaultdict(list)
+    for outcome in covered:
+        slices[outcome.slice].append(outcome)
+    return {
+        "summary": summary_of(outcomes),
+        "not_covered": dict(
+            Counter(
+                f"{o.row.mode}: {o.reason}" for o in outcomes if o.predicted is None
+            ).most_common()
+        ),
+        "slices": [
+            {**dict(zip(SLICE, key, strict=True)), **errors_of(group)}
+            for key, group in sorted(slices.items())
+        ],
+        "worst": [
+            _row_entry(outcome)
+            for outcome in sorted(covered, key=_log_error, reverse=True)[:WORST_ROWS]
+        ],
+    }
+
+
+def summary_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Errors of the three groups of rows, the same left out, and the coverage."""
+    covered = [o for o in outcomes if o.predicted is not None]
+    parts = {
+        "all": covered,
+        "compared": [o for o in covered if o.row.is_compared],
+        "other_harness": [o for o in covered if not o.row.is_public],
+    }
+    validated = {
+        name: errors_of([o for o in part if o.left_out is not None], left_out=True)
+        for name, part in parts.items()
+    }
+    aggregated = [o for o in outcomes if o.row.mode == "agg"]
+    complete = [o for o in outcomes if o.row.mode != "agg" and not o.row.problem]
+    return {
+        **{name: errors_of(part) for name, part in parts.items()},
+        "other_tool": errors_of(
+            [_of_other_tool(o) for o in covered if o.row.is_compared]
+        ),
+        "cross_validated": validated,
+        "coverage_frac": _covered_frac(aggregated),
+        "coverage": {
+            "aggregated_rows": len(aggregated),
+            "aggregated_frac": _covered_frac(aggregated),
+            "complete_disaggregated_rows": len(complete),
+            "complete_disaggregated_frac": _covered_frac(complete),
+        },
+    }
+
+
+def errors_of(
+    outcomes: Sequence[Outcome], *, left_out: bool = False
+) -> dict[str, float | int | None]:
+    """Medians and means of the absolute relative errors, and signed medians."""
+    found: dict[str, float | int | None] = {"rows": len(outcomes)}
+    for metric in ("ttft", "tpot"):
+        errors = np.asarray([_error(o, metric, left_out=left_out) for o in outcomes])
+        size = np.abs(errors)
+        figures = {
+            "median_ape": np.median(size) if len(size) else None,
+            "mape": size.mean() if len(size) else None,
+            "bias": np.median(errors) if len(size) else None,
+        }
+        for name, value in figures.items():
+            shown = None if value is None else _rounded(float(value))
+            found[f"{metric}_{name}"] = shown
+    return found
+
+
+def markdown_of(report: Mapping[str, object]) -> str:
+    """The report as tables."""
+    summary, slices, worst = report["summary"], report["slices"], report["worst"]
+    assert isinstance(summary, dict)
+    assert isinstance(slices, list)
+    assert isinstance(worst, list)
+    names = ("ttft_median_ape", "ttft_mape", "tpot_median_ape", "tpot_mape")
+    lines = ["| rows of | rows | TTFT median | MAPE | TPOT median | MAPE |"]
+    lines.append("|---" * 6 + "|")
+    validated = summary["cross_validated"]
+    shown = {
+        "everything": summary["all"],
+        "the public harness, with the other tool's": summary["compared"],
+        "the other tool on the same": summary["other_tool"],
+        "other harnesses": summary["other_harness"],
+        "the public harness, pair left out": validated["compared"],
+        "other harnesses, pair left out": validated["other_harness"],
+    }
+    for title, found in shown.items():
+        cells = [str(found["rows"]), *(_percent(found[name]) for name in names)]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    lines.append("\nCovered: " + _coverage_text(summary["coverage"]))
+    not_covered = report["not_covered"]
+    assert isinstance(not_covered, dict)
+    lines += [
+        f"- {count} rows not covered, {why}" for why, count in not_covered.items()
+    ]
+    columns = ("rows", *names, *SHOWN_BIAS)
+    lines += ["", _line((*SLICE, "rows", "TTFT", "MAPE", "TPOT", "MAPE", *SHOWN_BIAS))]
+    lines.append("|---" * (len(SLICE) + len(columns)) + "|")
+    for entry in slices:
+        cells = [str(entry[key]) for key in (*SLICE, "rows")]
+        cells += [_percent(entry[key]) for key in columns[1:]]
+        lines.append(_line(cells))
+    if worst:
+        lines += ["", "Worst rows:", "", _line(tuple(worst[0]))]
+        lines.append("|---" * len(worst[0]) + "|")
+        lines += [_line([str(cell) for cell in entry.values()]) for entry in worst]
+    return "\n".join(lines) + "\n"
+
+
+def _error(outcome: Outcome, metric: str, *, left_out: bool) -> float:
+    predicted = outcome.left_out if left_out else outcome.predicted
+    assert predicted is not None
+    measured: float = getattr(outcome.row, f"{metric}_ms")
+    found: float = getattr(predicted, f"{metric}_ms")
+    return found / measured - 1.0
+
+
+def _log_error(outcome: Outcome) -> float:
+    return max(
+        abs(float(np.log1p(_error(outcome, metric, left_out=False))))
+        for metric in ("ttft", "tpot")
+    )
+
+
+def _of_other_tool(outcome: Outcome) -> Outcome:
+    row = outcome.row
+    assert row.other_ttft_ms is not None
+    assert row.other_tpot_ms is not None
+    theirs = Prediction(ttft_ms=row.other_ttft_ms, tpot_ms=row.other_tpot_ms)
+    return Outcome(row=row, predicted=theirs)
+
+
+def _row_entry(outcome: Outcome) -> dict[str, object]:
+    row, predicted = outcome.row, outcome.predicted
+    assert predicted is not None
+    assert row.pools is not None
+    return {
+        "id": row.id,
+        "version": row.version,
+        "parallelism": " + ".join(str(pool.parallelism) for pool in row.pools),
+        "concurrency": row.concurrency,
+        "ttft_ms": round(row.ttft_ms, 1),
+        "predicted_ttft_ms": round(predicted.ttft_ms, 1),
+        "tpot_ms": round(row.tpot_ms, 2),
+        "predicted_tpot_ms": round(predicted.tpot_ms, 2),
+    }
+
+
+def _covered_frac(outcomes: Sequence[Outcome]) -> float | None:
+    if not outcomes:
+        return None
+    return _rounded(sum(o.predicted is not None for o in outcomes) / len(outcomes))
+
+
+def _coverage_text(coverage: object) -> str:
+    assert isinstance(coverage, dict)
+    return (
+        f"{_percent(coverage['aggregated_frac'])} of {coverage['aggregated_rows']} "
+        f"aggregated rows, {_percent(coverage['complete_disaggregated_frac'])} of "
+        f"{coverage['complete_disaggregated_rows']} disaggregated rows with a complete "
+        "configuration.\n"
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _percent(share: object) -> str:
+    return "-" if share is None else f"{100.0 * float(str(share)):.1f} %"
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 5)

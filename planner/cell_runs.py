@@ -1,0 +1,111 @@
+"""Cell runs: the requests of a large deployment, simulated cell by cell.
+
+Each request goes to a cell at random, in proportion to the capacity of the cells. Of
+every kind of cell one is simulated and stands for the others: their requests and
+replicas are counted as its own, once for each of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusters.fields import InputError
+from planner.capacity import system_capacity_rps
+from planner.cells import CellKind
+from planner.simulator.outcome import ReplicaStats, SimulationResult
+from planner.simulator.simulate import simulate
+from planner.workload.requests import Requests
+
+_SAMPLE_REQUESTS = 2000
+
+
+def simulate_cells(
+    kinds: Sequence[CellKind], requests: Requests, *, seed: int
+) -> SimulationResult:
+    """Simulate `requests` on one cell of each kind, and put the cells together.
+
+    Raises
+    ------
+    InputError
+        When there are too few requests for every kind of cell to get one.
+    """
+    cell_of = _split(kinds, requests, seed)
+    results = []
+    first = 0
+    for kind in kinds:
+        mine = np.flatnonzero(cell_of == first)
+        if len(mine) == 0:
+            cells = sum(len(each.cells) for each in kinds)
+            raise InputError("num_requests", len(requests), f"more for {cells} cells")
+        part = Requests(
+            arrival_ms=requests.arrival_ms[mine],
+            input_tokens=requests.input_tokens[mine],
+            output_tokens=requests.output_tokens[mine],
+        )
+        results.append(simulate(kind.system, part))
+        first += len(kind.cells)
+    return _joined(kinds, results)
+
+
+def _split(
+    kinds: Sequence[CellKind], requests: Requests, seed: int
+) -> NDArray[np.int64]:
+    """The cell of every request, numbered kind by kind."""
+    sample = Requests(
+        arrival_ms=requests.arrival_ms[:_SAMPLE_REQUESTS],
+        input_tokens=requests.input_tokens[:_SAMPLE_REQUESTS],
+        output_tokens=requests.output_tokens[:_SAMPLE_REQUESTS],
+    )
+    rates: list[float] = []
+    for kind in kinds:
+        rates += [system_capacity_rps(kind.system, sample)] * len(kind.cells)
+    weights = np.array(rates) / sum(rates)
+    rng = np.random.default_rng(seed)
+    return rng.choice(len(weights), size=len(requests), p=weights)
+
+
+def _joined(
+    kinds: Sequence[CellKind], results: Sequence[SimulationResult]
+) -> SimulationResult:
+    """One result of all cells, requests in the order of their arrival."""
+    copies = [len(kind.cells) for kind in kinds]
+    joined: dict[str, Any] = {
+        name: np.concatenate(
+            [np.tile(getattr(r, name), n) for r, n in zip(results, copies, strict=True)]
+        )
+        for name in SimulationResult.__dataclass_fields__
+        if isinstance(getattr(results[0], name), np.ndarray)
+    }
+    order = np.argsort(joined["arrival_ms"], kind="stable")
+    replicas: dict[int, ReplicaStats] = {}
+    for kind, result in zip(kinds, results, strict=True):
+        for members in kind.cells:
+            replicas |= dict(zip(members, result.replicas, strict=True))
+    for name in ("prefill_replica", "decode_replica"):
+        joined[name] = _placed(kinds, results, name)
+    return SimulationResult(
+        **{name: values[order] for name, values in joined.items()},
+        num_preemptions=sum(
+            r.num_preemptions * n for r, n in zip(results, copies, strict=True)
+        ),
+        num_events=sum(r.num_events * n for r, n in zip(results, copies, strict=True)),
+        end_ms=max(result.end_ms for result in results),
+        sample_ms=results[0].sample_ms,
+        replicas=tuple(replicas[index] for index in sorted(replicas)),
+        is_complete=all(result.is_complete for result in results),
+    )
+
+
+def _placed(
+    kinds: Sequence[CellKind], results: Sequence[SimulationResult], name: str
+) -> NDArray[np.int64]:
+    """Replicas of the requests, by their index in the whole deployment."""
+    parts = []
+    for kind, result in zip(kinds, results, strict=True):
+        local = getattr(result, name)
+        for members in kind.cells:
+            whole = np.array([*members, -1], dtype=np.int64)  # -1: none
+            parts.append(whole[local])
+    return np.concatenate(parts)

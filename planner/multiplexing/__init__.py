@@ -1,0 +1,1 @@
+"""Several LLMs on one cluster: units of LLMs that share GPUs, and their placement."""

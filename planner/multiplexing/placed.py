@@ -1,0 +1,162 @@
+"""Units on concrete GPUs, with all of their memory given out, and what must hold."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from clusters.fields import InputError, check_fields, spec
+from models.parallelism import Parallelism
+from planner.deployment import ReplicaShape
+from planner.multiplexing.llm_costs import CostBook, LlmCosts
+from planner.multiplexing.problem import SharedProblem
+from planner.multiplexing.unit import LlmUnit
+from planner.placement import place
+from planner.simulator.system import Phase
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedUnit:
+    """A unit and its GPUs."""
+
+    unit: LlmUnit = spec("The unit.")
+    gpu_indices: tuple[int, ...] = spec("Its GPUs (indices in the cluster).")
+
+    def __post_init__(self) -> None:
+        if len(self.gpu_indices) != self.unit.mesh.num_gpus:
+            form = f"{self.unit.mesh.num_gpus} GPUs"
+            raise InputError("gpu_indices", self.gpu_indices, form)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedUnits:
+    """All units of a placement."""
+
+    units: tuple[PlacedUnit, ...] = spec("Units, the largest meshes first.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs in use."""
+        return sum(len(each.gpu_indices) for each in self.units)
+
+    @property
+    def gpu_indices(self) -> tuple[int, ...]:
+        """All GPUs in use."""
+        return tuple(sorted(gpu for each in self.units for gpu in each.gpu_indices))
+
+    def served_rps(self, service: str) -> float:
+        """Load that all units together serve of a service."""
+        return sum(
+            member.served_rps
+            for each in self.units
+            for member in each.unit.members
+            if member.service == service
+        )
+
+
+def place_units(
+    problem: SharedProblem, book: CostBook, units: Sequence[LlmUnit]
+) -> PlacedUnits:
+    """Give each unit GPUs of one host, and its LLMs the rest of their memory."""
+    ordered = sorted(units, key=lambda unit: -unit.mesh.num_gpus)
+    shapes = [
+        ReplicaShape(
+            phase=Phase.AGGREGATED,
+            gpu_type=unit.mesh.gpu_type,
+            parallelism=Parallelism(tp=unit.mesh.num_gpus),
+        )
+        for unit in ordered
+    ]
+    placed = place(problem.cluster, shapes)
+    if placed is None:
+        form = "units that fit the hosts together"
+        raise InputError("units", [str(unit.mesh) for unit in ordered], form)
+    found = PlacedUnits(
+        units=tuple(
+            PlacedUnit(unit=_filled(problem, book, unit), gpu_indices=stages[0])
+            for unit, stages in zip(ordered, placed, strict=True)
+        )
+    )
+    check_units(problem, book, found)
+    return found
+
+
+def check_units(problem: SharedProblem, book: CostBook, placed: PlacedUnits) -> None:
+    """GPUs exist and are used once, units fit their memory, every service has one.
+
+    Raises
+    ------
+    InputError
+        Naming the first thing that does not hold.
+    """
+    topology, total = problem.cluster.topology, problem.cluster.num_gpus
+    uses = Counter(gpu for unit in placed.units for gpu in unit.gpu_indices)
+    for gpu, times in sorted(uses.items()):
+        if not 0 <= gpu < total:
+            raise InputError("units.gpus", gpu, f"a GPU between 0 and {total - 1}")
+        if times > 1:
+            raise InputError("units.gpus", gpu, "each GPU in one unit only")
+    for index, each in enumerate(placed.units):
+        where = f"units[{index}]"
+        if len({topology.domain_of(gpu) for gpu in each.gpu_indices}) > 1:
+            form = "GPUs of one node or NVLink domain"
+            raise InputError(f"{where}.gpu_indices", each.gpu_indices, form)
+        types = sorted({topology.gpu(gpu).type.name for gpu in each.gpu_indices})
+        if types != [each.unit.mesh.gpu_type]:
+            wrong = each.unit.mesh.gpu_type
+            raise InputError(f"{where}.mesh.gpu_type", wrong, f"{types}")
+        free = free_bytes(book, each.unit)
+        if free < -_ROUNDING * _costs_of(book, each.unit)[0].budget_bytes:
+            form = "KV quotas that fit beside the weights"
+            raise InputError(f"{where}.members.kv_quota_tokens", round(free), form)
+    for service in problem.services:
+        if placed.served_rps(service.name) <= 0:
+            raise InputError("units", service.name, "a unit for every service")
+
+
+def free_bytes(book: CostBook, unit: LlmUnit) -> float:
+    """Memory of each GPU that is left beside weights, processes and KV quotas."""
+    costs = _costs_of(book, unit)
+    processes = 1 if unit.cycle_ms else 2
+    used = sum(cost.fixed_bytes + processes * cost.process_bytes for cost in costs)
+    for cost, member in zip(costs, unit.members, strict=True):
+        used += cost.kv_bytes_per_token * member.kv_quota_tokens
+    return costs[0].budget_bytes - used
+
+
+def _filled(problem: SharedProblem, book: CostBook, unit: LlmUnit) -> LlmUnit:
+    """The unit with KV quotas that fill its memory.
+
+    What nobody needs goes to the LLMs by load and KV bytes of a token, as MuxServe
+    divides its cache.
+    """
+    costs, free = _costs_of(book, unit), free_bytes(book, unit)
+    block = problem.engine.memory.block_tokens
+    claims = [
+        member.served_rps * cost.kv_bytes_per_token
+        for member, cost in zip(unit.members, costs, strict=True)
+    ]
+    members = []
+    for member, cost, claim in zip(unit.members, costs, claims, strict=True):
+        more = free * claim / sum(claims) / cost.kv_bytes_per_token
+        tokens = int(member.kv_quota_tokens + more) // block * block
+        members.append(replace(member, kv_quota_tokens=max(block, tokens)))
+    return replace(unit, members=tuple(members))
+
+
+def _costs_of(book: CostBook, unit: LlmUnit) -> list[LlmCosts]:
+    index = {demand.name: i for i, demand in enumerate(book.demands)}
+    found = []
+    for member in unit.members:
+        if member.service not in index:
+            raise InputError("members.service", member.service, "a known service")
+        cost = book.costs(index[member.service], unit.mesh)
+        if cost is None:
+            why = book.why_not(index[member.service], unit.mesh)
+            raise InputError("members.service", member.service, f"room ({why})")
+        found.append(cost)
+    return found

@@ -1,0 +1,98 @@
+"""What is to be placed: several services on one cluster, and what is best."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from clusters.cluster import Cluster
+from clusters.fields import InputError, check_fields, spec
+from models.llm import LlmSpec
+from planner.problem import EngineSettings, Service
+from planner.slo import Slo
+
+
+class SharedGoal(StrEnum):
+    """What a placement of several LLMs is to be best at."""
+
+    SERVED_LOAD = "served_load"
+    """Most requests per second within the SLOs, over all services."""
+    RATE_WEIGHTED = "rate_weighted"
+    """Mean of the rates served, weighted by the rates asked for (as published)."""
+    MIN_COST = "min_cost"
+    """Least $/h that serves every service's rate within its SLO."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedProblem:
+    """A cluster and the services that share it."""
+
+    cluster: Cluster = spec("The hardware.")
+    services: tuple[Service, ...] = spec("What is to be served.")
+    engine: EngineSettings = spec("Engine settings.", default_factory=EngineSettings)
+    goal: SharedGoal = spec("What is best.", default=SharedGoal.SERVED_LOAD)
+
+    def __post_init__(self) -> None:
+        if not self.services:
+            raise InputError("services", self.services, "at least one service")
+        seen: dict[str, int] = {}
+        for index, service in enumerate(self.services):
+            where = f"services[{index}]"
+            if service.name in seen:
+                form = f"a name that services[{seen[service.name]}] does not have"
+                raise InputError(f"{where}.name", service.name, form)
+            seen[service.name] = index
+            rate = service.workload.mean_rate_rps
+            if rate is None or rate <= 0:
+                form = "a rate > 0: an LLM without traffic needs no place"
+                raise InputError(f"{where}.workload.rate_rps", rate, form)
+            if service.slo.e2e_ms is not None:
+                form = "null: several LLMs are placed by TTFT and TPOT"
+                raise InputError(f"{where}.slo.e2e_ms", service.slo.e2e_ms, form)
+
+    @property
+    def demands(self) -> tuple["LlmDemand", ...]:
+        """The services as the placement sees them."""
+        return tuple(LlmDemand.of(service) for service in self.services)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmDemand:
+    """An LLM with its mean traffic."""
+
+    name: str = spec("Name of the service.")
+    llm: LlmSpec = spec("The model.")
+    rate_rps: float = spec("Mean rate.", unit="requests/s", gt=0)
+    input_tokens: float = spec("Mean prompt.", unit="tokens", gt=0)
+    output_tokens: float = spec("Mean answer.", unit="tokens", ge=1)
+    slo: Slo = spec("Its latency objectives.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def of(cls, service: Service) -> Self:
+        """The demand of a service."""
+        workload = service.workload
+        return cls(
+            name=service.name,
+            llm=service.llm,
+            rate_rps=workload.mean_rate_rps or 0.0,
+            input_tokens=workload.mean_input_tokens,
+            output_tokens=workload.mean_output_tokens,
+            slo=service.slo,
+        )
+
+    @property
+    def decode_steps(self) -> float:
+        """Decode steps of a request: every token of the answer but the first."""
+        return self.output_tokens - 1.0
+
+    @property
+    def context_tokens(self) -> float:
+        """Tokens a request attends to in the middle of its decode."""
+        return self.input_tokens + self.output_tokens / 2.0
+
+    @property
+    def longest_tokens(self) -> float:
+        """Tokens a request keeps at its end."""
+        return self.input_tokens + self.output_tokens

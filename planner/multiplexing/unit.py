@@ -1,0 +1,83 @@
+"""A unit: LLMs that share the GPUs of one mesh, with SM shares and KV quotas."""
+
+from dataclasses import dataclass
+
+from clusters.fields import InputError, check_fields, spec
+from planner.multiplexing.meshes import MeshKind
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitMember:
+    """One LLM of a unit: what it gets, and how it is expected to do."""
+
+    service: str = spec("Name of the service.")
+    served_rps: float = spec("Load it serves of it.", unit="requests/s", gt=0)
+    decode_share_frac: float = spec("SMs of its decode.", unit="1", gt=0, le=1)
+    kv_quota_tokens: int = spec("KV cache it may fill.", unit="tokens", gt=0)
+    max_num_seqs: int = spec("Requests at a time.", unit="requests", ge=1)
+    prefill_ms: float = spec("Prefill of a mean prompt.", unit="ms", gt=0)
+    tpot_ms: float = spec("Decode step at the quantile of its SLO.", unit="ms", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmUnit:
+    """LLMs on one mesh."""
+
+    mesh: MeshKind = spec("Its GPUs.")
+    members: tuple[UnitMember, ...] = spec("Its LLMs.")
+    prefill_share_frac: float = spec(
+        "SMs of the prefill in progress; 1: phases take turns.", unit="1", gt=0, le=1
+    )
+    stretch: float = spec(
+        "Slowdown of memory-bound parts by each other.", unit="1", ge=1, default=1.0
+    )
+    cycle_ms: float | None = spec(
+        "Time in which every LLM decodes once; None: they decode side by side.",
+        unit="ms",
+        gt=0,
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.members:
+            raise InputError("members", self.members, "at least one LLM")
+        names = [member.service for member in self.members]
+        if len(set(names)) < len(names):
+            raise InputError("members", names, "each service once")
+        shares = self.sm_shares_frac
+        if self.cycle_ms is None and sum(shares) > 1.0 + _ROUNDING:
+            form = "SM shares (prefill first) that add up to 1 at most"
+            raise InputError("members", tuple(round(s, 3) for s in shares), form)
+
+    @property
+    def sm_shares_frac(self) -> tuple[float, ...]:
+        """Share of the prefills, then of each decode."""
+        return (
+            self.prefill_share_frac,
+            *(member.decode_share_frac for member in self.members),
+        )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several LLMs are on it."""
+        return len(self.members) > 1
+
+    def describe(self) -> str:
+        """E.g. ``2 x a100_sxm: chat 12.0/s (30 % SMs), code 3.0/s (20 % SMs)``."""
+        parts = [
+            f"{m.service} {m.served_rps:.3g}/s"
+            + ("" if self.cycle_ms else f" ({m.decode_share_frac:.0%} SMs)")
+            for m in self.members
+        ]
+        how = (
+            f"in turns of {self.cycle_ms:.3g} ms"
+            if self.cycle_ms
+            else f"prefill {self.prefill_share_frac:.0%} SMs"
+        )
+        return f"{self.mesh}: {', '.join(parts)}; {how}"

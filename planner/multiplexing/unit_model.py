@@ -1,0 +1,211 @@
+"""All units of a problem: operating points of every mesh, and their best knapsacks."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from clusters.fields import InputError, check_fields, spec
+from models.latency.step_table import FloatArray
+from planner.multiplexing.columns import NOISE, Column, Offer, Prices
+from planner.multiplexing.knapsack import all_sets, best_set
+from planner.multiplexing.llm_costs import CostBook, LlmCosts
+from planner.multiplexing.loads import Loads, OperatingPoint, loads_at, most_rps
+from planner.multiplexing.meshes import MeshKind, MeshSupply
+from planner.multiplexing.unit import LlmUnit, UnitMember
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitSpace:
+    """Which units are considered."""
+
+    sm_shares: tuple[float, ...] = spec(
+        "SM shares that prefills and decodes may have.",
+        unit="1",
+        default=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    )
+    prefill_loads: tuple[float, ...] = spec(
+        "Most of the time that prefills may take.", unit="1", default=(0.5, 0.85)
+    )
+    stretches: tuple[float, ...] = spec(
+        "Slowdowns of memory-bound parts by each other.",
+        unit="1",
+        default=(1.0, 1.4, 2.0, 2.8, 4.0),
+    )
+    cycles: tuple[float, ...] = spec(
+        "Cycles of LLMs in turns, as parts of a TPOT limit.",
+        unit="1",
+        default=(0.25, 0.5, 0.75, 1.0),
+    )
+    unlimited_cycle_ms: float = spec(
+        "Stands for the TPOT limit where there is none.",
+        unit="ms",
+        gt=0,
+        default=200.0,
+    )
+    parts: tuple[float, ...] = spec(
+        "Parts of an LLM's load, or of what fits a mesh, that a unit may serve.",
+        unit="1",
+        default=(1.0, 0.75, 0.5, 0.25),
+    )
+    shares_space: bool = spec("Whether steps may run side by side.", default=True)
+    shares_time: bool = spec("Whether LLMs may take turns.", default=True)
+    max_llms: int | None = spec(
+        "Most LLMs of a unit; 1: dedicated GPUs. None: any.",
+        unit="LLMs",
+        ge=1,
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for key in ("sm_shares", "prefill_loads", "cycles", "parts"):
+            for index, value in enumerate(getattr(self, key)):
+                if not 0 < value <= 1:
+                    form = "a number > 0 and <= 1"
+                    raise InputError(f"{key}[{index}]", value, form)
+        if self.shares_space and 2 * min(self.sm_shares, default=1.0) > 1:
+            form = "shares of which one for prefills and one for decodes add up to 1"
+            raise InputError("sm_shares", self.sm_shares, form)
+
+
+class UnitModel:
+    """A `UnitSource` over the units of a problem."""
+
+    def __init__(self, book: CostBook, supply: MeshSupply, space: UnitSpace) -> None:
+        self.book, self.supply, self.space = book, supply, space
+        self._loads: dict[MeshKind, tuple[Loads, ...]] = {}
+
+    def best(self, prices: Prices) -> Offer:
+        """The best unit of every mesh at every operating point that is worth it."""
+        columns: list[Column] = []
+        most: dict[MeshKind, float] = {}
+        for mesh in self.supply.kinds:
+            price = prices.mesh[mesh]
+            most[mesh] = 0.0
+            for loads in self.loads(mesh):
+                packed = best_set(loads, _earned(loads, prices), least=price + NOISE)
+                most[mesh] = max(most[mesh], packed.bound - price)
+                columns += [self.column(mesh, loads, rows) for rows in packed.sets]
+        return Offer(columns=tuple(dict.fromkeys(columns)), most_profit=most)
+
+    def above(
+        self, prices: Prices, profit: float, *, limit: int
+    ) -> Sequence[Column] | None:
+        """All units of at least this profit; None when they are more than `limit`."""
+        columns: dict[Column, None] = {}
+        for mesh in self.supply.kinds:
+            least = prices.mesh[mesh] + profit
+            for loads in self.loads(mesh):
+                earned = _earned(loads, prices)
+                packed = all_sets(loads, earned, least=least, limit=_MOST_WAYS)
+                columns |= {self.column(mesh, loads, r): None for r in packed.sets}
+                if not packed.is_complete or len(columns) > limit:
+                    return None
+        return tuple(columns)
+
+    def points(self) -> Iterator[OperatingPoint]:
+        """Every way a unit may run."""
+        space = self.space
+        if space.shares_space:
+            grid = product(space.sm_shares, space.prefill_loads, space.stretches)
+            for share, load, stretch in grid:
+                if share + min(space.sm_shares) <= 1.0 + NOISE:
+                    yield OperatingPoint(
+                        prefill_share_frac=share,
+                        prefill_load_frac=load,
+                        stretch=stretch,
+                        max_llms=space.max_llms,
+                    )
+        if space.shares_time:
+            for cycle_ms, load in product(self._cycles_ms, space.prefill_loads):
+                yield OperatingPoint(
+                    prefill_share_frac=1.0,
+                    prefill_load_frac=load,
+                    cycle_ms=cycle_ms,
+                    max_llms=space.max_llms,
+                )
+
+    def loads(self, mesh: MeshKind) -> tuple[Loads, ...]:
+        """Loads at every operating point of a mesh that has any."""
+        if mesh not in self._loads:
+            wanted = self._wanted(mesh)
+            found = (loads_at(point, wanted) for point in self.points())
+            self._loads[mesh] = tuple(loads for loads in found if len(loads))
+        return self._loads[mesh]
+
+    def most_rps(self, llm: int, mesh: MeshKind) -> float:
+        """The most of its load that an LLM alone can serve on a mesh."""
+        cost = self.book.costs(llm, mesh)
+        if cost is None:
+            return 0.0
+        return max(most_rps(point, cost) for point in self.points())
+
+    def column(self, mesh: MeshKind, loads: Loads, rows: Sequence[int]) -> Column:
+        """The unit of some loads at an operating point, as the search sees it."""
+        chosen = list(rows)
+        served = zip(
+            loads.llm[chosen].tolist(), loads.served_rps[chosen].tolist(), strict=True
+        )
+        return Column(mesh=mesh, served=tuple(served), origin=(loads, tuple(rows)))
+
+    def unit(self, column: Column) -> LlmUnit:
+        """The unit behind a column of this model."""
+        assert column.origin is not None, "a column of this model"
+        loads, rows = column.origin
+        assert isinstance(loads, Loads), "a column of this model"
+        return LlmUnit(
+            mesh=column.mesh,
+            members=tuple(self._member(loads, row) for row in rows),
+            prefill_share_frac=loads.point.prefill_share_frac,
+            stretch=loads.point.stretch,
+            cycle_ms=loads.point.cycle_ms,
+        )
+
+    @property
+    def _cycles_ms(self) -> list[float]:
+        limits = {
+            demand.slo.tpot_ms or self.space.unlimited_cycle_ms
+            for demand in self.book.demands
+        }
+        return sorted({part * limit for part in self.space.cycles for limit in limits})
+
+    def _wanted(self, mesh: MeshKind) -> list[tuple[int, LlmCosts, tuple[float, ...]]]:
+        """Of each LLM that runs on a mesh the loads to consider."""
+        found = []
+        for llm, demand in enumerate(self.book.demands):
+            cost, most = self.book.costs(llm, mesh), self.most_rps(llm, mesh)
+            if cost is None or most <= 0:
+                continue
+            rates = {part * most for part in self.space.parts}
+            rates.add(demand.rate_rps / math.ceil(demand.rate_rps / most - NOISE))
+            found.append((llm, cost, tuple(sorted(rates, reverse=True))))
+        return found
+
+    def _member(self, loads: Loads, row: int) -> UnitMember:
+        llm = int(loads.llm[row])
+        demand = self.book.demands[llm]
+        batch = math.ceil(loads.batch[row] - NOISE)
+        return UnitMember(
+            service=demand.name,
+            served_rps=float(loads.served_rps[row]),
+            decode_share_frac=float(loads.sm_share_frac[row]),
+            kv_quota_tokens=math.ceil(batch * demand.longest_tokens),
+            max_num_seqs=batch,
+            prefill_ms=float(loads.prefill_ms[row]),
+            tpot_ms=float(loads.tpot_ms[row]),
+        )
+
+
+_MOST_WAYS = 50_000
+"""Most sets of loads at one operating point, many of which are the same unit."""
+
+
+def _earned(loads: Loads, prices: Prices) -> FloatArray:
+    """What each load earns at the prices, shape (num_loads,)."""
+    llm = loads.llm
+    load, presence = np.array(prices.load), np.array(prices.presence)
+    earned: FloatArray = load[llm] * loads.served_rps + presence[llm]
+    return earned

@@ -1,0 +1,1 @@
+"""Pipelines across unlike machines: who holds which layers, and what flows through."""

@@ -1,0 +1,110 @@
+"""Loads: what an LLM can serve in a unit, by hand and by law."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusters.fields import InputError
+from planner.multiplexing.loads import (
+    MEMORY,
+    PREFILLS,
+    SMS,
+    OperatingPoint,
+    loads_at,
+    most_rps,
+)
+from planner.multiplexing.meshes import MeshKind
+from planner.slo import Slo
+from tests.planner.multiplexing.tiny_shared import book_of, tiny_shared
+
+ONE = MeshKind(gpu_type="tiny", num_gpus=1)
+SPACE = OperatingPoint(prefill_share_frac=0.3, prefill_load_frac=0.5)
+TURNS = OperatingPoint(prefill_share_frac=1.0, prefill_load_frac=0.5, cycle_ms=50.0)
+
+
+def cost_of(rate_rps: float, **slo):
+    limits = {"ttft_ms": 2000.0, "tpot_ms": 100.0, **slo}
+    return book_of(tiny_shared(rate_rps, slo=Slo(**limits))).costs(0, ONE)
+
+
+def only_load(point: OperatingPoint, rate_rps: float, **slo):
+    loads = loads_at(point, [(0, cost_of(rate_rps, **slo), (rate_rps,))])
+    return loads.only(np.array([0])) if len(loads) else loads
+
+
+def test_side_by_side_the_batch_follows_from_littles_law() -> None:
+    load = only_load(SPACE, 20.0)
+    # 10 steps of 10 + 0.5 N ms (the host's time: no share slows it) at 0.02 requests
+    # a ms: N = 0.2 * (10 + 0.5 N), so N = 2 / 0.9. Its 90 % quantile is N + 1.2816
+    # * sqrt(N), and the step then takes 10 + half of that.
+    mean = 2.0 / 0.9
+    batch = mean + 1.2815516 * math.sqrt(mean)
+    assert load.batch[0] == pytest.approx(batch, rel=1e-4)
+    assert load.tpot_ms[0] == pytest.approx(10.0 + 0.5 * batch, rel=1e-4)
+    # Prompts take 20 ms each: 40 % of the time, of the 50 % that they may take.
+    assert load.takes[0, PREFILLS] == pytest.approx(0.8)
+    assert load.takes[0, SMS] == pytest.approx(0.3)
+
+
+def test_in_turns_the_batch_follows_from_the_cycle() -> None:
+    load = only_load(TURNS, 10.0)
+    # 0.01 requests a ms in 10 steps of a cycle of 50 ms each: 5 at a time.
+    batch = 5.0 + 1.2815516 * math.sqrt(5.0)
+    assert load.batch[0] == pytest.approx(batch)
+    assert load.tpot_ms[0] == pytest.approx(50.0)
+    # A decode step of 10 + 0.5 * batch in each cycle, and 0.2 of the time for prefills.
+    assert load.takes[0, SMS] == pytest.approx((10.0 + 0.5 * batch) / 50.0 + 0.2)
+
+
+def test_weights_processes_and_kv_take_memory() -> None:
+    cost = cost_of(20.0)
+    budget = cost.budget_bytes
+    cost = replace(cost, fixed_bytes=0.25 * budget, process_bytes=0.1 * budget)
+    for point, processes in ((SPACE, 0.2), (TURNS, 0.1)):
+        loads = loads_at(point, [(0, cost, (5.0,))])
+        kv_bytes = loads.batch[0] * 111 * cost.kv_bytes_per_token
+        # A process for each phase where phases run side by side, else one.
+        expected = 0.25 + processes + kv_bytes / budget
+        assert loads.takes[0, MEMORY] == pytest.approx(expected)
+
+
+def test_limits_cap_the_load() -> None:
+    # TPOT: a batch of 1 takes 10.5 ms, so 10 ms is missed at any rate.
+    assert most_rps(SPACE, cost_of(1.0, tpot_ms=10.0)) == 0.0
+    # Prefills may take half of the time: 25 prompts of 20 ms a second at most.
+    assert most_rps(SPACE, cost_of(100.0, tpot_ms=1e6)) == pytest.approx(25.0, rel=1e-3)
+    # TTFT: 20 ms of its own, and the wait for others beyond that.
+    assert most_rps(SPACE, cost_of(1.0, ttft_ms=20.0)) == 0.0
+
+
+def test_a_prompt_may_wait_for_others_as_long_as_its_limit_allows() -> None:
+    load = only_load(SPACE, 5.0, ttft_ms=120.0)
+    # At half load 90 % wait less than longest / 2 / 0.5 * ln(0.5 / 0.1): 1.609 times
+    # the longest. 100 ms are left beside its own 20.
+    assert load.longest_ms[0] == pytest.approx(100.0 / math.log(5.0))
+    assert len(only_load(SPACE, 5.0, ttft_ms=50.0)) == 0  # its own 20 ms * 1.609
+
+
+def test_a_cycle_longer_than_the_tpot_limit_is_no_point() -> None:
+    assert len(only_load(TURNS, 5.0, tpot_ms=40.0)) == 0
+
+
+@given(rate=st.floats(0.5, 24.0), stretch=st.floats(1.0, 4.0))
+def test_more_load_takes_more_of_everything(rate: float, stretch: float) -> None:
+    cost = cost_of(25.0)
+    point = replace(SPACE, stretch=stretch)
+    loads = loads_at(point, [(0, cost, (rate / 2.0, rate))])
+    low, high = loads.takes[0], loads.takes[1]
+    assert np.all(high >= low - 1e-9)
+    assert loads.tpot_ms[1] >= loads.tpot_ms[0] - 1e-9
+
+
+def test_an_operating_point_is_one_or_the_other() -> None:
+    with pytest.raises(InputError, match="prefill_share_frac"):
+        OperatingPoint(prefill_share_frac=1.0, prefill_load_frac=0.5)
+    with pytest.raises(InputError, match="prefill_share_frac"):
+        OperatingPoint(prefill_share_frac=0.5, prefill_load_frac=0.5, cycle_ms=50.0)
