@@ -52,6 +52,9 @@ class ReplicaLoad:
     num_requests: int = spec("Requests routed to it.", unit="requests", ge=0)
     prefill_busy_frac: float = spec("Time in prefill steps.", unit="1", ge=0)
     decode_busy_frac: float = spec("Time in decode steps.", unit="1", ge=0)
+    mixed_busy_frac: float = spec(
+        "Time in steps of prompts and decodes.", unit="1", ge=0, default=0.0
+    )
     kv_mean_frac: float = spec("Mean KV occupancy.", unit="1", ge=0)
     kv_peak_frac: float = spec("Highest KV occupancy.", unit="1", ge=0)
 
@@ -225,6 +228,7 @@ def summarize(
                 num_requests=load.num_requests,
                 prefill_busy_frac=load.prefill_busy_frac,
                 decode_busy_frac=load.decode_busy_frac,
+                mixed_busy_frac=load.mixed_busy_frac,
                 kv_mean_frac=load.kv_mean_frac,
                 kv_peak_frac=load.kv_peak_frac,
             )

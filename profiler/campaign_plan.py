@@ -62,6 +62,9 @@ class CampaignPlan:
     main: tuple[Subject, ...] = spec("Layers and ends of the model that is served.")
     rest: tuple[Subject, ...] = spec("The other subjects, the most wanted first.")
     limits: GridLimits = spec("Reach of the grid.")
+    max_refinements: int = spec(
+        "Most rounds of refinement a part.", unit="rounds", ge=0, default=6
+    )
     dtype: str = spec("Number format of the activations.")
     total_s: float = spec("Time for everything.", unit="s", gt=0)
     shares: StageShares = spec("What each stage gets of it.", default=SHARES)
@@ -111,6 +114,7 @@ def plan_campaign(
         rest=rest,
         shares=shares,
         limits=_SMALL_LIMITS if small else GridLimits(),
+        max_refinements=1 if small else 6,
         dtype=dtype,
         total_s=total_s,
         validation=_validation(serving_s / num_runs, first.llm, device, small=small),

@@ -5,8 +5,11 @@
 LLaMA 7B to 65B with the lengths of ShareGPT on A100s, published latencies, rates by a
 power law as in MuxServe (Duan et al., ICML 2024). For each exponent and SLO the load
 that the exact units serve, the published greedy, the best dedicated GPUs (spatial) and
-the best turns (temporal); then 40 LLMs on 128 GPUs, with gap and time. All figures are
-the planner's own estimate: what these units serve in a simulation is another question.
+the best turns (temporal); then 40 LLMs on 128 GPUs, with gap and time. These figures
+are the planner's own estimate.
+
+One LLM alone on its GPUs, with steps in turns, is what the simulator runs as well: the
+estimate of such units is compared with the simulated goodput.
 """
 
 import argparse
@@ -17,12 +20,22 @@ from typing import Any
 
 from clusters.cluster import Cluster
 from clusters.node import Node
+from models.latency.contention import SmSharing
 from models.latency.library import LatencyLibrary
 from models.latency.published_tables import PublishedTableSource
 from models.llm import LlmSpec
+from models.parallelism import Parallelism
+from planner.deployment import ReplicaShape
+from planner.evaluate import Evaluator
+from planner.goodput import Effort
+from planner.multiplexing.llm_costs import CostBook
+from planner.multiplexing.meshes import MeshKind, MeshSupply
 from planner.multiplexing.problem import SharedProblem
 from planner.multiplexing.solve import SharedPlan, SharingMethod, place_services
-from planner.problem import Service
+from planner.multiplexing.unit_model import UnitModel, UnitSpace
+from planner.problem import Problem, Service
+from planner.serving import Planner
+from planner.simulator.system import Phase
 from planner.slo import Slo
 from planner.workload.popularity import power_law_rates
 from planner.workload.workload import Workload
@@ -43,8 +56,11 @@ STEP_MS = {
 and four for the larger ones), in the published table."""
 SCALES = {"loose": 8.0, "medium": 4.0, "tight": 2.0}
 """SLO scales: TPOT of so many steps, TTFT of ten times as many prefills."""
-TOTAL_RPS = 240.0
+TOTAL_RPS = 400.0
 """More than 32 GPUs can serve, so that what they do serve can be compared."""
+ALONE = (("7b", 1), ("7b", 2), ("13b", 1), ("30b", 2), ("65b", 4))
+MANY_RPS = 200.0
+EFFORT = Effort(min_requests=1500, max_requests=3000, span_s=60.0, tolerance_frac=0.02)
 LARGE = {"alpha": 1.3, "busiest_rps": 150.0, "num_nodes": 16}
 
 
@@ -126,6 +142,42 @@ def large() -> dict[str, Any]:
     return {**found, "cpu_seconds": time.process_time() - started}
 
 
+def dedicated(size: str, num_gpus: int, slo: str) -> dict[str, Any]:
+    """Estimate and simulated goodput of one LLM alone on a mesh."""
+    problem = shared_problem((size,), (MANY_RPS,), SCALES[slo], 1)
+    space = UnitSpace(shares_space=False, max_llms=1)
+    prompts = sorted({prompts for _, prompts in space.prefills})
+    book = CostBook(
+        problem,
+        library(),
+        sharing=SmSharing.published(),
+        shares=(1.0,),
+        prompts=prompts,
+    )
+    model = UnitModel(book, MeshSupply.of(problem.cluster), space)
+    gpu = problem.cluster.gpu_types()[0].name
+    estimate = model.most_rps(0, MeshKind(gpu_type=gpu, num_gpus=num_gpus))
+
+    shape = ReplicaShape(
+        phase=Phase.AGGREGATED,
+        gpu_type=gpu,
+        parallelism=Parallelism(tp=num_gpus),
+    )
+    alone = Problem(cluster=problem.cluster, services=problem.services)
+    planner = Planner(problem=alone, library=library())
+    deployment = planner.deploy([shape])
+    assert deployment is not None, "a node holds the mesh"
+    simulated = Evaluator(planner=planner, seed=0).goodput(deployment, effort=EFFORT)
+    return {
+        "llm": f"llama-{size}",
+        "num_gpus": num_gpus,
+        "slo": slo,
+        "estimated_rps": estimate,
+        "simulated_rps": simulated.rate_rps,
+        "error_frac": estimate / simulated.rate_rps - 1.0,
+    }
+
+
 def main() -> int:
     """Run all and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -134,7 +186,8 @@ def main() -> int:
     args = parser.parse_args()
     slos = ["medium"] if args.quick else list(SCALES)
     report: dict[str, Any] = {
-        "popularity": [popularity(alpha, slo) for slo in slos for alpha in ALPHAS]
+        "popularity": [popularity(alpha, slo) for slo in slos for alpha in ALPHAS],
+        "dedicated": [dedicated(*alone, slo) for slo in slos for alone in ALONE],
     }
     if not args.quick:
         report["large"] = large()
@@ -147,12 +200,18 @@ def main() -> int:
         )
         shared = row["methods"]["exact"]["num_gpus_shared"]
         print(f"alpha {row['alpha']} {row['slo']:7} {served}  {shared} GPUs shared")
+    for row in report["dedicated"]:
+        print(
+            f"{row['llm']:9} {row['num_gpus']} GPUs {row['slo']:7} estimated "
+            f"{row['estimated_rps']:.2f}, simulated {row['simulated_rps']:.2f} "
+            f"requests/s ({row['error_frac']:+.0%})"
+        )
     if "large" in report:
         each = report["large"]
         print(
             f"40 LLMs on 128 GPUs: {each['served_rps']:.1f} of "
-            f"{each['wanted_rps']:.1f} requests/s, gap {each['gap_frac']:.2%}, {each['seconds']:.1f} s "
-            f"({each['cpu_seconds']:.1f} s of CPU)"
+            f"{each['wanted_rps']:.1f} requests/s, gap {each['gap_frac']:.2%}, "
+            f"{each['seconds']:.1f} s ({each['cpu_seconds']:.1f} s of CPU)"
         )
     return 0
 

@@ -27,10 +27,10 @@ from planner.engines import OverheadFit
 FloatArray = NDArray[np.float64]
 
 TTFT_WEIGHT = 0.5
-ROBUST_FROM = 0.1
+ROBUST_FROM = 0.05
 """Residuals beyond this count by their absolute value."""
-CLIP = 2.0
-"""No residual counts for more (a factor of 7)."""
+CLIP = 0.5
+"""A residual beyond this pulls no more: such a run was measured under other conditions."""
 ITERATIONS = 6
 REWEIGHTINGS = 20
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clusters.fields import InputError
+from clusters.fields import InputError, spec
 from planner.cli.output import (
     FormatOption,
     OutputFormat,
@@ -198,8 +198,8 @@ class Measurement:
 
     records: Path
     gpu: str | None
-    target_ci: float
-    sm_shares: tuple[float, ...] | None
+    target_ci: float = spec("Wanted width of the interval.", unit="1")
+    sm_shares: tuple[float, ...] | None = spec("Shares of SMs.", unit="1")
     quiet: bool
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from clusters.fields import spec
 from planner.cli.output import say
 from planner.cli.profile_folder import pack, read_summary, unpack
 
@@ -47,7 +48,7 @@ class RunOptions:
 
     out: Path
     gpu: str | None
-    target_ci: float
+    target_ci: float = spec("Wanted width of the interval.", unit="1")
     after_crash: bool
     report_only: bool
     quiet: bool
@@ -346,6 +347,7 @@ class CampaignRun:
         return CampaignSettings(
             budget_s=max(_LEAST_S, min(budget_s, self._time_left_s())),
             limits=self._plan.limits,
+            max_refinements=self._plan.max_refinements,
         )
 
     @property

@@ -4,7 +4,7 @@ Each rule is a function that yields its caveats; those about vLLM name the threa
 document they rest on. Rules that make a plan impossible to express are in `why_not`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 from planner.export.instances import why_not_even
 from planner.export.vllm_flags import (
@@ -14,7 +14,7 @@ from planner.export.vllm_flags import (
     kv_dtype_flag,
 )
 from planner.plan import Plan
-from planner.simulator.system import Phase, Routing
+from planner.simulator.system import Batching, Phase, Routing
 
 DESCRIPTOR_BLOCK_TOKENS = 64
 """Blocks from which descriptors stop to matter (vllm-project/vllm issue 50913)."""
@@ -161,10 +161,17 @@ def _routing(plan: Plan) -> Iterator[str]:
 
 
 def _batching(plan: Plan) -> Iterator[str]:
-    if not plan.deployment.is_disaggregated:
+    policies = {replica.limits.policy for replica in plan.deployment.replicas}
+    if not plan.deployment.is_disaggregated and policies != {Batching.CHUNKED}:
         yield (
             "vLLM mixes chunks of prompts with decoding in one step; the simulation "
-            "runs them in steps of their own, prompts first."
+            f"batches as {_listed(policies)}. Plan with engine.limits.policy: chunked "
+            "to simulate what will run."
+        )
+    if any(r.limits.is_output_reserved for r in plan.deployment.replicas):
+        yield (
+            "vLLM takes KV blocks as tokens come and may preempt: is_output_reserved "
+            "is left out."
         )
     if any(r.limits.max_step_context_tokens for r in plan.deployment.replicas):
         yield "vLLM has no limit like max_step_context_tokens: it is left out."
@@ -172,7 +179,7 @@ def _batching(plan: Plan) -> Iterator[str]:
         yield "vLLM has no limit like feed_forward_block_tokens: it is left out."
 
 
-def _listed(sizes: set[int]) -> str:
+def _listed(sizes: Set[int] | Set[str]) -> str:
     return ", ".join(str(size) for size in sorted(sizes))
 
 

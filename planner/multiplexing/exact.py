@@ -149,10 +149,10 @@ def choose_units(
 class _Relaxed:
     """The end of column generation."""
 
-    columns: tuple[Column, ...]
-    prices: Prices
-    bound: float
-    num_rounds: int
+    columns: tuple[Column, ...] = spec("Columns found.")
+    prices: Prices = spec("Those with the best bound.")
+    bound: float = spec("No placement is better.", unit="of the objective")
+    num_rounds: int = spec("Rounds of column generation.", unit="1")
 
 
 def _generate(
@@ -203,9 +203,9 @@ def _most_gained(supply: MeshSupply, offer: Offer) -> float:
 class _Whole:
     """A solved programme over some units."""
 
-    program: PlacementProgram
-    value: float
-    bound: float | None
+    program: PlacementProgram = spec("The programme.")
+    value: float = spec("Of its solution.", unit="of the objective")
+    bound: float | None = spec("No solution is better.", unit="of the objective")
 
 
 def _choose(

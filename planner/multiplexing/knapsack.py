@@ -29,7 +29,9 @@ class Packed:
 
     sets: tuple[tuple[int, ...], ...] = spec("Rows of the loads of each set.")
     profits: tuple[float, ...] = spec("Of each set.", unit="value")
-    bound: float = spec("No set has more profit than this, or the least asked for.")
+    bound: float = spec(
+        "No set has more profit than this, or the least asked for.", unit="value"
+    )
     is_complete: bool = spec("Whether all that were asked for are there.")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -36,9 +37,14 @@ class LlmCosts:
     )
     budget_bytes: float = spec("Memory of a GPU for all LLMs.", unit="bytes", gt=0)
     kv_bytes_per_token: float = spec("On a GPU.", unit="bytes/token", gt=0)
-    prefill: StepDemand = spec("The prefill step of a mean prompt.")
-    prefill_ms: Mapping[float, float] = spec(
-        "It alone, by share of the SMs.", unit="ms"
+    prefill: Mapping[int, StepDemand] = spec(
+        "Prefill steps of mean prompts, by how many are wanted in one step."
+    )
+    prompts: Mapping[int, int] = spec(
+        "How many there are, within the token budget.", unit="requests"
+    )
+    prefill_ms: Mapping[tuple[int, float], float] = spec(
+        "Prefill step alone by number of prompts and share.", unit="ms"
     )
     decode_ms: Mapping[float, FloatArray] = spec(
         "Decode step alone by share, each of shape (max_batch + 1,).", unit="ms"
@@ -66,10 +72,12 @@ class CostBook:
         *,
         sharing: SmSharing,
         shares: Sequence[float],
+        prompts: Sequence[int] = (1,),
     ) -> None:
         self.demands = problem.demands
         self._problem, self._library = problem, library
         self._sharing, self._shares = sharing, tuple(shares)
+        self._prompts = tuple(prompts)
         self._known: dict[tuple[int, MeshKind], LlmCosts | str] = {}
 
     def costs(self, llm: int, mesh: MeshKind) -> LlmCosts | None:
@@ -102,17 +110,21 @@ class CostBook:
         except LatencyUnavailableError as error:
             return str(error)
         steps = _Steps(demand, parallelism, gpu, links, self._sharing)
-        room = int(memory.max_kv_tokens // demand.longest_tokens)
-        most = min(self._problem.engine.limits.max_num_seqs, room)
-        if most < 1:
+        if memory.max_kv_tokens < demand.longest_tokens:
             return f"no room for one request of {demand.longest_tokens:.0f} tokens"
+        room = int(memory.max_kv_tokens // demand.context_tokens)
+        most = min(self._problem.engine.limits.max_num_seqs, room)
         batches = (*(knot for knot in _KNOTS if knot < most), most)
         decodes = [steps.decode(table, batch) for batch in batches]
 
         def by_batch(values: Iterable[float]) -> FloatArray:
             return np.interp(np.arange(most + 1), batches, list(values))
 
-        alone_ms, prefill = self._sharing.alone_ms, steps.prefill(table)
+        budget = self._problem.engine.limits.max_batch_tokens
+        most_prompts = max(1, int(budget // demand.input_tokens))
+        prompts = {num: min(num, most_prompts) for num in self._prompts}
+        prefill = {num: steps.prefill(table, prompts[num]) for num in self._prompts}
+        alone_ms = self._sharing.alone_ms
         return LlmCosts(
             demand=demand,
             fixed_bytes=memory.weights_bytes + memory.activation_bytes,
@@ -120,7 +132,11 @@ class CostBook:
             budget_bytes=memory.budget_bytes,
             kv_bytes_per_token=memory.kv_bytes_per_token,
             prefill=prefill,
-            prefill_ms={share: alone_ms(prefill, share) for share in self._shares},
+            prompts=prompts,
+            prefill_ms={
+                (num, share): alone_ms(prefill[num], share)
+                for num, share in product(self._prompts, self._shares)
+            },
             decode_ms={
                 share: by_batch(alone_ms(step, share) for step in decodes)
                 for share in self._shares
@@ -158,11 +174,11 @@ class _Steps:
         (self._stage,) = stage_shapes(demand.llm, parallelism)
         self._ring = (links.tp[0], parallelism.tp) if parallelism.tp > 1 else None
 
-    def prefill(self, table: StepTable) -> StepDemand:
-        """The mean prompt, alone in its step."""
-        tokens = round(self._demand.input_tokens)
+    def prefill(self, table: StepTable, num_prompts: int) -> StepDemand:
+        """Mean prompts together."""
+        tokens = [round(self._demand.input_tokens)] * num_prompts
         return self._of(
-            prefill_work(self._stage, [tokens]), table.prefill_step_ms([tokens])
+            prefill_work(self._stage, tokens), table.prefill_step_ms(tokens)
         )
 
     def decode(self, table: StepTable, batch: int) -> StepDemand:

@@ -52,6 +52,12 @@ class OperatingPoint:
     prefill_load_frac: float = spec(
         "Most of the time that prefills may take.", unit="1", gt=0, lt=1
     )
+    prefill_prompts: int = spec(
+        "Prompts of one prefill step, as many as queue.",
+        unit="requests",
+        ge=1,
+        default=1,
+    )
     stretch: float = spec(
         "Slowdown of memory-bound parts by the others.", unit="1", ge=1, default=1.0
     )
@@ -201,8 +207,10 @@ def _facts(point: OperatingPoint, cost: LlmCosts) -> FloatArray | None:
     demand, slo = cost.demand, cost.demand.slo
     cycle_ms = point.cycle_ms or 0.0
     tpot_ms = slo.tpot_ms or NO_LIMIT_MS
-    prefill_ms = cost.prefill_ms[point.prefill_share_frac]
-    prefill_ms += (point.stretch - 1.0) * cost.prefill.least_memory_ms
+    prefill = cost.prefill[point.prefill_prompts]
+    prefill_ms = cost.prefill_ms[point.prefill_prompts, point.prefill_share_frac]
+    prefill_ms += (point.stretch - 1.0) * prefill.least_memory_ms
+    num_prompts = cost.prompts[point.prefill_prompts]
     quantile = min(slo.attainment_frac, _MOST_QUANTILE)
     wait = mg1_wait_quantile_ms(
         point.prefill_load_frac, longest_ms=1.0, quantile=quantile
@@ -220,13 +228,14 @@ def _facts(point: OperatingPoint, cost: LlmCosts) -> FloatArray | None:
             max(0.0, NormalDist().inv_cdf(quantile)),
             prefill_ms,
             longest_ms,
-            cost.prefill.least_memory_ms,
-            cost.prefill.least_arithmetic_ms,
+            prefill.least_memory_ms / num_prompts,
+            prefill.least_arithmetic_ms / num_prompts,
             kept_bytes / cost.budget_bytes,
-            cost.kv_bytes_per_token * demand.longest_tokens / cost.budget_bytes,
+            cost.kv_bytes_per_token * demand.context_tokens / cost.budget_bytes,
             point.prefill_load_frac,
             point.stretch,
             cycle_ms,
+            prefill_ms / num_prompts,
         ]
     )
 
@@ -290,9 +299,9 @@ def _take(
     row[_BATCH], row[_TPOT] = max(1.0, batch), max(decode_ms, cycle_ms)
     takes = row[_TAKES:]
     takes[MEMORY] = facts[8] + facts[9] * max(1.0, batch)
-    takes[PREFILLS] = rate * prefill_ms / facts[10]
+    takes[PREFILLS] = rate * facts[13] / facts[10]
     if cycle_ms > 0:
-        takes[SMS] = busy * decode_ms / cycle_ms + rate * prefill_ms
+        takes[SMS] = busy * decode_ms / cycle_ms + rate * facts[13]
         return
     mean_ms = _at(step_ms, mean)
     takes[BANDWIDTH] = busy * _at(memory_ms, mean) / mean_ms + rate * facts[6]

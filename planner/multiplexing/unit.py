@@ -17,7 +17,7 @@ class UnitMember:
     decode_share_frac: float = spec("SMs of its decode.", unit="1", gt=0, le=1)
     kv_quota_tokens: int = spec("KV cache it may fill.", unit="tokens", gt=0)
     max_num_seqs: int = spec("Requests at a time.", unit="requests", ge=1)
-    prefill_ms: float = spec("Prefill of a mean prompt.", unit="ms", gt=0)
+    prefill_ms: float = spec("Its prefill step.", unit="ms", gt=0)
     tpot_ms: float = spec("Decode step at the quantile of its SLO.", unit="ms", ge=0)
 
     def __post_init__(self) -> None:

@@ -26,8 +26,10 @@ class UnitSpace:
         unit="1",
         default=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
     )
-    prefill_loads: tuple[float, ...] = spec(
-        "Most of the time that prefills may take.", unit="1", default=(0.5, 0.85)
+    prefills: tuple[tuple[float, int], ...] = spec(
+        "Most of the time that prefills may take, with the prompts of each step.",
+        unit="1",
+        default=((0.5, 1), (0.85, 1), (0.85, 4)),
     )
     stretches: tuple[float, ...] = spec(
         "Slowdowns of memory-bound parts by each other.",
@@ -37,7 +39,7 @@ class UnitSpace:
     cycles: tuple[float, ...] = spec(
         "Cycles of LLMs in turns, as parts of a TPOT limit.",
         unit="1",
-        default=(0.25, 0.5, 0.75, 1.0),
+        default=(0.15, 0.25, 0.4, 0.6, 0.8, 1.0),
     )
     unlimited_cycle_ms: float = spec(
         "Stands for the TPOT limit where there is none.",
@@ -61,7 +63,7 @@ class UnitSpace:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for key in ("sm_shares", "prefill_loads", "cycles", "parts"):
+        for key in ("sm_shares", "cycles", "parts"):
             for index, value in enumerate(getattr(self, key)):
                 if not 0 < value <= 1:
                     form = "a number > 0 and <= 1"
@@ -110,20 +112,22 @@ class UnitModel:
         """Every way a unit may run."""
         space = self.space
         if space.shares_space:
-            grid = product(space.sm_shares, space.prefill_loads, space.stretches)
-            for share, load, stretch in grid:
+            grid = product(space.sm_shares, space.prefills, space.stretches)
+            for share, (load, prompts), stretch in grid:
                 if share + min(space.sm_shares) <= 1.0 + NOISE:
                     yield OperatingPoint(
                         prefill_share_frac=share,
                         prefill_load_frac=load,
+                        prefill_prompts=prompts,
                         stretch=stretch,
                         max_llms=space.max_llms,
                     )
         if space.shares_time:
-            for cycle_ms, load in product(self._cycles_ms, space.prefill_loads):
+            for cycle_ms, (load, prompts) in product(self._cycles_ms, space.prefills):
                 yield OperatingPoint(
                     prefill_share_frac=1.0,
                     prefill_load_frac=load,
+                    prefill_prompts=prompts,
                     cycle_ms=cycle_ms,
                     max_llms=space.max_llms,
                 )
@@ -192,7 +196,7 @@ class UnitModel:
             service=demand.name,
             served_rps=float(loads.served_rps[row]),
             decode_share_frac=float(loads.sm_share_frac[row]),
-            kv_quota_tokens=math.ceil(batch * demand.longest_tokens),
+            kv_quota_tokens=math.ceil(batch * demand.context_tokens),
             max_num_seqs=batch,
             prefill_ms=float(loads.prefill_ms[row]),
             tpot_ms=float(loads.tpot_ms[row]),

@@ -149,6 +149,7 @@ def _build(
         item=item,
         message=message,
         targets=np.zeros(num + 1, dtype=np.int64),
+        waiting=np.zeros(num, dtype=np.int64),
         work=np.zeros(fleet.num_layers, dtype=loop_state.WORK),
         heap=np.zeros(len(slot), dtype=np.int64),
         slot=slot,

@@ -2,13 +2,15 @@
 
 A step of a machine serves everything that waits: prompt chunks up to a budget and
 decodes up to a number. What leaves a machine for the next in the same step travels in
-one message, decodes before chunks; a link sends one message after the other.
+one message, decodes before chunks; a link sends one message after the other. All that
+happens at one instant is handled before machines start new steps, so that what arrives
+together is batched together.
 """
 
 import math
 from typing import Any
 
-from planner.pipelines.loop_state import ARRIVED, NONE, STEP_DONE
+from planner.pipelines.loop_state import ARRIVED, INSTANT_MS, NONE, STEP_DONE
 from planner.simulator.compiled import compiled, entry_point, inlined
 from planner.simulator.events import pop, schedule
 
@@ -20,6 +22,8 @@ def run(w: Any) -> None:
     num_machines = w.machine.shape[0]
     admit(w)
     while clock.heap_size > 0 and w.slot[w.heap[0]].time_ms <= clock.end_ms:
+        if w.slot[w.heap[0]].time_ms > clock.now_ms + INSTANT_MS:
+            start_waiting(w)
         which = pop(w)
         clock.now_ms = w.slot[which].time_ms
         if which < num_machines:
@@ -28,6 +32,29 @@ def run(w: Any) -> None:
             arrive(w, which - num_machines)
     clock.now_ms = clock.end_ms
     count_in_flight(w, 0)
+
+
+@inlined
+def start_waiting(w: Any) -> None:
+    """Start steps on the machines that something has happened to."""
+    clock = w.clock[0]
+    for i in range(clock.num_waiting):
+        machine = w.waiting[i]
+        w.machine[machine].is_waiting = 0
+        if not w.machine[machine].is_busy:
+            start_step(w, machine)
+    clock.num_waiting = 0
+
+
+@inlined
+def mark_waiting(w: Any, machine: int) -> None:
+    """Let a machine start a step, if it is idle, before time goes on."""
+    clock = w.clock[0]
+    mach = w.machine[machine]
+    if not mach.is_waiting:
+        mach.is_waiting = 1
+        w.waiting[clock.num_waiting] = machine
+        clock.num_waiting += 1
 
 
 # --- Requests -------------------------------------------------------------------------
@@ -43,11 +70,13 @@ def admit(w: Any) -> None:
         request = clock.free_request
         req = w.request[request]
         if not choose_route(w, request, kept):
-            if clock.in_flight > 0 or clock.num_refused == w.input_tokens.shape[0]:
+            if clock.in_flight > 0 or clock.refused_in_row == w.input_tokens.shape[0]:
                 return
             clock.num_refused += 1  # longer than the KV room of an empty fleet
+            clock.refused_in_row += 1
             clock.next_request += 1
             continue
+        clock.refused_in_row = 0
         clock.next_request += 1
         clock.free_request = req.next_free
         req.input_tokens = w.input_tokens[at]
@@ -235,8 +264,7 @@ def arrive(w: Any, head: int) -> None:
         else:
             w.item[mach.prompt_tail].next = head
         mach.prompt_tail = tail
-    if not mach.is_busy:
-        start_step(w, node)
+    mark_waiting(w, node)
 
 
 @compiled
@@ -395,4 +423,4 @@ def end_step(w: Any, machine: int) -> None:
     mach.batch_decodes = NONE
     mach.batch_prompts = NONE
     mach.is_busy = 0
-    start_step(w, machine)
+    mark_waiting(w, machine)

@@ -16,6 +16,9 @@ NONE = -1
 STEP_DONE, ARRIVED = 0, 1
 """Priorities of events at equal times: steps end first."""
 
+INSTANT_MS = 1e-6
+"""Events no further apart than this happen at one instant."""
+
 CLOCK = np.dtype(
     [
         ("now_ms", "f8"),
@@ -39,9 +42,11 @@ CLOCK = np.dtype(
         ("num_tokens", "i8"),
         ("num_answers", "i8"),
         ("num_refused", "i8"),
+        ("refused_in_row", "i8"),
         ("num_prompts", "i8"),
         ("round_trip_ms", "f8"),
         ("num_targets", "i8"),
+        ("num_waiting", "i8"),
     ]
 )
 
@@ -57,6 +62,7 @@ MACHINE = np.dtype(
         ("batch_prompts", "i8"),
         ("batch_decodes", "i8"),
         ("is_busy", "i8"),
+        ("is_waiting", "i8"),
         ("busy_ms", "f8"),
     ]
 )
@@ -116,6 +122,7 @@ class World(NamedTuple):
     item: Array
     message: Array
     targets: Array
+    waiting: Array
     work: Array
     heap: Array
     slot: Array

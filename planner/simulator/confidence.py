@@ -54,9 +54,11 @@ class BatchMeans:
 class Estimate:
     """A figure and how far the true one may be from it."""
 
-    value: float = spec("The figure.")
+    value: float = spec("The figure.", unit="of the sample")
     half_width: float | None = spec(
-        "Half the confidence interval. None: too few requests to say.", default=None
+        "Half the confidence interval. None: too few requests to say.",
+        unit="of the sample",
+        default=None,
     )
 
 

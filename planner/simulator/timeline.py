@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clusters.fields import spec
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Timeline:
@@ -21,8 +23,7 @@ class Timeline:
     num_steps: NDArray[np.int64]
     num_prompt_tokens: NDArray[np.int64]
     num_decodes: NDArray[np.int64]
-    num_left_out: int
-    """Later spans, for which there was no room."""
+    num_left_out: int = spec("Later spans, for which there was no room.", unit="1")
 
     @property
     def num_spans(self) -> int:

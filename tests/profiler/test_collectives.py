@@ -16,7 +16,7 @@ from profiler.collectives import HOST_VARIABLE, OPERATIONS, bus_factor
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (1024, 65536)
-LINK_SIZES = (1024, 32 << 20)
+LINK_SIZES = (1024, 16 << 20)
 """Far enough apart that noise does not turn them round."""
 
 

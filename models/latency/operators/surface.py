@@ -11,7 +11,7 @@ Idea
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -81,8 +81,9 @@ class Surface:
                 spread.append((x, log_knots))
             else:
                 values = _between(values, axis, float(x), log_knots)
-        index, weight = _corners(spread)
-        log_slowdown: FloatArray = (values.ravel()[index] * weight).sum(axis=0)
+        flat_values, log_slowdown = values.ravel(), np.zeros(())
+        for index, weight in _each_corner(spread):
+            log_slowdown = log_slowdown + flat_values[index] * weight
         return np.exp(log_slowdown)
 
     def corners(
@@ -96,7 +97,8 @@ class Surface:
         add up to 1.
         """
         points = [np.asarray(x, dtype=np.float64) for x in coordinates]
-        return _corners(list(zip(points, self._log_knots, strict=True)))
+        found = list(_each_corner(list(zip(points, self._log_knots, strict=True))))
+        return np.stack([i for i, _ in found]), np.stack([w for _, w in found])
 
     def covers(self, *coordinates: float) -> bool:
         """Whether a point lies within the knots of every axis."""
@@ -139,22 +141,19 @@ def smooth_max(*times_ms: FloatArray | float) -> FloatArray:
     return total**0.25
 
 
-def _corners(
+def _each_corner(
     spread: Sequence[tuple[FloatArray, FloatArray]],
-) -> tuple[NDArray[np.int64], FloatArray]:
+) -> Iterator[tuple[NDArray[np.int64], FloatArray]]:
     """Flat indices and weights of the knots around points, per (points, log knots)."""
     sizes = [len(log_knots) for _, log_knots in spread]
     places = [_place(x, log_knots) for x, log_knots in spread]
-    indices, weights = [], []
     for corner in product((0, 1), repeat=len(places)):
         flat: NDArray[np.int64] = np.zeros((), dtype=np.int64)
         weight: FloatArray = np.ones(())
         for (low, share), upper, size in zip(places, corner, sizes, strict=True):
             flat = flat * size + np.minimum(low + upper, size - 1)
             weight = weight * (share if upper else 1.0 - share)
-        indices.append(flat)
-        weights.append(weight)
-    return np.stack(indices), np.stack(weights)
+        yield flat, weight
 
 
 def _between(
@@ -181,9 +180,9 @@ def _place(
         return np.zeros(x.shape, dtype=np.int64), np.zeros(x.shape)
     log_x = np.log(np.maximum(x, _TINY))
     low = np.searchsorted(log_knots, log_x, side="right") - 1
-    low = np.clip(low, 0, len(log_knots) - 2)
+    low = np.minimum(np.maximum(low, 0), len(log_knots) - 2)
     share = (log_x - log_knots[low]) / (log_knots[low + 1] - log_knots[low])
-    return low, np.clip(share, 0.0, 1.0)
+    return low, np.minimum(np.maximum(share, 0.0), 1.0)
 
 
 def _short(x: float) -> float:

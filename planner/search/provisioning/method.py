@@ -72,9 +72,6 @@ TILTS = (1.0, 0.8, 1.25)
 POOL_SIZES = (1, 4)
 """Replicas that share the arrivals when a column is priced."""
 
-_LONGER = 4
-"""Times the requests of a screening run that a large cluster is judged by."""
-
 _MAX_ROUNDS = 5
 _MARGIN = 1.02
 """A short answer is asked again for this much more than what it lacked."""
@@ -113,10 +110,6 @@ class Provisioning:
             context.problem.cluster, usable_gpu_types(context.problem)
         )
         few = is_large(context.problem)
-        if few:  # a short run at a high rate ends before queues have built up
-            effort = context.evaluator.effort
-            longer = _LONGER * effort.max_requests
-            simulated.effort = replace(effort, max_requests=longer)
         bounds: list[AllocationBound] = []
         for kind in KINDS:
             found = {p: configurations(planner, classes, p, ledger) for p in kind}

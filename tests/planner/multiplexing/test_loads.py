@@ -66,7 +66,7 @@ def test_weights_processes_and_kv_take_memory() -> None:
     cost = replace(cost, fixed_bytes=0.25 * budget, process_bytes=0.1 * budget)
     for point, processes in ((SPACE, 0.2), (TURNS, 0.1)):
         loads = loads_at(point, [(0, cost, (5.0,))])
-        kv_bytes = loads.batch[0] * 111 * cost.kv_bytes_per_token
+        kv_bytes = loads.batch[0] * 105.5 * cost.kv_bytes_per_token
         # A process for each phase where phases run side by side, else one.
         expected = 0.25 + processes + kv_bytes / budget
         assert loads.takes[0, MEMORY] == pytest.approx(expected)

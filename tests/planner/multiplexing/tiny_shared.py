@@ -16,7 +16,7 @@ LOOSE = Slo(ttft_ms=2000.0, tpot_ms=100.0)
 """Limits that only a full GPU misses."""
 SMALL_SPACE = UnitSpace(
     sm_shares=(0.3, 0.4),
-    prefill_loads=(0.5,),
+    prefills=((0.5, 1),),
     stretches=(1.0, 2.0),
     cycles=(0.5,),
     parts=(1.0, 0.5),

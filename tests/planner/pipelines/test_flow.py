@@ -89,7 +89,9 @@ def programme(fleet: Fleet, layout: Layout) -> float:
     """Maximise what leaves the coordinator, written down without any graph."""
     spans = layout.spans
     ends = [COORDINATOR, *spans]
-    arcs = [(a, b) for a in ends for b in ends if a != b and goes_on(spans, a, b, fleet)]
+    arcs = [
+        (a, b) for a in ends for b in ends if a != b and goes_on(spans, a, b, fleet)
+    ]
     if not arcs:
         return 0.0
     capacity = [fleet.link_tokens_per_s(a, b) for a, b in arcs]

@@ -75,9 +75,7 @@ def test_both_searches_find_the_best_staged_layout(pool, num_layers):
 
 def by_trying_everything(pool: Pool, num_layers: int) -> float:
     """Every way to cut the layers, and every machine on every stage or idle."""
-    machines = [
-        kind for kind, count in enumerate(pool.counts) for _ in range(count)
-    ]
+    machines = [kind for kind, count in enumerate(pool.counts) for _ in range(count)]
     best = 0.0
     for num_stages in range(1, min(num_layers, len(machines)) + 1):
         cuts = [

@@ -1,0 +1,288 @@
+"""Measured serving runs: what rows mean, how servers were launched, fit and report."""
+
+import csv
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SILICON = ROOT.parent / "shared/reference/aiconfigurator/silicon.csv"
+sys.path.insert(0, str(ROOT / "benchmarks" / "accuracy"))
+
+silicon: Any = importlib.import_module("silicon")
+silicon_fit: Any = importlib.import_module("silicon_fit")
+silicon_launch: Any = importlib.import_module("silicon_launch")
+silicon_predict: Any = importlib.import_module("silicon_predict")
+silicon_report: Any = importlib.import_module("silicon_report")
+silicon_rows: Any = importlib.import_module("silicon_rows")
+
+PUBLIC = (
+    "source_file=2026-03-25.csv; model=M; silicon_concurrency=64; "
+    "measured=2026-04-05T01:02:03Z; wip=False; image=vllm/vllm-openai:v0.18.0"
+)
+LINE = {
+    "id": "1",
+    "source": PUBLIC,
+    "backend": "vllm",
+    "backend_version": "0.18.0",
+    "model_path": "meta-llama/Llama-3.1-70B",
+    "system": "h200_sxm",
+    "mode": "agg",
+    "isl": "1024",
+    "osl": "1024",
+    "gemm_quant_mode": "fp8",
+    "moe_quant_mode": "",
+    "batch_size": "64.0",
+    "tp_size": "4.0",
+    "pp_size": "1.0",
+    "attention_dp_size": "1.0",
+    "moe_tp_size": "4.0",
+    "moe_ep_size": "1.0",
+    "measured_ttft_ms": "250.0",
+    "measured_tpot_ms": "20.0",
+    "aiconfigurator_ttft_ms": "200.0",
+    "aiconfigurator_tpot_ms": "25.0",
+}
+
+
+def row_of(**columns: str) -> Any:
+    """A row of the file that differs from the usual one in these columns."""
+    return silicon_rows._row({**LINE, **columns})
+
+
+def parallelism_of(tp: int, dp: int, moe_tp: int, ep: int, source: str = PUBLIC) -> str:
+    row = row_of(
+        source=source,
+        tp_size=str(tp),
+        attention_dp_size=str(dp),
+        moe_tp_size=str(moe_tp),
+        moe_ep_size=str(ep),
+    )
+    return str(row.pools[0].parallelism)
+
+
+@pytest.mark.parametrize(
+    ("source", "is_public", "is_public_run"),
+    [
+        (PUBLIC, True, True),
+        ("db-dump/2026-04-27; config_id=7; silicon_concurrency=4", True, True),
+        ("2026-04-06.csv; silicon_concurrency=4", True, True),
+        ("source_file=h100_sxm/vllm/0.12.0/qwen.csv", False, False),
+        ("source_file=kimi-k2.5-gap-analysis.csv", False, True),
+    ],
+)
+def test_harness_of_a_row(source: str, *, is_public: bool, is_public_run: bool) -> None:
+    row = row_of(source=source)
+    assert (row.is_public, row.is_public_run) == (is_public, is_public_run)
+
+
+def test_clients_day_and_image_come_from_the_source() -> None:
+    row = row_of(batch_size="16")
+    assert (row.concurrency, row.day, row.image) == (64, "2026-04-05", "v0.18.0")
+    assert row.is_compared
+    assert not row_of(aiconfigurator_ttft_ms="").is_compared
+
+
+def test_products_of_the_exports_are_undone() -> None:
+    assert parallelism_of(4, 1, 4, 1) == "TP4 PP1"
+    assert parallelism_of(64, 1, 8, 8) == "TP8 PP1 EP8"
+    assert parallelism_of(1, 64, 8, 8) == "TP1 PP1 EP8 DPA8"
+    assert parallelism_of(4, 4, 1, 16) == "TP4 PP1 EP4"
+    # Another harness means what it writes.
+    other = "source_file=h200_sxm/vllm/0.12.0/qwen.csv"
+    assert parallelism_of(1, 2, 2, 1, other) == "TP1 PP1 DPA2"
+
+
+def test_rows_that_cannot_be_interpreted_say_why() -> None:
+    whole = row_of(tp_size="36", moe_tp_size="36", batch_size="512")
+    assert "several instances" in whole.problem
+    part = row_of(mode="disagg")
+    assert "prefill_num_workers" in part.problem
+
+
+def launch_of(concurrency: int = 64, **columns: str) -> Any:
+    return silicon_launch.launch_of(row_of(**columns), concurrency)
+
+
+def test_flags_of_the_public_harness() -> None:
+    launch = launch_of()
+    assert launch.preset.max_batch_tokens == 8192
+    assert (launch.kv.value, launch.hold_steps) == ("fp8", 0.0)
+    minimax = {
+        "model_path": "MiniMaxAI/MiniMax-M2.5",
+        "system": "b200_sxm",
+        "isl": "4096",
+    }
+    assert launch_of(**minimax).preset.max_batch_tokens == 8192
+    early = {"source": PUBLIC.replace("2026-04-05", "2026-03-01"), "isl": "8192"}
+    assert launch_of(**{**minimax, **early}).preset.max_batch_tokens == 8192
+    late = launch_of(**{**minimax, "isl": "8192"})
+    assert late.preset.max_batch_tokens == 2 * 8192
+
+
+def test_waits_of_the_public_harness() -> None:
+    sglang = {
+        "backend": "sglang",
+        "model_path": "deepseek-ai/DeepSeek-R1",
+        "system": "b200_sxm",
+        "tp_size": "8",
+        "moe_tp_size": "8",
+    }
+    # A poll every 10 or 30 steps: half of that on average.
+    assert launch_of(8, **sglang).hold_steps == 5.0
+    assert launch_of(16, **sglang).hold_steps == 15.0
+    assert launch_of(16, **sglang, mode="agg", source="other.csv").hold_steps == 0.0
+    trtllm = {"backend": "trtllm"}
+    assert launch_of(**trtllm).hold_steps == 20.0
+    assert launch_of(**trtllm, tp_size="8", moe_tp_size="8").hold_steps == 0.0
+    ranks = {
+        "model_path": "deepseek-ai/DeepSeek-R1",
+        "tp_size": "1",
+        "attention_dp_size": "8",
+        "moe_tp_size": "1",
+        "moe_ep_size": "8",
+    }
+    assert launch_of(**{**trtllm, **ranks}).hold_steps == 30.0
+
+
+def test_drafts_of_the_public_harness() -> None:
+    trtllm = {
+        "backend": "trtllm",
+        "model_path": "deepseek-ai/DeepSeek-R1",
+        "backend_version": "1.2.0rc6.post3",
+        "isl": "8192",
+    }
+    launch = launch_of(100, **trtllm)
+    assert launch.draft_tokens == 3
+    # A prompt and four tokens a client, rounded as the script does it.
+    expected = (8192 + 400 + 127) // 64 * 64
+    assert launch.preset.max_batch_tokens == expected
+    assert launch_of(**{**trtllm, "backend_version": "1.2.0rc2"}).draft_tokens == 0
+
+
+def test_lengths_are_those_of_the_harness() -> None:
+    inputs, outputs = silicon_predict.lengths_of(1000, 100, 8, is_public_run=True)
+    assert len(inputs) == len(outputs) == 80
+    assert (inputs.min() >= 800) & (inputs.max() <= 1000)
+    assert (outputs.min() >= 80) & (outputs.max() <= 100)
+    inputs, outputs = silicon_predict.lengths_of(1000, 100, 8, is_public_run=False)
+    assert set(inputs) == {1000}
+    assert set(outputs) == {100}
+
+
+def test_constants_move_a_prediction_as_they_should() -> None:
+    case = silicon_predict.case_of(row_of(isl="512", osl="128", batch_size="4"))
+    plain = silicon_fit.fit_of(*_constants(request_ms=0.0, step_ms=0.0))
+    later = silicon_fit.fit_of(*_constants(request_ms=30.0, step_ms=0.0))
+    slower = silicon_fit.fit_of(*_constants(request_ms=0.0, step_ms=2.0))
+    base = silicon_predict.predict(case, plain)
+    moved = silicon_predict.predict(case, later)
+    assert moved.ttft_ms == pytest.approx(base.ttft_ms + 30.0)
+    assert moved.tpot_ms == pytest.approx(base.tpot_ms)
+    moved = silicon_predict.predict(case, slower)
+    assert moved.tpot_ms > base.tpot_ms + 1.9
+
+
+def _constants(**values: float) -> tuple[tuple[Any, ...], np.ndarray]:
+    constants = tuple(
+        silicon_fit.Constant(name=name, start=0.0, step=1.0, most=100.0)
+        for name in values
+    )
+    return constants, np.asarray(list(values.values()))
+
+
+def test_the_solver_finds_constants_despite_an_odd_row() -> None:
+    constants, start = _constants(request_ms=0.0, step_ms=0.0)
+    rng = np.random.default_rng(1)
+    slopes = rng.normal(size=(200, 2))
+    residuals = -slopes @ np.asarray([3.0, 1.0])
+    residuals[0] += 50.0
+    found = silicon_fit.solve(residuals, slopes, constants, start)
+    assert found == pytest.approx([3.0, 1.0], abs=0.01)
+
+
+def test_the_solver_stays_within_bounds() -> None:
+    constants, start = _constants(request_ms=1.0)
+    slopes = np.ones((50, 1))
+    # No constant falls below 0, nor moves by more than four steps at once.
+    found = silicon_fit.solve(np.full(50, 9.0), slopes, constants, start)
+    assert found == pytest.approx([0.0])
+    found = silicon_fit.solve(np.full(50, -9.0), slopes, constants, start)
+    assert found == pytest.approx([5.0])
+
+
+def test_errors_by_hand() -> None:
+    outcomes = [
+        silicon_report.Outcome(
+            row=row_of(id=str(place), measured_ttft_ms="100", measured_tpot_ms="10"),
+            predicted=silicon_predict.Prediction(ttft_ms=ttft_ms, tpot_ms=10.0),
+        )
+        for place, ttft_ms in enumerate((50.0, 90.0, 130.0))
+    ]
+    found = silicon_report.errors_of(outcomes)
+    assert found["rows"] == 3
+    assert found["ttft_median_ape"] == pytest.approx(0.3)
+    assert found["ttft_mape"] == pytest.approx(0.3)
+    assert found["ttft_bias"] == pytest.approx(-0.1)
+    assert found["tpot_mape"] == 0.0
+
+
+def test_a_summary_counts_what_is_not_covered() -> None:
+    prediction = silicon_predict.Prediction(ttft_ms=250.0, tpot_ms=20.0)
+    outcomes = [
+        silicon_report.Outcome(row=row_of(id="1"), predicted=prediction),
+        silicon_report.Outcome(row=row_of(id="2"), reason="no fit"),
+        silicon_report.Outcome(row=row_of(id="3", mode="disagg"), reason="incomplete"),
+    ]
+    summary = silicon_report.summary_of(outcomes)
+    assert summary["coverage_frac"] == 0.5
+    assert summary["coverage"]["complete_disaggregated_rows"] == 0
+    assert summary["compared"]["rows"] == 1
+    assert summary["other_harness"]["rows"] == 0
+    text = silicon_report.markdown_of(silicon_report.report_of(outcomes))
+    assert "agg: no fit" in text
+
+
+def test_a_file_is_reported_with_the_shipped_constants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [{**LINE, "id": "a"}, {**LINE, "id": "b", "model_path": "nobody/none"}]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, LINE)
+        writer.writeheader()
+        writer.writerows(lines)
+    assert silicon.main([str(path), "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["summary"]["all"]["rows"] == 1
+    assert report["summary"]["coverage_frac"] == 0.5
+    assert len(report["not_covered"]) == 1
+
+
+@pytest.mark.skipif(not SILICON.exists(), reason="reference data is not at hand")
+def test_a_sample_of_the_measured_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "sample.csv"
+    with SILICON.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    # Every tenth row of moderate concurrency: a few seconds.
+    rows = [row for row in lines[::10] if float(row["batch_size"] or 0) <= 64]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    silicon.main([str(path), "--format", "json"])
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    compared = summary["compared"]
+    assert compared["rows"] > 50
+    assert compared["ttft_median_ape"] < 0.25
+    assert compared["tpot_median_ape"] < 0.13
+    assert summary["coverage_frac"] > 0.95
+    assert all(math.isfinite(value) for value in compared.values())
