@@ -13,8 +13,9 @@ after ``source_file=``, or with ``db-dump``) that the other tool predicts too;
 same for rows of the (model, GPU) pairs of the fit, each predicted with constants fitted
 without its pair (`benchmarks/results/silicon_left_out.json`).
 
-``--fit`` fits the constants of the engines anew on FILE (`silicon_fit`), takes some
-minutes, and writes both files. Its report is about rows left out alone.
+``--fit`` fits the constants of the engines anew on the aggregated runs of FILE
+(`silicon_fit`), takes some minutes, and writes both files. Its report is about rows
+left out alone.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from planner.engines import CATALOG, EnginePreset, OverheadFit
 LEFT_OUT = Path(__file__).parents[1] / "results" / "silicon_left_out.json"
 SHIPPED = CATALOG / "engine_overheads.yaml"
 MAX_FITTED_CONCURRENCY = 512
-"""Larger runs are disaggregated ones, or of several instances: not fitted."""
+"""Larger runs take long to simulate and say no more."""
 SOURCE = "silicon.csv of aiconfigurator 0.12.0: public runs of InferenceX and others"
 
 
@@ -124,7 +125,9 @@ def fit_all(cases: Mapping[str, Case]) -> dict[str, Fitted]:
         own = [
             case
             for case in cases.values()
-            if case.row.engine == engine and case.concurrency <= MAX_FITTED_CONCURRENCY
+            if case.row.engine == engine
+            and case.row.mode == "agg"
+            and case.concurrency <= MAX_FITTED_CONCURRENCY
         ]
         if own:
             found[engine] = fit_engine(own)

@@ -2,8 +2,8 @@
 
 Steps
     1. Residuals: logarithms of predicted over measured TPOT, and of TTFT at half the
-       weight (an unknown harness counts for TPOT alone). Large ones count by their
-       absolute value, so that no group of odd runs decides.
+       weight (an unknown harness counts for TPOT alone). They count by their absolute
+       value, and very large ones not at all, so that no group of odd runs decides.
     2. Gauss-Newton within bounds: simulate every row with each constant moved a little,
        solve the linear problem, repeat.
     3. Leave out one (model, GPU) pair at a time: solve the last linear problem without
@@ -30,7 +30,7 @@ TTFT_WEIGHT = 0.5
 ROBUST_FROM = 0.05
 """Residuals beyond this count by their absolute value."""
 CLIP = 0.5
-"""A residual beyond this pulls no more: such a run was measured under other conditions."""
+"""Residuals beyond this pull no more: a run so far off ran under other conditions."""
 ITERATIONS = 6
 REWEIGHTINGS = 20
 

@@ -25,6 +25,8 @@ ROUTING = "power_law_1.2"
 _MOE_AXES = ("tokens_per_expert", "experts_here", "width", "num_experts", "hidden")
 _PER_EXPERT = (0.02, 0.1, 0.3, 1, 3, 10, 32, 128, 600, 4000)
 _HERE = (1, 4, 16, 64, 256)
+_NARROWEST = 88
+"""Shards below this are left out: tiles of 64 columns and more stay half empty."""
 _EXPERT_WIDTHS = (96, 192, 512, 2048, 8192)
 _EXPERTS = (8, 32, 128, 256, 384, 512)
 _UNGATED_TOP_K, _UNGATED_HIDDEN = (22,), (2688,)
@@ -71,7 +73,7 @@ def fit_moe(
             rng,
         )
         dropped = len(routed) - len(used)
-        reason = "other experts, or the slower of two kernels" if dropped else ""
+        reason = "other or narrow experts, the slower of two kernels" if dropped else ""
         borrows = lent is not None and (lent.moe_dtype == dtype).any()
         evidence = replace(
             evidence,
@@ -93,13 +95,14 @@ def lent_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gated(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose experts have three matrices with the usual activation between.
+    """Rows whose experts have three matrices, wide enough, with the usual activation.
 
     Where an engine has two kernels for a shape, the faster one: which one runs is a
     setting, and those who publish measurements set it.
     """
     ungated = rows.kernel_source.str.contains("nongated|situ")
     ungated |= rows.topk.isin(_UNGATED_TOP_K) | rows.hidden_size.isin(_UNGATED_HIDDEN)
+    ungated |= rows.inter_size < _NARROWEST * rows.moe_tp_size
     shape = [*("num_tokens", "hidden_size", "inter_size", "topk", "num_experts")]
     shape += ["moe_tp_size", "moe_ep_size"]
     by_kernel = rows[~ungated].groupby([*shape, "kernel_source"], as_index=False)

@@ -112,6 +112,8 @@ class StageModel:
                     "efficiency of the nearest"
                 )
         for group in self.stage.groups:
+            if group.indexer is not None:
+                found.add("sparse attention: its kernels, not the measured whole")
             if self.operators.latent_block(group, "decode") is not None:
                 continue
             latent = "latent_" * group.attention.is_latent

@@ -64,7 +64,7 @@ class StandaloneShares:
         if key not in self._shares:
             cost = self._model.book.costs(llm, mesh)
             best: tuple[float, float | None] = (0.0, None)
-            points = [p for p in self._model.points() if p.cycle_ms is None]
+            points = [p for p in self._model.points if p.cycle_ms is None]
             for share in self._model.space.sm_shares:
                 rates = (most_rps(p, cost, share) for p in points if cost is not None)
                 most = max(rates, default=0.0)

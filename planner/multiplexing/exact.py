@@ -76,7 +76,7 @@ class ChosenUnits:
 
     status: Status = spec("How good it is known to be.")
     units: tuple[Column, ...] = spec("The units, replicas repeated.")
-    homeless: tuple[int, ...] = spec("LLMs that have no place in any placement.")
+    homeless: tuple[int, ...] = spec("LLMs without a place.")
     value: float | None = spec("Of the objective.", unit="value")
     bound: float | None = spec("No placement is worth more.", unit="value")
     num_rounds: int = spec("Relaxations solved.", unit="1", ge=0)
@@ -213,13 +213,19 @@ def _choose(
 ) -> _Whole:
     """The best placement with these units."""
     program = PlacementProgram(goals, supply, columns)
-    outcome = solve_milp(program.model, time_limit_s=settings.time_limit_s)
+    outcome = solve_milp(
+        program.model,
+        time_limit_s=settings.time_limit_s,
+        gap_frac=settings.gap_frac / 2.0,
+    )
     value = -math.inf if outcome.value is None else outcome.value
     return _Whole(program=program, value=value, bound=outcome.bound)
 
 
 def _gap(value: float, bound: float) -> float:
     """Distance of a value to its bound, relative; 0 within the solver's rounding."""
+    if not math.isfinite(value):
+        return math.inf
     if bound - value <= _noise(bound):
         return 0.0
     return (bound - value) / max(abs(bound), abs(value))
@@ -231,6 +237,16 @@ def _noise(value: float) -> float:
 
 def _outcome(found: _Whole, bound: float, num_rounds: int) -> ChosenUnits:
     program = found.program
+    if not math.isfinite(found.value):
+        return ChosenUnits(
+            status=Status.NOT_FOUND,
+            units=(),
+            homeless=(),
+            value=None,
+            bound=None,
+            num_rounds=num_rounds,
+            num_columns=len(program.columns),
+        )
     is_proven = _gap(found.value, bound) <= PROVEN_FRAC
     homeless = tuple(
         index for index, z in enumerate(program.homeless) if whole_value(z) > 0

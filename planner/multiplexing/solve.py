@@ -20,11 +20,14 @@ from planner.multiplexing.placed import PlacedUnits, place_units
 from planner.multiplexing.problem import LlmDemand, SharedGoal, SharedProblem
 from planner.multiplexing.unit_model import UnitModel, UnitSpace
 from planner.plan import Status
-from planner.stop import MaxRuntime
+from planner.stop import MaxEvaluations
 
-GREEDY_START_S = 10.0
-"""Time for the greedy when it only gives the exact search a start."""
+GREEDY_START_GROUPS = 300
+"""Mesh groups the greedy tries when it only gives the exact search a start: all of a
+cluster of four nodes of eight, and a count, so that nothing depends on the clock."""
 ROUNDING_FRAC = 1e-6
+GAP_FRAC = 1e-4
+"""Gap at which the exact search ends unless told otherwise: what a tie is worth."""
 TIE_FRAC = 1e-4
 """Part of all load that all GPUs are worth: of equal placements the smaller one."""
 
@@ -108,7 +111,8 @@ def place_services(
         When a service fits no mesh of the cluster at all, with the reasons.
     """
     started = time.monotonic()
-    space, settings = space_of(method, space or UnitSpace()), settings or Settings()
+    space = space_of(method, space or UnitSpace())
+    settings = settings or Settings(gap_frac=GAP_FRAC)
     book = CostBook(
         problem,
         latency or LatencyLibrary.default(),
@@ -123,12 +127,10 @@ def place_services(
     if method is SharingMethod.MUXSERVE:
         chosen = greedy_units(model, goals)
     else:
-        # The greedy's units are a start where all units may be used.
-        start = greedy_units(model, goals, max_s=GREEDY_START_S).units
-        is_all = method is SharingMethod.EXACT
-        chosen = choose_units(
-            goals, supply, model, start=start if is_all else (), settings=settings
-        )
+        start: tuple[Column, ...] = ()
+        if method is SharingMethod.EXACT:
+            start = greedy_units(model, goals, max_groups=GREEDY_START_GROUPS).units
+        chosen = choose_units(goals, supply, model, start=start, settings=settings)
     return plan_of(problem, model, method, chosen, time.monotonic() - started)
 
 
@@ -204,7 +206,7 @@ def check_fits(model: UnitModel) -> None:
 
 
 def greedy_units(
-    model: UnitModel, goals: Goals, *, max_s: float | None = None
+    model: UnitModel, goals: Goals, *, max_groups: int | None = None
 ) -> ChosenUnits:
     """The placement of MuxServe's greedy."""
     # Where only the price counts, the greedy still places by load.
@@ -214,7 +216,7 @@ def greedy_units(
         model.supply,
         estimate,
         by_demand=by_demand(model),
-        stop=None if max_s is None else MaxRuntime(max_s),
+        stop=None if max_groups is None else MaxEvaluations(num=max_groups),
     )
     columns = []
     for unit in placement.units if placement is not None else ():

@@ -74,10 +74,11 @@ class UnitSpace:
 
 
 class UnitModel:
-    """A `UnitSource` over the units of a problem."""
+    """A `UnitSource` over the units of a problem, which run at one of its `points`."""
 
     def __init__(self, book: CostBook, supply: MeshSupply, space: UnitSpace) -> None:
         self.book, self.supply, self.space = book, supply, space
+        self.points = tuple(self._points())
         self._loads: dict[MeshKind, tuple[Loads, ...]] = {}
 
     def best(self, prices: Prices) -> Offer:
@@ -108,7 +109,43 @@ class UnitModel:
                     return None
         return tuple(columns)
 
-    def points(self) -> Iterator[OperatingPoint]:
+    def loads(self, mesh: MeshKind) -> tuple[Loads, ...]:
+        """Loads at every operating point of a mesh that has any."""
+        if mesh not in self._loads:
+            wanted = self._wanted(mesh)
+            found = (loads_at(point, wanted) for point in self.points)
+            self._loads[mesh] = tuple(loads for loads in found if len(loads))
+        return self._loads[mesh]
+
+    def most_rps(self, llm: int, mesh: MeshKind) -> float:
+        """The most of its load that an LLM alone can serve on a mesh."""
+        cost = self.book.costs(llm, mesh)
+        if cost is None:
+            return 0.0
+        return max(most_rps(point, cost) for point in self.points)
+
+    def column(self, mesh: MeshKind, loads: Loads, rows: Sequence[int]) -> Column:
+        """The unit of some loads at an operating point, as the search sees it."""
+        chosen = list(rows)
+        served = zip(
+            loads.llm[chosen].tolist(), loads.served_rps[chosen].tolist(), strict=True
+        )
+        return Column(mesh=mesh, served=tuple(served), origin=(loads, tuple(rows)))
+
+    def unit(self, column: Column) -> LlmUnit:
+        """The unit behind a column of this model."""
+        assert column.origin is not None, "a column of this model"
+        loads, rows = column.origin
+        assert isinstance(loads, Loads), "a column of this model"
+        return LlmUnit(
+            mesh=column.mesh,
+            members=tuple(self._member(loads, row) for row in rows),
+            prefill_share_frac=loads.point.prefill_share_frac,
+            stretch=loads.point.stretch,
+            cycle_ms=loads.point.cycle_ms,
+        )
+
+    def _points(self) -> Iterator[OperatingPoint]:
         """Every way a unit may run."""
         space = self.space
         if space.shares_space:
@@ -131,42 +168,6 @@ class UnitModel:
                     cycle_ms=cycle_ms,
                     max_llms=space.max_llms,
                 )
-
-    def loads(self, mesh: MeshKind) -> tuple[Loads, ...]:
-        """Loads at every operating point of a mesh that has any."""
-        if mesh not in self._loads:
-            wanted = self._wanted(mesh)
-            found = (loads_at(point, wanted) for point in self.points())
-            self._loads[mesh] = tuple(loads for loads in found if len(loads))
-        return self._loads[mesh]
-
-    def most_rps(self, llm: int, mesh: MeshKind) -> float:
-        """The most of its load that an LLM alone can serve on a mesh."""
-        cost = self.book.costs(llm, mesh)
-        if cost is None:
-            return 0.0
-        return max(most_rps(point, cost) for point in self.points())
-
-    def column(self, mesh: MeshKind, loads: Loads, rows: Sequence[int]) -> Column:
-        """The unit of some loads at an operating point, as the search sees it."""
-        chosen = list(rows)
-        served = zip(
-            loads.llm[chosen].tolist(), loads.served_rps[chosen].tolist(), strict=True
-        )
-        return Column(mesh=mesh, served=tuple(served), origin=(loads, tuple(rows)))
-
-    def unit(self, column: Column) -> LlmUnit:
-        """The unit behind a column of this model."""
-        assert column.origin is not None, "a column of this model"
-        loads, rows = column.origin
-        assert isinstance(loads, Loads), "a column of this model"
-        return LlmUnit(
-            mesh=column.mesh,
-            members=tuple(self._member(loads, row) for row in rows),
-            prefill_share_frac=loads.point.prefill_share_frac,
-            stretch=loads.point.stretch,
-            cycle_ms=loads.point.cycle_ms,
-        )
 
     @property
     def _cycles_ms(self) -> list[float]:

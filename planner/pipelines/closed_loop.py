@@ -140,11 +140,13 @@ def _build(
     item = _items(1 + chunks)
     slot = np.zeros(num + len(item), dtype=loop_state.SLOT)
     slot["position"] = NONE
+    queue = np.full((num, 2), NONE, dtype=np.int64).repeat(3).view(loop_state.QUEUE)
     message = np.zeros(num + 1, dtype=loop_state.MESSAGE)
     message["head"] = NONE
     return World(
         clock=_clock(fleet, settings, chunk if settings.chunk_tokens else longest),
         machine=_machines(machines, layout, settings.kv_fill_frac),
+        queue=queue.reshape(num, 2),
         request=request,
         item=item,
         message=message,
@@ -192,12 +194,9 @@ def _items(per_request: int) -> Array:
 def _machines(machines: CostedFleet, layout: Layout, fill_frac: float) -> Array:
     """Machines with their KV room, counted in tokens times layers."""
     machine = np.zeros(len(layout.segments), dtype=loop_state.MACHINE)
-    for name in ("prompt_head", "decode_head", "batch_prompts", "batch_decodes"):
-        machine[name] = NONE
     for index, segment in enumerate(layout.segments):
         held = segment.num_layers
         room = machines.of(segment.machine).kv_tokens[held - 1] * held
-        machine[index]["table"] = index
         machine[index]["layers"] = held
         machine[index]["kv_free"] = math.floor(fill_frac * room)
     return machine

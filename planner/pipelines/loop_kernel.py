@@ -3,14 +3,20 @@
 A step of a machine serves everything that waits: prompt chunks up to a budget and
 decodes up to a number. What leaves a machine for the next in the same step travels in
 one message, decodes before chunks; a link sends one message after the other. All that
-happens at one instant is handled before machines start new steps, so that what arrives
-together is batched together.
+happens at one instant is handled before steps start: what arrives together is batched.
 """
 
 import math
 from typing import Any
 
-from planner.pipelines.loop_state import ARRIVED, INSTANT_MS, NONE, STEP_DONE
+from planner.pipelines.loop_state import (
+    ARRIVED,
+    DECODES,
+    INSTANT_MS,
+    NONE,
+    PROMPTS,
+    STEP_DONE,
+)
 from planner.simulator.compiled import compiled, entry_point, inlined
 from planner.simulator.events import pop, schedule
 
@@ -21,11 +27,15 @@ def run(w: Any) -> None:
     clock = w.clock[0]
     num_machines = w.machine.shape[0]
     admit(w)
-    while clock.heap_size > 0 and w.slot[w.heap[0]].time_ms <= clock.end_ms:
-        if w.slot[w.heap[0]].time_ms > clock.now_ms + INSTANT_MS:
+    while True:
+        next_ms = w.slot[w.heap[0]].time_ms if clock.heap_size > 0 else math.inf
+        if clock.num_waiting > 0 and next_ms > clock.now_ms + INSTANT_MS:
             start_waiting(w)
+            continue
+        if next_ms > clock.end_ms:
+            break
         which = pop(w)
-        clock.now_ms = w.slot[which].time_ms
+        clock.now_ms = max(clock.now_ms, next_ms)
         if which < num_machines:
             end_step(w, which)
         else:
@@ -36,23 +46,21 @@ def run(w: Any) -> None:
 
 @inlined
 def start_waiting(w: Any) -> None:
-    """Start steps on the machines that something has happened to."""
+    """Start steps on the idle machines that something has happened to."""
     clock = w.clock[0]
     for i in range(clock.num_waiting):
-        machine = w.waiting[i]
-        w.machine[machine].is_waiting = 0
-        if not w.machine[machine].is_busy:
-            start_step(w, machine)
+        w.machine[w.waiting[i]].is_waiting = 0
+        if not w.machine[w.waiting[i]].is_busy:
+            start_step(w, w.waiting[i])
     clock.num_waiting = 0
 
 
-@inlined
+@compiled
 def mark_waiting(w: Any, machine: int) -> None:
-    """Let a machine start a step, if it is idle, before time goes on."""
+    """Something has happened to a machine: it may start a step before time goes on."""
     clock = w.clock[0]
-    mach = w.machine[machine]
-    if not mach.is_waiting:
-        mach.is_waiting = 1
+    if not w.machine[machine].is_waiting:
+        w.machine[machine].is_waiting = 1
         w.waiting[clock.num_waiting] = machine
         clock.num_waiting += 1
 
@@ -103,8 +111,8 @@ def choose_route(w: Any, request: int, kept: int) -> bool:
         for hop in range(w.hop_start[node], w.hop_start[node + 1]):
             target = w.hop_target[hop]
             if target != coordinator:
-                mach = w.machine[target]
-                if mach.kv_free < kept * (mach.layers - w.hop_skip[hop]):
+                layers = w.machine[target].layers - w.hop_skip[hop]
+                if w.machine[target].kv_free < kept * layers:
                     continue
             load = w.hop_load[hop] + kept / w.hop_weight[hop]
             if load < least:
@@ -173,8 +181,8 @@ def send_prompt(w: Any, request: int) -> None:
         it.tokens = min(clock.chunk_tokens, req.input_tokens - done)
         done += it.tokens
         chunk += 1
-        first = w.route_machine[request, 0]
-        send(w, w.machine.shape[0], first, item, clock.token_bytes * it.tokens)
+        num_bytes = clock.token_bytes * it.tokens
+        send(w, w.machine.shape[0], w.route_machine[request, 0], item, num_bytes)
     req.num_chunks = chunk
 
 
@@ -185,11 +193,11 @@ def send_prompt(w: Any, request: int) -> None:
 def send(w: Any, source: int, target: int, head: int, num_bytes: float) -> None:
     """Send a list of items over a link, behind what is on it already."""
     clock = w.clock[0]
-    start = max(clock.now_ms, w.link_free_ms[source, target])
-    free = start + num_bytes * w.link_ms_per_byte[source, target]
-    w.link_free_ms[source, target] = free
-    arrival = free + w.link_latency_ms[source, target]
-    schedule(w, w.machine.shape[0] + head, arrival, ARRIVED)
+    free_ms = max(clock.now_ms, w.link_free_ms[source, target])
+    free_ms += num_bytes * w.link_ms_per_byte[source, target]
+    w.link_free_ms[source, target] = free_ms
+    arrival_ms = free_ms + w.link_latency_ms[source, target]
+    schedule(w, w.machine.shape[0] + head, arrival_ms, ARRIVED)
 
 
 @inlined
@@ -204,14 +212,13 @@ def target_of(w: Any, item: int) -> int:
 @compiled
 def gather(w: Any, item: int) -> None:
     """Put a decode into the message to its next node."""
-    clock = w.clock[0]
     target = target_of(w, item)
     message = w.message[target]
     w.item[item].next = NONE
     if message.head == NONE:
         message.head = item
-        w.targets[clock.num_targets] = target
-        clock.num_targets += 1
+        w.targets[w.clock[0].num_targets] = target
+        w.clock[0].num_targets += 1
     else:
         w.item[message.tail].next = item
     message.tail = item
@@ -222,11 +229,10 @@ def gather(w: Any, item: int) -> None:
 def send_messages(w: Any, source: int) -> None:
     """Send what was gathered."""
     clock = w.clock[0]
-    coordinator = w.machine.shape[0]
     for i in range(clock.num_targets):
         target = w.targets[i]
         message = w.message[target]
-        is_hop = source != coordinator and target != coordinator
+        is_hop = max(source, target) < w.machine.shape[0]
         size = clock.hop_bytes if is_hop else clock.token_bytes
         send(w, source, target, message.head, size * message.size)
         message.head = NONE
@@ -238,32 +244,24 @@ def send_messages(w: Any, source: int) -> None:
 def arrive(w: Any, head: int) -> None:
     """A message has arrived: at the coordinator, or in the queue of a machine."""
     node = target_of(w, head)
-    coordinator = w.machine.shape[0]
-    if node == coordinator:
+    if node == w.machine.shape[0]:
         item = head
         while item != NONE:
             following = w.item[item].next
             receive(w, item)
             item = following
-        send_messages(w, coordinator)
+        send_messages(w, node)
         admit(w)
         return
-    mach = w.machine[node]
     tail = head
     while w.item[tail].next != NONE:
         tail = w.item[tail].next
-    if w.item[head].is_decode:
-        if mach.decode_head == NONE:
-            mach.decode_head = head
-        else:
-            w.item[mach.decode_tail].next = head
-        mach.decode_tail = tail
+    queue = w.queue[node, w.item[head].is_decode]
+    if queue.head == NONE:
+        queue.head = head
     else:
-        if mach.prompt_head == NONE:
-            mach.prompt_head = head
-        else:
-            w.item[mach.prompt_tail].next = head
-        mach.prompt_tail = tail
+        w.item[queue.tail].next = head
+    queue.tail = tail
     mark_waiting(w, node)
 
 
@@ -276,8 +274,7 @@ def receive(w: Any, item: int) -> None:
     is_measured = clock.now_ms >= clock.measure_from_ms
     if it.is_decode:
         clock.num_tokens += is_measured
-        if is_measured:
-            clock.round_trip_ms += clock.now_ms - req.sent_ms
+        clock.round_trip_ms += is_measured * (clock.now_ms - req.sent_ms)
     else:
         req.chunks_back += 1
         if req.chunks_back < req.num_chunks:
@@ -286,7 +283,6 @@ def receive(w: Any, item: int) -> None:
         clock.num_prompts += is_measured
     req.left_tokens -= 1
     if req.left_tokens == 0:
-        clock.num_answers += is_measured
         release(w, it.request)
         return
     decode = it.request * (w.item.shape[0] // w.request.shape[0])
@@ -304,62 +300,42 @@ def start_step(w: Any, machine: int) -> None:
     clock = w.clock[0]
     mach = w.machine[machine]
     for layer in range(mach.layers):
-        w.work[layer].tokens = 0
-        w.work[layer].squares = 0.0
-        w.work[layer].decodes = 0
-        w.work[layer].kv_tokens = 0.0
-    take_prompts(w, machine)
-    if clock.mixes_decodes or mach.batch_prompts == NONE:
-        take_decodes(w, machine)
-    if mach.batch_prompts == NONE and mach.batch_decodes == NONE:
+        work = w.work[layer]
+        work.tokens, work.squares, work.decodes, work.kv_tokens = 0, 0.0, 0, 0.0
+    take(w, machine, PROMPTS, clock.step_tokens)
+    if clock.mixes_decodes or w.queue[machine, PROMPTS].batch == NONE:
+        take(w, machine, DECODES, clock.max_decodes)
+    if w.queue[machine, PROMPTS].batch == w.queue[machine, DECODES].batch == NONE:
         return
     mach.is_busy = 1
     duration = step_ms(w, machine)
-    measured_from = max(clock.now_ms, clock.measure_from_ms)
-    until = min(clock.now_ms + duration, clock.end_ms)
-    mach.busy_ms += max(0.0, until - measured_from)
-    schedule(w, machine, clock.now_ms + duration, STEP_DONE)
+    end = clock.now_ms + duration
+    begin = max(clock.now_ms, clock.measure_from_ms)
+    mach.busy_ms += max(0.0, min(end, clock.end_ms) - begin)
+    schedule(w, machine, end, STEP_DONE)
 
 
-@inlined
-def take_prompts(w: Any, machine: int) -> None:
-    """Move chunks from the queue to the batch: one at least, more within the budget."""
-    mach = w.machine[machine]
-    mach.batch_prompts = mach.prompt_head
-    taken, last = 0, NONE
-    item = mach.prompt_head
+@compiled
+def take(w: Any, machine: int, which: int, budget: int) -> None:
+    """Move items from a queue to the batch: one at least, more within the budget."""
+    queue = w.queue[machine, which]
+    queue.batch = queue.head
+    taken, last, item = 0, NONE, queue.head
     while item != NONE:
         it = w.item[item]
-        if last != NONE and taken + it.tokens > w.clock[0].step_tokens:
+        if last != NONE and taken + it.tokens > budget:
             break
         taken += it.tokens
         work = w.work[w.route_skip[it.request, it.position]]
-        work.tokens += it.tokens
-        work.squares += it.tokens * (it.tokens + 2.0 * it.past_tokens)
-        last = item
-        item = it.next
-    mach.prompt_head = item
-    if last != NONE:
-        w.item[last].next = NONE
-
-
-@inlined
-def take_decodes(w: Any, machine: int) -> None:
-    """Move decodes from the queue to the batch, up to the largest batch."""
-    mach = w.machine[machine]
-    mach.batch_decodes = mach.decode_head
-    taken, last = 0, NONE
-    item = mach.decode_head
-    while item != NONE and taken < w.clock[0].max_decodes:
-        it = w.item[item]
-        req = w.request[it.request]
-        taken += 1
-        work = w.work[w.route_skip[it.request, it.position]]
-        work.decodes += 1
-        work.kv_tokens += req.input_tokens + req.output_tokens - req.left_tokens
-        last = item
-        item = it.next
-    mach.decode_head = item
+        if which == DECODES:
+            req = w.request[it.request]
+            work.decodes += 1
+            work.kv_tokens += req.input_tokens + req.output_tokens - req.left_tokens
+        else:
+            work.tokens += it.tokens
+            work.squares += it.tokens * (it.tokens + 2.0 * it.past_tokens)
+        last, item = item, it.next
+    queue.head = item
     if last != NONE:
         w.item[last].next = NONE
 
@@ -368,9 +344,8 @@ def take_decodes(w: Any, machine: int) -> None:
 def step_ms(w: Any, machine: int) -> float:
     """Duration of the step: every layer on what has entered up to it."""
     mach = w.machine[machine]
-    tokens, decodes = 0, 0
-    squares, kv_tokens = 0.0, 0.0
-    total, layer_ms = 0.0, 0.0
+    tokens, decodes, squares, kv_tokens = 0, 0, 0.0, 0.0
+    total = layer_ms = 0.0
     for layer in range(mach.layers):
         work = w.work[layer]
         if work.tokens > 0 or work.decodes > 0:
@@ -378,7 +353,7 @@ def step_ms(w: Any, machine: int) -> float:
             squares += work.squares
             decodes += work.decodes
             kv_tokens += work.kv_tokens
-            whole = whole_step_ms(w, mach.table, tokens, squares, decodes, kv_tokens)
+            whole = whole_step_ms(w, machine, tokens, squares, decodes, kv_tokens)
             layer_ms = whole / mach.layers
         total += layer_ms
     return total
@@ -386,41 +361,39 @@ def step_ms(w: Any, machine: int) -> float:
 
 @inlined
 def whole_step_ms(
-    w: Any, table: int, tokens: int, squares: float, decodes: int, kv_tokens: float
+    w: Any, machine: int, tokens: int, squares: float, decodes: int, kv_tokens: float
 ) -> float:
     """Duration of a step through all layers (see `models.latency.step_table`)."""
-    decode_ms = w.decode_slope[table, decodes] * kv_tokens
+    decode_ms = w.decode_slope[machine, decodes] * kv_tokens
     if tokens == 0:
-        return float(w.decode_fixed[table, decodes] + decode_ms)
-    linear_ms = w.linear_ms[table, tokens + decodes] + w.mixed_extra[table, decodes]
-    return float(linear_ms + w.prefill_squares[table] * squares + decode_ms)
+        return float(w.decode_fixed[machine, decodes] + decode_ms)
+    linear_ms = w.linear_ms[machine, tokens + decodes] + w.mixed_extra[machine, decodes]
+    return float(linear_ms + w.prefill_squares[machine] * squares + decode_ms)
 
 
 @inlined
 def end_step(w: Any, machine: int) -> None:
     """A step is over: its items go on to their next nodes."""
     clock = w.clock[0]
-    mach = w.machine[machine]
-    item = mach.batch_decodes
+    item = w.queue[machine, DECODES].batch
     while item != NONE:
         following = w.item[item].next
         w.item[item].position += 1
         gather(w, item)
         item = following
     send_messages(w, machine)
-    item = mach.batch_prompts
+    item = w.queue[machine, PROMPTS].batch
     while item != NONE:
         it = w.item[item]
         following = it.next
         it.next = NONE
         it.position += 1
         target = target_of(w, item)
-        num_bytes = clock.token_bytes
-        if target != w.machine.shape[0]:
-            num_bytes = clock.hop_bytes * it.tokens
+        is_hop = target != w.machine.shape[0]
+        num_bytes = clock.hop_bytes * it.tokens if is_hop else clock.token_bytes
         send(w, machine, target, item, num_bytes)
         item = following
-    mach.batch_decodes = NONE
-    mach.batch_prompts = NONE
-    mach.is_busy = 0
+    w.queue[machine, DECODES].batch = NONE
+    w.queue[machine, PROMPTS].batch = NONE
+    w.machine[machine].is_busy = 0
     mark_waiting(w, machine)

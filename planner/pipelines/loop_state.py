@@ -16,6 +16,9 @@ NONE = -1
 STEP_DONE, ARRIVED = 0, 1
 """Priorities of events at equal times: steps end first."""
 
+PROMPTS, DECODES = 0, 1
+"""Sorts of items, and of queues on a machine."""
+
 INSTANT_MS = 1e-6
 """Events no further apart than this happen at one instant."""
 
@@ -40,7 +43,6 @@ CLOCK = np.dtype(
         ("in_flight_since_ms", "f8"),
         ("in_flight_ms", "f8"),
         ("num_tokens", "i8"),
-        ("num_answers", "i8"),
         ("num_refused", "i8"),
         ("refused_in_row", "i8"),
         ("num_prompts", "i8"),
@@ -52,15 +54,8 @@ CLOCK = np.dtype(
 
 MACHINE = np.dtype(
     [
-        ("table", "i8"),
         ("layers", "i8"),
         ("kv_free", "i8"),
-        ("prompt_head", "i8"),
-        ("prompt_tail", "i8"),
-        ("decode_head", "i8"),
-        ("decode_tail", "i8"),
-        ("batch_prompts", "i8"),
-        ("batch_decodes", "i8"),
         ("is_busy", "i8"),
         ("is_waiting", "i8"),
         ("busy_ms", "f8"),
@@ -91,6 +86,9 @@ ITEM = np.dtype(
     ]
 )
 
+QUEUE = np.dtype([("head", "i8"), ("tail", "i8"), ("batch", "i8")])
+"""Items of one sort on a machine: those that wait, and those of the step under way."""
+
 MESSAGE = np.dtype([("head", "i8"), ("tail", "i8"), ("size", "i8")])
 """Decodes that leave a node for another together."""
 
@@ -118,6 +116,7 @@ class World(NamedTuple):
 
     clock: Array
     machine: Array
+    queue: Array
     request: Array
     item: Array
     message: Array

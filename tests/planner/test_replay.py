@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from clusters.fields import InputError
+from planner.engines import EnginePreset
 from planner.plan import Plan
-from planner.replay import ReplayOptions, replay, replay_workload
+from planner.replay import ReplayOptions, replay, replay_workload, with_engine
+from planner.serving import Planner
 from planner.solve import solve
 from tests.planner.tiny_problems import QUICK, TINY_LIBRARY, tiny_problem
 
@@ -89,3 +91,32 @@ def test_rate_and_concurrency_exclude_each_other() -> None:
 def test_options_out_of_range_are_refused(field: str, value: float) -> None:
     with pytest.raises(InputError, match=field):
         ReplayOptions(**{field: value})
+
+
+def test_engine_brings_its_limits_memory_and_handling(plan: Plan) -> None:
+    preset = EnginePreset.load("vllm")
+    planner = Planner(problem=plan.problem, library=TINY_LIBRARY)
+    deployment = with_engine(preset, planner, plan.deployment)
+    for before, after in zip(
+        plan.deployment.replicas, deployment.replicas, strict=True
+    ):
+        gpu = plan.problem.cluster.topology.gpu(before.gpu_indices[0]).type
+        assert after.limits == preset.limits(gpu)
+        assert after.kv_block_tokens == preset.block_tokens
+        assert after.parallelism == before.parallelism
+    found = replay(plan, ReplayOptions(engine="vllm"), latency=TINY_LIBRARY)
+    assert found.num_requests == plan.evaluation.num_requests
+    (ttft,) = (each for each in found.metrics if each.metric == "ttft")
+    assert ttft.p50_ms >= preset.fit.overheads.request_ms
+
+
+def test_engine_serves_a_closed_loop(plan: Plan) -> None:
+    options = ReplayOptions(engine="sglang", concurrency=3, head=60)
+    found = replay(plan, options, latency=TINY_LIBRARY)
+    assert (found.num_requests, found.num_rejected) == (60, 0)
+    assert found == replay(plan, options, latency=TINY_LIBRARY)
+
+
+def test_engine_must_be_known(plan: Plan) -> None:
+    with pytest.raises(InputError, match="vllm"):
+        replay(plan, ReplayOptions(engine="vlm"))

@@ -314,11 +314,17 @@ def test_leaving_the_fitted_sizes_warns_and_is_recorded() -> None:
     assert "beyond the measured sizes" in choice.reason
 
 
+def test_sparse_attention_is_outside_the_fit() -> None:
+    library = LatencyLibrary(sources=(FittedSource(engine="sglang"),))
+    with pytest.warns(ExtrapolationWarning, match="sparse attention"):
+        library.choose(request_of(LlmSpec.load("glm-5"), GpuType.load("h200_sxm"), 8))
+
+
 def test_catalogue_models_stay_within_the_fit() -> None:
     library = LatencyLibrary(sources=(FittedSource(),))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for name in ("llama-3.1-70b", "qwen3-32b", "qwen3-30b-a3b", "mixtral-8x7b"):
+        for name in ("llama-3.1-70b", "qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v3"):
             library.choose(request_of(LlmSpec.load(name), GpuType.load("h200_sxm"), 4))
 
 

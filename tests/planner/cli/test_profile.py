@@ -112,7 +112,7 @@ def test_campaign_leaves_a_small_folder_that_says_it_all(
     tiny: Path, tmp_path: Path, phaseplan: Phaseplan
 ) -> None:
     out = tmp_path / "out"
-    words = (*CAMPAIGN, "--model", tiny, "--out", out, "--minutes", 2)
+    words = (*CAMPAIGN, "--model", tiny, "--out", out, "--minutes", 1)
     ended = phaseplan(*words)
     assert ended.code == 0, ended.stderr
     summary = json.loads((out / "summary.json").read_text())
@@ -171,6 +171,7 @@ def test_smoke_test_tells_what_works_and_why_not(
     results = tmp_path / "smoke.json"
     ended = phaseplan(
         *("profile", "smoke", "--model", tiny, *ON_CPU, "--small", "-o", results),
+        *("--seconds", 300),
     )
     by_name = {each["name"]: each for each in json.loads(results.read_text())}
     assert by_name["device"]["outcome"] == "ok"

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from planner.cli.simulate import ENGINES
+from planner.engines import EnginePreset
+from tests.planner.cli.conftest import one_error
+
 Run = Callable[..., Any]
 
 ROOT = Path(__file__).parents[3]
@@ -90,3 +94,31 @@ def test_output_file_has_the_form_of_its_suffix(
     ended = phaseplan("simulate", plan_file, "-o", output)
     assert ended.stdout == ""
     assert json.loads(output.read_text())["num_rejected"] == 0
+
+
+def test_engine_is_simulated_and_named(phaseplan: Run, plan_file: Path) -> None:
+    shown = phaseplan("simulate", plan_file, "--engine", "vllm")
+    assert shown.code in (0, 3)
+    assert "vllm" in shown.stdout
+    assert max(len(line) for line in shown.stdout.splitlines()) <= 100
+    words = ("--engine", "vllm", "--format", "json")
+    found = json.loads(phaseplan("simulate", plan_file, *words).stdout)
+    plain = json.loads(phaseplan("simulate", plan_file, "--format", "json").stdout)
+    assert found["num_requests"] == plain["num_requests"]
+    # The engine takes a moment for every request before its first step.
+    assert _median_ttft_ms(found) > _median_ttft_ms(plain)
+
+
+def _median_ttft_ms(evaluation: dict[str, Any]) -> float:
+    (ttft,) = (each for each in evaluation["metrics"] if each["metric"] == "ttft")
+    median_ms: float = ttft["p50_ms"]
+    return median_ms
+
+
+def test_unknown_engine_is_refused(phaseplan: Run, plan_file: Path) -> None:
+    ended = phaseplan("simulate", plan_file, "--engine", "vlm")
+    one_error(ended, "--engine", "vllm")
+
+
+def test_engines_offered_are_the_presets() -> None:
+    assert sorted(ENGINES) == list(EnginePreset.names())

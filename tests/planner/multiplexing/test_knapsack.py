@@ -7,20 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.multiplexing import loads as columns
+from planner.multiplexing import load_table as columns
 from planner.multiplexing.knapsack import all_sets, best_set
-from planner.multiplexing.loads import NUM_RESOURCES, Loads, OperatingPoint
+from planner.multiplexing.load_table import NUM_RESOURCES
+from planner.multiplexing.loads import Loads, OperatingPoint
 
 POINT = OperatingPoint(prefill_share_frac=0.2, prefill_load_frac=0.5)
 
 
 def loads_of(rows) -> Loads:
     """Rows of (llm, takes of two resources, prefill ms, longest ms)."""
-    table = np.zeros((len(rows), columns._NUM_COLUMNS))
+    table = np.zeros((len(rows), columns.NUM_COLUMNS))
     for row, (llm, first, second, prefill, longest) in zip(table, rows, strict=True):
-        row[columns._LLM], row[columns._SERVED] = llm, 1.0
-        row[columns._PREFILL], row[columns._LONGEST] = prefill, longest
-        row[columns._TAKES : columns._TAKES + 2] = first, second
+        row[columns.LLM], row[columns.SERVED] = llm, 1.0
+        row[columns.PREFILL], row[columns.LONGEST] = prefill, longest
+        row[columns.TAKES : columns.TAKES + 2] = first, second
     return Loads(point=POINT, table=table, capacity=np.ones(NUM_RESOURCES))
 
 

@@ -9,10 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusters.fields import InputError
+from planner.multiplexing.load_table import MEMORY, PREFILLS, SMS
 from planner.multiplexing.loads import (
-    MEMORY,
-    PREFILLS,
-    SMS,
     OperatingPoint,
     loads_at,
     most_rps,

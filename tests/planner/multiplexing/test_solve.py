@@ -9,6 +9,7 @@ import pytest
 from clusters.fields import InputError
 from models.latency.contention import SmSharing
 from planner.multiplexing import solve
+from planner.multiplexing.exact import Settings
 from planner.multiplexing.placed import check_units
 from planner.multiplexing.problem import SharedGoal
 from planner.multiplexing.solve import SharingMethod, place_services
@@ -82,7 +83,7 @@ def best_by_trial(model, num_gpus: int) -> float:
 )
 def test_small_problems_equal_trial_of_everything(rates: tuple[float, ...]) -> None:
     problem = tiny_shared(*rates, slo=BUSY)
-    plan = place(problem)
+    plan = place(problem, settings=Settings())
     best = best_by_trial(model_of(problem), num_gpus=2)
     assert plan.status is Status.OPTIMAL
     # Of equal ones the smaller is taken, for at most a ten-thousandth of the load.
