@@ -81,7 +81,7 @@ class EngineOverheads:
 class VersionSkew:
     """Measured engine versions against the one whose operators were fitted."""
 
-    architecture: str = spec("GPU generation.")
+    generation: str = spec("GPU generation.")
     prefill_factor: float = spec(
         "Factor on steps with prompt tokens.", unit="1", gt=0, default=1.0
     )

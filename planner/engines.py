@@ -32,6 +32,16 @@ LARGE_GPU_BYTES = 160 * GB
 """Memory from which SGLang takes larger steps by default."""
 
 
+_ULTRA = frozenset({"b300_sxm", "gb300"})
+"""Blackwell Ultra: compute capability 10.3, with kernels of its own."""
+
+
+def generation_of(gpu: GpuType) -> str:
+    """What the measured versions of an engine differ by."""
+    ultra = "_ultra" if gpu.name in _ULTRA else ""
+    return gpu.architecture + ultra
+
+
 class MemoryKind(StrEnum):
     """What an engine's memory fraction is a fraction of."""
 
@@ -77,11 +87,12 @@ class OverheadFit:
         check_fields(self)
 
     def skew(self, gpu: GpuType) -> VersionSkew:
-        """Constants of the generation of `gpu`; none for one that was not measured."""
-        for skew in self.skews:
-            if skew.architecture == gpu.architecture:
-                return skew
-        return VersionSkew(architecture=gpu.architecture)
+        """Constants of the generation of `gpu`, or of its architecture, or none."""
+        found = {skew.generation: skew for skew in self.skews}
+        for name in (generation_of(gpu), gpu.architecture):
+            if name in found:
+                return found[name]
+        return VersionSkew(generation=gpu.architecture)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

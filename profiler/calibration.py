@@ -79,6 +79,7 @@ def calibrate(
     now_s
         The clock.
     """
+    _warm_up(engine)
     points = [
         CalibratedPoint(
             point=point,
@@ -97,6 +98,18 @@ def calibrate(
         decode_ms=_extra_ms([p for p in points if p.point.phase == "decode"]),
         points=tuple(points),
     )
+
+
+def _warm_up(engine: ServingEngine) -> None:
+    """Run steps of one, two and three tokens: compilers make a kernel apart for each.
+
+    A server would meet them in the middle of a trace.
+    """
+    for length in (1, 2, 3):
+        engine.step([Chunk(0, 0, [_TOKEN] * length)], Decodes())
+        engine.step([], Decodes([0], [length + 1], [_TOKEN]))
+    if engine.limits.max_num_seqs > 1:
+        engine.step([Chunk(1, 0, [_TOKEN])], Decodes([0], [2], [_TOKEN]))
 
 
 def _extra_ms(points: Sequence[CalibratedPoint]) -> float:

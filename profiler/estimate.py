@@ -7,7 +7,8 @@ from clusters.fields import InputError, check_fields, spec
 from clusters.gpu import Dtype, GpuType
 from models.flops import stage_shapes
 from models.parallelism import Parallelism
-from profiler.grid import GridLimits, GridPoint, grid_of, rows_of
+from profiler.grid import GridLimits, GridPoint, rows_of
+from profiler.sections import Section, section_grid
 from profiler.subject import Subject
 
 _UNKNOWN_FLOPS_PER_S = 5e10
@@ -35,13 +36,18 @@ class PointEstimate:
 
 
 def estimates(
-    subjects: Sequence[Subject], limits: GridLimits, *, gpu: str | None = None
+    subjects: Sequence[Subject],
+    limits: GridLimits,
+    *,
+    sections: Sequence[Section] = (Section.STEPS,),
+    gpu: str | None = None,
 ) -> tuple[PointEstimate, ...]:
     """Every point of a campaign with its bytes and seconds."""
     flops_per_s, bytes_per_s = _rates(gpu)
     found = []
     for subject in subjects:
-        for target in grid_of(subject.part, limits):
+        grids = [section_grid(subject.part, limits, section) for section in sections]
+        for target in (target for grid in grids for target in grid):
             flops, moved, held = _work(subject, target)
             run_s = max(flops / flops_per_s, moved / bytes_per_s)
             found.append(

@@ -43,6 +43,7 @@ def campaign_report(folder: Path, summary: Mapping[str, Any]) -> str:
     if (folder / "validation.json").exists():
         found = read_mapping(folder / "validation.json")
         parts += [_calibration(found), _validation(found["levels"])]
+        parts.append(_steps(found.get("steps", ())))
     parts.append(_stages(summary))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -282,6 +283,26 @@ def _validation(levels: Sequence[dict[str, Any]]) -> str:
             )
     headers = ["policy", "load", "number", "predicted", "measured", "error"]
     return "## Predicted and measured\n\n" + _table(headers, rows)
+
+
+def _steps(entries: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            entry["policy"],
+            f"{entry['load_frac']:.0%}",
+            entry["kind"],
+            f"{entry['num_steps']}",
+            f"{entry['ratio']:.3f}",
+            f"{entry['total_ratio']:.3f}",
+            f"{entry['p90_frac']:.1%}",
+        ]
+        for entry in entries
+    ]
+    headers = [
+        *("policy", "load", "steps", "number", "predicted over measured, median"),
+        *("all time", "p90 error"),
+    ]
+    return "## Steps of the engine\n\n" + _table(headers, rows) if rows else ""
 
 
 def _stages(summary: Mapping[str, Any]) -> str:

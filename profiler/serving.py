@@ -91,6 +91,13 @@ class ServedStep:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def kind(self) -> str:
+        """``prefill``, ``decode`` or ``mixed``."""
+        if self.prompt_tokens and self.num_decodes:
+            return "mixed"
+        return "prefill" if self.prompt_tokens else "decode"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Served:

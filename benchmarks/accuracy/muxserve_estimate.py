@@ -143,14 +143,14 @@ def _first_batch(decode_s, prefill_s, overhead_s, most, rate, output):
 
 
 @numba.njit(cache=True)
-def unit_throughput(decode_s, prefill_s, max_batch, models, levels, facts, unit, tpts):
+def unit_throughput(costs, models, levels, facts, unit, tpts):
     """Objective of a unit; its parts where it is reached come back in `tpts`.
 
-    Shapes: `decode_s` (num_models, num_levels, max_batch + 1), `prefill_s` (num_models,
-    max_batch + 1), `max_batch` (num_models, num_levels); by LLM `models` and `levels`
-    (indices) and `facts` (rate, KV GiB a token, overhead in s); `unit` holds the KV
-    cache in GiB and the tokens of a prompt and an answer.
+    By LLM `models` and `levels` (indices into `costs`) and `facts` (rate, KV GiB a
+    token, overhead in s); `unit` holds the KV cache in GiB and the tokens of a prompt
+    and an answer.
     """
+    decode_s, prefill_s, max_batch = costs
     num, output = len(facts), unit[2]
     demand = 0.0
     for i in range(num):
@@ -197,14 +197,12 @@ def unit_throughput(decode_s, prefill_s, max_batch, models, levels, facts, unit,
 
 
 @numba.njit(cache=True)
-def best_levels(decode_s, prefill_s, max_batch, models, choices, facts, unit, tpts):
+def best_levels(costs, models, choices, facts, unit, tpts):
     """The row of `choices` (num_choices, num_llms) with the best objective, and it."""
     best, row = -1.0, 0
     now = np.zeros_like(tpts)
     for each in range(len(choices)):
-        value = unit_throughput(
-            decode_s, prefill_s, max_batch, models, choices[each], facts, unit, now
-        )
+        value = unit_throughput(costs, models, choices[each], facts, unit, now)
         if value > best:
             best, row = value, each
             tpts[:] = now
@@ -230,8 +228,11 @@ class MeshCosts(NamedTuple):
     """Costs of all models of a case on one mesh size, as `unit_throughput` reads."""
 
     decode_s: np.ndarray
+    """Shape (num_models, num_levels, max_batch + 1)."""
     prefill_s: np.ndarray
+    """Shape (num_models, max_batch + 1)."""
     max_batch: np.ndarray
+    """Shape (num_models, num_levels)."""
 
 
 class Case:
@@ -316,7 +317,7 @@ class Case:
         pool = max(0.0, self.pool_gb(num_gpus, members))
         unit = np.array([pool, self.costs.prompt, self.costs.output])
         of_llm = (self._model[chosen], levels, self._facts[chosen])
-        return (*self._costs_on(num_gpus), *of_llm, unit)
+        return (self._costs_on(num_gpus), *of_llm, unit)
 
     def _costs_on(self, num_gpus: int) -> MeshCosts:
         if num_gpus not in self._on:

@@ -22,7 +22,7 @@ from scipy.optimize import lsq_linear
 from silicon_predict import Case, Prediction, predict
 
 from planner.engine_overheads import EngineOverheads, VersionSkew
-from planner.engines import OverheadFit
+from planner.engines import OverheadFit, generation_of
 
 FloatArray = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ ROBUST_FROM = 0.05
 """Residuals beyond this count by their absolute value."""
 CLIP = 0.5
 """Residuals beyond this pull no more: a run so far off ran under other conditions."""
-ITERATIONS = 6
+ITERATIONS = 5
 REWEIGHTINGS = 20
 
 
@@ -43,7 +43,7 @@ class Constant:
     start: float
     step: float
     most: float
-    architecture: str = ""
+    generation: str = ""
 
 
 ENGINE_CONSTANTS = (
@@ -99,9 +99,9 @@ def fit_engine(cases: Sequence[Case]) -> Fitted:
 
 def constants_for(cases: Sequence[Case]) -> tuple[Constant, ...]:
     """Six of the engine, and two for each GPU generation among `cases`."""
-    generations = sorted({case.gpu.architecture for case in cases})
+    generations = sorted({generation_of(case.gpu) for case in cases})
     return ENGINE_CONSTANTS + tuple(
-        replace(factor, architecture=generation)
+        replace(factor, generation=generation)
         for generation in generations
         for factor in FACTORS
     )
@@ -111,12 +111,12 @@ def fit_of(constants: Sequence[Constant], values: FloatArray) -> OverheadFit:
     """Constants with their values in the form that the planner uses."""
     found: dict[str, dict[str, float]] = {}
     for constant, value in zip(constants, values.tolist(), strict=True):
-        found.setdefault(constant.architecture, {})[constant.name] = _rounded(value)
+        found.setdefault(constant.generation, {})[constant.name] = _rounded(value)
     return OverheadFit(
         overheads=EngineOverheads(**found.pop("")),
         skews=tuple(
-            VersionSkew(architecture=architecture, **factors)
-            for architecture, factors in sorted(found.items())
+            VersionSkew(generation=generation, **factors)
+            for generation, factors in sorted(found.items())
         ),
     )
 
@@ -154,7 +154,7 @@ def solve(
 ) -> FloatArray:
     """Robust linear least squares around `values`, within bounds."""
     steps = np.asarray([c.step for c in constants])
-    least = np.asarray([_LEAST_FACTOR * (c.architecture != "") for c in constants])
+    least = np.asarray([_LEAST_FACTOR * (c.generation != "") for c in constants])
     most = np.asarray([c.most for c in constants])
     # No constant moves by more than a few of its steps at a time.
     low = np.maximum((least - values) / steps, -4.0)

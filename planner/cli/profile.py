@@ -188,7 +188,7 @@ def list_points(
     from planner.cli.profile_tables import points_table
     from profiler.estimate import estimates
 
-    rows = estimates(subjects, settings.limits, gpu=gpu)
+    rows = estimates(subjects, settings.limits, sections=settings.sections, gpu=gpu)
     stdout_console().print(points_table(rows))
 
 

@@ -1,5 +1,6 @@
 """`phaseplan profile campaign`: everything a GPU machine is borrowed for, in one go."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,15 @@ from planner.cli.output import QuietOption, say
 from planner.cli.profile import CiOption, DeviceOption, DtypeOption, GpuOption, app
 
 _MODEL_HELP = "Instead of the suite: catalogue name, or path of a config.json."
+
+
+class SmShareScope(StrEnum):
+    """Which models of a campaign are measured on shares of the SMs."""
+
+    NONE = "none"
+    FIRST = "first"
+    ALL = "all"
+
 
 SuiteOption = Annotated[str, typer.Option(help="quick or full.")]
 SmallOption = Annotated[
@@ -30,6 +40,9 @@ def campaign(
     dtype: DtypeOption = "bf16",
     gpu: GpuOption = None,
     target_ci: CiOption = 0.02,
+    sm_share: Annotated[
+        SmShareScope, typer.Option(help="Models to measure on shares of the SMs.")
+    ] = SmShareScope.FIRST,
     is_small: SmallOption = False,
     after_crash: Annotated[
         bool, typer.Option("--after-crash", help="The run before this one crashed.")
@@ -60,6 +73,7 @@ def campaign(
         out=out,
         gpu=gpu,
         target_ci=target_ci,
+        sm_share=sm_share,
         after_crash=after_crash,
         report_only=report_only,
         quiet=quiet,

@@ -5,14 +5,16 @@ import gzip
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clusters.fields import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from models.latency.profile import Profile
     from models.latency.step_table import StepTable
+    from models.llm import LlmSpec
     from planner.simulator.system import BatchLimits
     from profiler.engine import Engine
     from profiler.served import ServedFile, ServedRun
@@ -108,6 +110,22 @@ def _capacity_rps(
         wanted.lengths, 400, rate_rps=1.0, seed=wanted.seed, max_context=context
     )
     return rough_capacity_rps(engine_table, limits, drawn)
+
+
+def engine_steps(
+    file: "ServedFile", profile: "Profile", llm: "LlmSpec"
+) -> list[dict[str, Any]]:
+    """Every run's steps, predicted and measured, by kind."""
+    from clusters.mapping import to_mapping
+    from models.latency.measured import single_gpu_table
+    from profiler.served import step_errors
+
+    table = file.calibration.applied_to(single_gpu_table(profile, llm))
+    return [
+        {"policy": str(run.policy), "load_frac": run.load_frac, **to_mapping(error)}
+        for run in file.runs
+        for error in step_errors(run.steps, table, file.graph_sizes)
+    ]
 
 
 def write_served(path: Path, file: "ServedFile") -> None:

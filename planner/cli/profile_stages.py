@@ -138,9 +138,7 @@ class CampaignRun:
     def features(self) -> None:
         """What the device has beside plain kernels, or why not."""
         from profiler.environment import other_users
-        from profiler.layers.linear import why_not_fp8
-        from profiler.layers.moe import why_not_grouped
-        from profiler.layers.pointwise import pointwise_for
+        from profiler.feature_report import feature_report
         from profiler.layers.settings import LayerSettings
 
         others = other_users(self._device)
@@ -149,20 +147,7 @@ class CampaignRun:
             self._tell(f"warning: {others}")
         where = self._device.torch_device
         settings = LayerSettings.for_device(where, self._plan.dtype)
-        fused = (
-            None
-            if settings.pointwise.is_fused
-            else pointwise_for(where, settings.dtype)[1]
-        )
-        why_not = {
-            "fused elementwise steps": fused,
-            "fp8 products": why_not_fp8(where, settings.dtype),
-            "grouped products": why_not_grouped(where, settings.dtype),
-        }
-        self._summary["features"] = {
-            name: "ok" if reason is None else f"not available: {reason}"
-            for name, reason in why_not.items()
-        }
+        self._summary["features"] = feature_report(settings)
 
     def ceilings(self) -> None:
         """Copy and matmul, and what a layer's kernels reach of them."""
@@ -206,14 +191,24 @@ class CampaignRun:
             self._measure("suite_mixed", layers, left_s, (Section.MIXED,))
 
     def sm_share(self) -> None:
-        """Prefill and decode of the first layer on shares of the SMs."""
+        """Prefill and decode on shares of the SMs, of one layer or of all models'."""
         from profiler.sm_share_campaign import measure_sm_shares
 
+        scope = self._options.sm_share
+        if scope == "none":
+            self._summary["sm_shares"] = "not asked for"
+            return
+        subjects = self._plan.main_layers[:1]
+        budget_s = self._plan.shares.sm_share * self._plan.total_s
+        if scope == "all":
+            subjects += tuple(s for s in self._plan.rest if not s.is_ends)
+            repeat_s = self._plan.shares.repeat * self._plan.total_s
+            budget_s = max(budget_s, self._time_left_s() - repeat_s)
         outcome = measure_sm_shares(
             self._device,
-            self._plan.main_layers[:1],
+            subjects,
             self._records,
-            settings=self._settings(self._plan.shares.sm_share * self._plan.total_s),
+            settings=self._settings(budget_s),
             timing=self._timing,
             gpu=self._options.gpu,
             after_crash=self._options.after_crash,
@@ -272,7 +267,7 @@ class CampaignRun:
         """``validation.json``: the simulator on the traces that were served."""
         from clusters.mapping import to_mapping
         from clusters.serde import dump_json, write_text_atomic
-        from planner.cli.profile_served import read_served
+        from planner.cli.profile_served import engine_steps, read_served
         from planner.cli.profile_validate import predict_levels
 
         served = self._out / "served.json.gz"
@@ -293,6 +288,7 @@ class CampaignRun:
             "no_graphs": file.no_graphs,
             "calibration": to_mapping(file.calibration),
             "levels": to_mapping(levels),
+            "steps": engine_steps(file, self._profile(), self._plan.llm),
         }
         write_text_atomic(self._out / "validation.json", dump_json(found))
 

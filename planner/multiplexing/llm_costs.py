@@ -46,6 +46,8 @@ class LlmCosts:
     prefill_ms: Mapping[tuple[int, float], float] = spec(
         "Prefill step alone by number of prompts and share.", unit="ms"
     )
+    batches: tuple[int, ...] = spec("Decode batches worked out.", unit="requests")
+    decodes: tuple[StepDemand, ...] = spec("Decode steps of them, mid-answer.")
     decode_ms: Mapping[float, FloatArray] = spec(
         "Decode step alone by share, each of shape (max_batch + 1,).", unit="ms"
     )
@@ -115,7 +117,7 @@ class CostBook:
         room = int(memory.max_kv_tokens // demand.context_tokens)
         most = min(self._problem.engine.limits.max_num_seqs, room)
         batches = (*(knot for knot in _KNOTS if knot < most), most)
-        decodes = [steps.decode(table, batch) for batch in batches]
+        decodes = tuple(steps.decode(table, batch) for batch in batches)
 
         def by_batch(values: Iterable[float]) -> FloatArray:
             return np.interp(np.arange(most + 1), batches, list(values))
@@ -137,6 +139,8 @@ class CostBook:
                 (num, share): alone_ms(prefill[num], share)
                 for num, share in product(self._prompts, self._shares)
             },
+            batches=batches,
+            decodes=decodes,
             decode_ms={
                 share: by_batch(alone_ms(step, share) for step in decodes)
                 for share in self._shares

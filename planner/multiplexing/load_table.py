@@ -18,6 +18,10 @@ LLM, SERVED, SHARE, PREFILL, LONGEST, BATCH, TPOT, TAKES = range(8)
 NUM_COLUMNS = TAKES + NUM_RESOURCES
 
 
+_LEAST_PULL = 0.01
+"""Least part of the pull back to the mean: there is no queue without any."""
+
+
 class LoadFacts(NamedTuple):
     """What `_take` needs of an LLM at an operating point."""
 
@@ -71,6 +75,19 @@ def _mean_batch(step_ms: FloatArray, tokens_per_ms: float) -> float:
 
 
 @numba.njit(cache=True)
+def _variance(step_ms: FloatArray, mean: float) -> float:
+    """Variance of the number of requests around its mean N.
+
+    Poisson if steps took the same time whatever the batch. More requests make longer
+    steps, which hold requests back: small deviations then die away more slowly by
+    1 - N t'(N) / t(N), and their variance grows by as much (linear noise).
+    """
+    step = _at(step_ms, mean)
+    slope = _at(step_ms, mean + 1.0) - step if mean >= 1.0 else 0.0
+    return mean * step / max(step - mean * slope, _LEAST_PULL * step)
+
+
+@numba.njit(cache=True)
 def _take(
     step_ms: FloatArray,
     memory_ms: FloatArray,
@@ -85,7 +102,7 @@ def _take(
         mean = tokens_per_ms * cycle_ms
     else:
         mean = _mean_batch(step_ms, tokens_per_ms)
-    batch = mean + facts.quantile * math.sqrt(mean)
+    batch = mean + facts.quantile * math.sqrt(_variance(step_ms, mean))
     decode_ms = _at(step_ms, batch)
     busy = min(1.0, mean)
     row[SERVED] = rate

@@ -68,8 +68,8 @@ _NUM_FINALISTS = 4
 """Of them, those served for the whole time in the end."""
 _CHANCE_FRAC = 0.75
 """Chance of a climber to move next, relative to the next better one."""
-_MAX_MOVES = 100_000
-"""Moves after which all there are have been seen many times over."""
+_MAX_MOVES = 3000
+"""Moves after which a search ends that finds nothing to serve any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

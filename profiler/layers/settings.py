@@ -27,6 +27,8 @@ class LayerSettings:
     dtype: torch.dtype
     has_fp8: bool = False
     pointwise: Pointwise = PLAIN
+    why_plain: str | None = None
+    """Why the elementwise steps are not fused."""
 
     @classmethod
     def for_device(cls, device: torch.device, dtype: str) -> "LayerSettings":
@@ -38,8 +40,8 @@ class LayerSettings:
         key = (device, torch_dtype)
         if key not in _FOUND:
             has_fp8 = why_not_fp8(*key) is None
-            pointwise, _ = pointwise_for(*key, has_fp8=has_fp8)
-            _FOUND[key] = cls(*key, has_fp8, pointwise)
+            pointwise, why_plain = pointwise_for(*key, has_fp8=has_fp8)
+            _FOUND[key] = cls(*key, has_fp8, pointwise, why_plain)
         return _FOUND[key]
 
     @staticmethod

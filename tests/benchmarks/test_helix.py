@@ -70,7 +70,7 @@ def test_first_principles_explain_the_rates_of_the_machines(benchmark, reference
             machines = benchmark.costed(case.fleet, case.table_name)
             for each in benchmark.rate_errors(machines):
                 errors += [abs(ratio - 1.0) for ratio in each.ratio_by_layers]
-    # 93 rates of seven kinds of machines; nothing is fitted to them.
+    # 91 rates of seven kinds of machines; nothing is fitted to them.
     assert np.median(errors) < 0.08
     assert max(errors) < 0.3
 

@@ -18,7 +18,7 @@ from planner.engine_overheads import (
 )
 
 NONE = EngineOverheads()
-SAME = VersionSkew(architecture="hopper")
+SAME = VersionSkew(generation="hopper")
 TABLE = StepTable(
     prefill_tokens=(100.0, 1100.0),
     prefill_ms=(10.0, 110.0),
@@ -85,7 +85,7 @@ def test_decode_adds_host_time() -> None:
 
 
 def test_factors_scale_each_phase() -> None:
-    skew = VersionSkew(architecture="hopper", prefill_factor=2.0, decode_factor=0.5)
+    skew = VersionSkew(generation="hopper", prefill_factor=2.0, decode_factor=0.5)
     table = engine_table(TABLE, STAGE, NONE, skew)
     assert table.prefill_step_ms([500]) == pytest.approx(
         2 * TABLE.prefill_step_ms([500])

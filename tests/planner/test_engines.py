@@ -120,7 +120,7 @@ def test_shipped_constants_are_few_and_rest_on_many_rows() -> None:
         fit = EnginePreset.load(name).fit
         assert fit.rows > 100
         assert fit.groups > 5
-        assert {skew.architecture for skew in fit.skews} == {"hopper", "blackwell"}
+        assert {skew.generation for skew in fit.skews} == {"hopper", "blackwell"}
         assert fit.tpot_median_error_frac is not None
         assert fit.overheads.request_ms > 0.0
 

@@ -128,6 +128,7 @@ def test_campaign_leaves_a_small_folder_that_says_it_all(
     for heading in (
         *("Features", "Ceilings", "Held-out errors", "Phases", "Mixed steps"),
         *("SM shares", "Repeatability", "Engine and layers", "Predicted"),
+        "Steps of the engine",
     ):
         assert f"## {heading}" in report
     policies = {level["policy"] for level in _levels(out / "validation.json")}

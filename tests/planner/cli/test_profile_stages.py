@@ -28,6 +28,7 @@ def make(tmp_path: Path) -> Make:
             out=tmp_path,
             gpu=None,
             target_ci=0.02,
+            sm_share="first",
             after_crash=bool(summary),
             report_only=False,
             quiet=True,
