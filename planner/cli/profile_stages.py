@@ -48,7 +48,8 @@ class RunOptions:
 
     out: Path
     gpu: str | None
-    target_ci: float = spec("Wanted width of the interval.", unit="1")
+    target_ci: float = spec("Wanted half width of an interval.", unit="1")
+    sm_share: str
     after_crash: bool
     report_only: bool
     quiet: bool

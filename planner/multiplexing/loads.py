@@ -10,7 +10,7 @@ other but through what they take together, so that the best unit is a knapsack:
 
 What a load takes, as parts of the unit: SMs (or time), memory, the time for prefills,
 memory bandwidth, arithmetic. A decode step takes as long as its batch does at the
-quantile of the SLO, when the number of requests at a time is Poisson.
+quantile of the SLO, when the number of requests varies around Little's mean.
 """
 
 import math

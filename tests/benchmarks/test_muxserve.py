@@ -2,12 +2,16 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.latency.contention import SmSharing, StepDemand
+from planner.multiplexing.llm_costs import CostBook
+from planner.multiplexing.meshes import MeshSupply
+from planner.multiplexing.unit import LlmUnit, UnitMember
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT.parent / "shared" / "reference" / "muxserve"
@@ -24,12 +28,14 @@ def scripts():
         import muxserve
         import muxserve_contention
         import muxserve_estimate
+        import muxserve_units
     finally:
         sys.path.pop(0)
     return {
         "placement": muxserve,
         "contention": muxserve_contention,
         "estimate": muxserve_estimate,
+        "units": muxserve_units,
     }
 
 
@@ -148,3 +154,65 @@ def test_scalar_and_array_forms_of_the_model_agree(scripts, cost_rows) -> None:
         )
         alone = shipped.alone_ms(demand, float(rows.share[each]))
         assert alone == pytest.approx(expected, rel=1e-9)
+
+
+def unit_run(scripts, *, cycle_ms: float | None):
+    """A run of one LLaMA-7B with ten decode steps on one A100."""
+    units = scripts["units"]
+    problem = units.shared_problem(("7b",), (1.0,), 8.0, 1)
+    book = CostBook(
+        problem,
+        units.library(),
+        sharing=SmSharing.published(),
+        shares=(1.0,),
+        prompts=range(1, units.MOST_PROMPTS + 1),
+    )
+    share = 1.0 if cycle_ms else 0.5
+    member = UnitMember(
+        service="llm-0",
+        served_rps=1.0,
+        decode_share_frac=share,
+        kv_quota_tokens=10_000,
+        max_num_seqs=10,
+        prefill_ms=20.0,
+        tpot_ms=15.0,
+    )
+    mesh = next(m for m in MeshSupply.of(problem.cluster).kinds if m.num_gpus == 1)
+    unit = LlmUnit(
+        mesh=mesh, members=(member,), prefill_share_frac=share, cycle_ms=cycle_ms
+    )
+    return units.UnitRun(unit, book)
+
+
+@pytest.mark.parametrize("cycle_ms", [None, 50.0])
+def test_a_request_alone_takes_its_prefill_and_its_steps(scripts, cycle_ms) -> None:
+    run = unit_run(scripts, cycle_ms=cycle_ms)
+    request = scripts["units"].Request(100.0, 0, 10)
+    run.run([request])
+    cost, sharing = run.costs[0], SmSharing.published()
+    share = 1.0 if cycle_ms else 0.5
+    prefill_ms = sharing.alone_ms(cost.prefill[1], share)
+    assert request.first_token_ms == pytest.approx(100.0 + prefill_ms)
+    assert (run.members[0].done, run.members[0].resident) == (1, 0)
+
+
+def test_every_request_is_served_once(scripts) -> None:
+    run = unit_run(scripts, cycle_ms=None)
+    requests = [scripts["units"].Request(30.0 * i, 0, 10) for i in range(40)]
+    run.run(requests)
+    assert run.members[0].done == 40
+    assert all(r.first_token_ms > r.arrival_ms for r in requests)
+
+
+def test_a_prompt_waits_for_room_in_the_kv_quota(scripts) -> None:
+    run = unit_run(scripts, cycle_ms=None)
+    member = run.members[0]
+    tokens = int(1.5 * member.demand.context_tokens)
+    member.planned = replace(member.planned, kv_quota_tokens=tokens)
+    first, second = (scripts["units"].Request(0.0, 0, 10) for _ in range(2))
+    run.run([first, second])
+    # The quota holds one request: the second prompt starts when the first is done.
+    cost, sharing = run.costs[0], SmSharing.published()
+    steps = 10 * sharing.alone_ms(cost.decodes[0], 0.5)
+    prefill = sharing.alone_ms(cost.prefill[1], 0.5)
+    assert second.first_token_ms == pytest.approx(prefill + steps + prefill)

@@ -1,5 +1,7 @@
 """Queueing: the formulas of DistServe's section 3.1 and the textbook."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from planner.queueing import (
     inter_op_ttft_ms,
     intra_op_ttft_ms,
     md1_time_ms,
+    mg1_wait_quantile_ms,
     mm1_time_ms,
 )
 
@@ -49,3 +52,30 @@ def test_tensors_win_at_low_load_and_stages_near_saturation():
 def test_an_unstable_queue_has_no_mean(rate_per_ms):
     with pytest.raises(InputError, match="a stable queue"):
         md1_time_ms(rate_per_ms, 10.0)
+
+
+def test_the_wait_quantile_is_exact_for_exponential_services():
+    # M/M/1: P(wait > x) = rho * exp(-(1 - rho) * x / s), and the rest of a service in
+    # progress is s on average: as if services of 2 s were the longest.
+    load, service_ms = 0.8, 50.0
+    wait = mg1_wait_quantile_ms(load, longest_ms=2 * service_ms, quantile=0.9)
+    assert load * math.exp(-(1 - load) * wait / service_ms) == pytest.approx(0.1)
+
+
+def test_at_low_load_nine_of_ten_do_not_wait():
+    assert mg1_wait_quantile_ms(0.09, longest_ms=50.0, quantile=0.9) == 0.0
+    assert mg1_wait_quantile_ms(0.5, longest_ms=50.0, quantile=1.0) == math.inf
+
+
+@given(loads, st.floats(0.5, 0.99))
+def test_waits_grow_with_load_and_with_the_share_of_requests(load, quantile):
+    wait = mg1_wait_quantile_ms(load, longest_ms=20.0, quantile=quantile)
+    more = mg1_wait_quantile_ms(
+        min(0.99, load * 1.1), longest_ms=20.0, quantile=quantile
+    )
+    assert 0.0 <= wait <= more + 1e-9
+
+
+def test_a_wait_at_full_load_is_refused():
+    with pytest.raises(InputError, match="load"):
+        mg1_wait_quantile_ms(1.0, longest_ms=1.0, quantile=0.9)

@@ -37,10 +37,11 @@ def only_load(point: OperatingPoint, rate_rps: float, **slo):
 def test_side_by_side_the_batch_follows_from_littles_law() -> None:
     load = only_load(SPACE, 20.0)
     # 10 steps of 10 + 0.5 N ms (the host's time: no share slows it) at 0.02 requests
-    # a ms: N = 0.2 * (10 + 0.5 N), so N = 2 / 0.9. Its 90 % quantile is N + 1.2816
-    # * sqrt(N), and the step then takes 10 + half of that.
+    # a ms: N = 0.2 * (10 + 0.5 N), so N = 2 / 0.9, and the step takes 10 / 0.9 ms.
+    # A tenth of it is for the requests, so deviations die away at 0.9 of the pace and
+    # the variance is N / 0.9. The 90 % quantile is 1.2816 deviations above N.
     mean = 2.0 / 0.9
-    batch = mean + 1.2815516 * math.sqrt(mean)
+    batch = mean + 1.2815516 * math.sqrt(mean / 0.9)
     assert load.batch[0] == pytest.approx(batch, rel=1e-4)
     assert load.tpot_ms[0] == pytest.approx(10.0 + 0.5 * batch, rel=1e-4)
     # Prompts take 20 ms each: 40 % of the time, of the 50 % that they may take.
@@ -50,8 +51,9 @@ def test_side_by_side_the_batch_follows_from_littles_law() -> None:
 
 def test_in_turns_the_batch_follows_from_the_cycle() -> None:
     load = only_load(TURNS, 10.0)
-    # 0.01 requests a ms in 10 steps of a cycle of 50 ms each: 5 at a time.
-    batch = 5.0 + 1.2815516 * math.sqrt(5.0)
+    # 0.01 requests a ms in 10 steps of a cycle of 50 ms each: 5 at a time, in steps of
+    # 12.5 ms of which 2.5 are for the requests.
+    batch = 5.0 + 1.2815516 * math.sqrt(5.0 / 0.8)
     assert load.batch[0] == pytest.approx(batch)
     assert load.tpot_ms[0] == pytest.approx(50.0)
     # A decode step of 10 + 0.5 * batch in each cycle, and 0.2 of the time for prefills.

@@ -45,12 +45,15 @@ def tiny_shared(*rates_rps: float, slo: Slo = LOOSE, gpus: int = 2, **changes):
     return SharedProblem(**given)
 
 
-def book_of(problem: SharedProblem, space: UnitSpace = SMALL_SPACE) -> CostBook:
+def book_of(
+    problem: SharedProblem, space: UnitSpace = SMALL_SPACE, *, prompts=(1,)
+) -> CostBook:
     return CostBook(
         problem,
         TINY_LIBRARY,
         sharing=SmSharing.published(),
         shares=(*space.sm_shares, 1.0),
+        prompts=prompts,
     )
 
 
