@@ -70,9 +70,16 @@ class Reference:
 
 
 def read_reference(paths: Sequence[Path]) -> Reference:
-    """Read files, and folders with all the files below them."""
+    """Read files, and folders with all the files below them.
+
+    Without a cluster among them, those below the folder of each file are read too.
+    """
+    files = _files(paths)
+    if not any(file.suffix == ".ini" for file in files):
+        beside = _files({file.parent for file in files})
+        files += [file for file in beside if file.suffix == ".ini"]
     reference = Reference()
-    for file in _files(paths):
+    for file in files:
         if file.suffix == ".ini":
             _add_ini(reference, file)
             continue
@@ -90,7 +97,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         found += [file for file in inside if file.suffix in {".ini", ".json"}]
-    return found
+    return sorted(found)
 
 
 def _add_ini(reference: Reference, file: Path) -> None:

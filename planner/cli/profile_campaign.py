@@ -1,5 +1,6 @@
 """`phaseplan profile campaign`: everything a GPU machine is borrowed for, in one go."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -57,8 +58,11 @@ def campaign(
     Ends with code 75 when the device is lost: then start it again.
     """
     from planner.cli.profile import open_device
+    from planner.cli.profile_folder import begin_campaign
+    from planner.cli.profile_smoke import crashing_features
     from planner.cli.profile_stages import CampaignRun, RunOptions
     from profiler.campaign_plan import plan_campaign
+    from profiler.features import LEFT_OUT, Feature
 
     chosen = open_device(device)
     try:
@@ -66,6 +70,14 @@ def campaign(
     except OSError as error:
         form = f"a folder that can be written ({error.strerror})"
         raise InputError("--out", str(out), form) from None
+    summary = begin_campaign(
+        out,
+        after_crash=after_crash,
+        crashing=lambda: crashing_features(chosen, dtype),
+    )
+    if report_only:
+        # Nothing is measured: nothing needs to be tried.
+        os.environ[LEFT_OUT] = ",".join(Feature)
     plan = plan_campaign(
         chosen, suite=suite, model=model, dtype=dtype, minutes=minutes, small=is_small
     )
@@ -78,7 +90,7 @@ def campaign(
         report_only=report_only,
         quiet=quiet,
     )
-    CampaignRun(chosen, plan, options).all()
+    CampaignRun(chosen, plan, options, summary).all()
 
 
 @app.command("smoke")

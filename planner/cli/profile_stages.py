@@ -6,7 +6,6 @@ the end; `served.json.gz` holds the runs of the engine; `profile.json`,
 what each stage did, and is what a resumed campaign starts from.
 """
 
-import json
 import os
 import time
 import traceback
@@ -19,7 +18,7 @@ import typer
 
 from clusters.fields import spec
 from planner.cli.output import say
-from planner.cli.profile_folder import pack, read_summary, unpack
+from planner.cli.profile_folder import pack, unpack, write_summary
 
 if TYPE_CHECKING:
     from models.latency.profile import Profile
@@ -56,21 +55,26 @@ class RunOptions:
 
 
 class CampaignRun:
-    """One run of a campaign."""
+    """One run of a campaign.
+
+    `summary` is what the runs before it said, as `begin_campaign` left it.
+    """
 
     def __init__(
-        self, device: "Device", plan: "CampaignPlan", options: RunOptions
+        self,
+        device: "Device",
+        plan: "CampaignPlan",
+        options: RunOptions,
+        summary: dict[str, Any],
     ) -> None:
         self._device, self._plan, self._options = device, plan, options
         self._out = options.out
         self._started_s = time.monotonic()
-        self._summary: dict[str, Any] = read_summary(self._out / "summary.json")
+        self._summary = summary
 
     def all(self) -> None:
         """Every stage in order; a stage that fails is told and the next one runs."""
         unpack(self._out)
-        if self._options.after_crash:
-            self._learn_from_crash()
         measured = (
             self.features,
             self.ceilings,
@@ -88,19 +92,6 @@ class CampaignRun:
         pack(self._out)
         self._summary.pop("under_way", None)
         self._write_summary()
-
-    def _learn_from_crash(self) -> None:
-        """Count the crash of the stage that was under way; find what crashed it."""
-        stage = self._summary.get("under_way", "")
-        crashes = self._summary.setdefault("crashes", {})
-        crashes[stage] = crashes.get(stage, 0) + 1
-        if stage in ("features", "ceilings"):
-            from planner.cli.profile_smoke import crashing_features
-            from profiler.features import LEFT_OUT
-
-            found = crashing_features(self._device, self._plan.dtype)
-            os.environ[LEFT_OUT] = ",".join(found)
-            self._tell(f"left out from now on: {', '.join(found) or 'nothing'}")
 
     def _run(self, stage: Callable[[], None]) -> None:
         from profiler.device_lost import DeviceLostError
@@ -382,7 +373,4 @@ class CampaignRun:
             os.utime(self._out / "summary.json")
 
     def _write_summary(self) -> None:
-        from clusters.serde import write_text_atomic
-
-        text = json.dumps(self._summary, indent=2, allow_nan=False, default=str)
-        write_text_atomic(self._out / "summary.json", text + "\n")
+        write_summary(self._out, self._summary)

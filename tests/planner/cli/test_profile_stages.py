@@ -1,6 +1,7 @@
 """A campaign learns from a crash, and tells of a stage that breaks."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import typer
 
 pytest.importorskip("torch", reason="campaigns need torch")
 
-from planner.cli import profile_smoke
+from planner.cli.profile_folder import begin_campaign
 from planner.cli.profile_stages import DEVICE_LOST_CODE, CampaignRun, RunOptions
 from profiler.device_lost import DeviceLostError
 from profiler.features import LEFT_OUT
@@ -21,21 +22,24 @@ Make = Callable[..., CampaignRun]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def make(**summary: Any) -> CampaignRun:
-        if summary:
-            (tmp_path / "summary.json").write_text(json.dumps(summary))
+    def make(**found: Any) -> CampaignRun:
+        if found:
+            (tmp_path / "summary.json").write_text(json.dumps(found))
+        summary = begin_campaign(
+            tmp_path, after_crash=bool(found), crashing=lambda: ["fp8", "grouped"]
+        )
         options = RunOptions(
             out=tmp_path,
             gpu=None,
             target_ci=0.02,
             sm_share="first",
-            after_crash=bool(summary),
+            after_crash=bool(found),
             report_only=False,
             quiet=True,
         )
         device = SimpleNamespace(is_usable=lambda: True)
         plan = SimpleNamespace(dtype="bf16", total_s=60.0)
-        return CampaignRun(device, plan, options)
+        return CampaignRun(device, plan, options, summary)
 
     return make
 
@@ -96,7 +100,6 @@ def test_stage_under_way_is_on_the_disk_before_it_runs(
 
 def test_stage_that_crashed_is_left_out(make: Make, tmp_path: Path) -> None:
     run = make(under_way="serve")
-    run._learn_from_crash()
     ran = []
     serve_again = lambda: ran.append("serve")  # noqa: E731
     serve_again.__name__ = "serve"
@@ -110,28 +113,27 @@ def test_stage_of_points_is_tried_again_a_few_times(make: Make) -> None:
     suite = lambda: ran.append("suite")  # noqa: E731
     suite.__name__ = "suite"
     run = make(under_way="suite", crashes={"suite": 2})
-    run._learn_from_crash()
     run._run(suite)
     assert ran == ["suite"]
     run = make(under_way="suite", crashes={"suite": 3})
-    run._learn_from_crash()
     run._run(suite)
     assert ran == ["suite"]
 
 
-def test_crash_while_features_are_tried_finds_which(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", ["plan", "features", "ceilings"])
+def test_features_that_crash_are_left_out_from_then_on(
+    stage: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        profile_smoke, "crashing_features", lambda *_: ("fp8", "grouped")
-    )
     monkeypatch.setenv(LEFT_OUT, "")
-    make(under_way="features")._learn_from_crash()
-    import os
-
+    assert make(under_way=stage)._summary["left_out"] == ["fp8", "grouped"]
     assert os.environ[LEFT_OUT] == "fp8,grouped"
+    # The next process reads it from the folder.
+    monkeypatch.setenv(LEFT_OUT, "")
+    begin_campaign(tmp_path, after_crash=False, crashing=list)
+    assert os.environ[LEFT_OUT] == "fp8,grouped"
+    assert read(tmp_path)["left_out"] == ["fp8", "grouped"]
 
 
 def test_summary_that_cannot_be_read_starts_anew(make: Make, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{half")
-    assert make()._summary == {}
+    assert make()._summary == {"under_way": "plan"}
