@@ -146,7 +146,7 @@ def dedicated(size: str, num_gpus: int, slo: str) -> dict[str, Any]:
     """Estimate and simulated goodput of one LLM alone on a mesh."""
     problem = shared_problem((size,), (MANY_RPS,), SCALES[slo], 1)
     space = UnitSpace(shares_space=False, max_llms=1)
-    prompts = sorted({prompts for _, prompts in space.prefills})
+    prompts = sorted({1, *(prompts for _, prompts in space.prefills)})
     book = CostBook(
         problem,
         library(),

@@ -103,18 +103,20 @@ def _take(
     else:
         mean = _mean_batch(step_ms, tokens_per_ms)
     batch = mean + facts.quantile * math.sqrt(_variance(step_ms, mean))
-    decode_ms = _at(step_ms, batch)
+    mean_ms, decode_ms = _at(step_ms, mean), _at(step_ms, batch)
     busy = min(1.0, mean)
     row[SERVED] = rate
     row[PREFILL], row[LONGEST] = facts.prefill_ms, facts.longest_ms
-    row[BATCH], row[TPOT] = max(1.0, batch), max(decode_ms, cycle_ms)
+    row[BATCH] = max(1.0, batch)
     takes = row[TAKES:]
     takes[MEMORY] = facts.kept_frac + facts.kv_frac * max(1.0, batch)
     takes[PREFILLS] = rate * facts.prompt_ms / facts.prefill_load_frac
     if cycle_ms > 0:
-        takes[SMS] = busy * decode_ms / cycle_ms + rate * facts.prompt_ms
+        # A full batch makes its own cycle longer, by as much as its step.
+        row[TPOT] = cycle_ms * decode_ms / mean_ms
+        takes[SMS] = busy * mean_ms / cycle_ms + rate * facts.prompt_ms
         return
-    mean_ms = _at(step_ms, mean)
+    row[TPOT] = decode_ms
     memory = busy * _at(memory_ms, mean) / mean_ms
     arithmetic = busy * _at(arithmetic_ms, mean) / mean_ms
     takes[BANDWIDTH] = memory + rate * facts.prompt_memory_ms

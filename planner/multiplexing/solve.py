@@ -118,7 +118,7 @@ def place_services(
         latency or LatencyLibrary.default(),
         sharing=SmSharing.published(),
         shares=sorted({*space.sm_shares, 1.0}),
-        prompts=sorted({prompts for _, prompts in space.prefills}),
+        prompts=sorted({1, *(prompts for _, prompts in space.prefills)}),
     )
     supply = MeshSupply.of(problem.cluster)
     model = UnitModel(book, supply, space)

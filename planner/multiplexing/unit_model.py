@@ -160,11 +160,12 @@ class UnitModel:
                         max_llms=space.max_llms,
                     )
         if space.shares_time:
-            for cycle_ms, (load, prompts) in product(self._cycles_ms, space.prefills):
+            # Prompts are taken up after every step, before many of them queue.
+            loads = sorted({load for load, _ in space.prefills})
+            for cycle_ms, load in product(self._cycles_ms, loads):
                 yield OperatingPoint(
                     prefill_share_frac=1.0,
                     prefill_load_frac=load,
-                    prefill_prompts=prompts,
                     cycle_ms=cycle_ms,
                     max_llms=space.max_llms,
                 )

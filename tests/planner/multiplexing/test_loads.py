@@ -55,9 +55,10 @@ def test_in_turns_the_batch_follows_from_the_cycle() -> None:
     # 12.5 ms of which 2.5 are for the requests.
     batch = 5.0 + 1.2815516 * math.sqrt(5.0 / 0.8)
     assert load.batch[0] == pytest.approx(batch)
-    assert load.tpot_ms[0] == pytest.approx(50.0)
-    # A decode step of 10 + 0.5 * batch in each cycle, and 0.2 of the time for prefills.
-    assert load.takes[0, SMS] == pytest.approx((10.0 + 0.5 * batch) / 50.0 + 0.2)
+    # A decode step of 12.5 ms in each cycle, and 0.2 of the time for prefills; a full
+    # batch takes longer, and so does its cycle.
+    assert load.takes[0, SMS] == pytest.approx(12.5 / 50.0 + 0.2)
+    assert load.tpot_ms[0] == pytest.approx(50.0 * (10.0 + 0.5 * batch) / 12.5)
 
 
 def test_weights_processes_and_kv_take_memory() -> None:
