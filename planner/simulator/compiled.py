@@ -17,32 +17,36 @@ from typing import Any
 import numba
 from numba.core import config as numba_config
 
-_KERNEL_MODULES = (
-    "batching",
-    "chunks",
-    "compiled",
-    "events",
-    "gaps",
-    "groups",
-    "handle",
-    "kernel",
-    "kv",
-    "lifecycle",
-    "queues",
-    "rotation",
-    "stages",
-    "state",
-    "steps",
-)
+_SOURCES_BESIDE = ("compiled", "handle", "state")
+"""Modules that hold the constants, types and look-ups that are compiled in."""
+
+_DECORATORS = (b"\n@compiled\n", b"\n@inlined\n", b"\n@entry_point\n")
+
 _NUM_KEPT = 3
 """Compiled kernels that stay: of this version and of the ones used before it."""
+
+
+def kernel_sources() -> list[tuple[Path, bytes]]:
+    """Files that are compiled, in whole or in part, with their text, in order.
+
+    Those of the simulator, and the kernels of other packages of the planner.
+    """
+    folder = Path(__file__).parent
+    paths = sorted((*folder.glob("*.py"), *folder.parent.glob("*/*_kernel.py")))
+    sources = [(path, path.read_bytes()) for path in paths]
+    return [
+        (path, source)
+        for path, source in sources
+        if any(word in source for word in _DECORATORS)
+        or (path.parent == folder and path.stem in _SOURCES_BESIDE)
+    ]
 
 
 def cache_directory() -> Path:
     """Directory of the compiled simulator for these sources and this numba."""
     digest = hashlib.sha256(numba.__version__.encode())
-    for name in _KERNEL_MODULES:
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    for _, source in kernel_sources():
+        digest.update(source)
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "phaseplan" / f"kernels-{digest.hexdigest()[:16]}"
 

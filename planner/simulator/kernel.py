@@ -11,8 +11,9 @@ from typing import Any
 
 from planner.simulator.compiled import entry_point, inlined
 from planner.simulator.events import pop
-from planner.simulator.lifecycle import arrive, end_transfer
+from planner.simulator.lifecycle import arrive
 from planner.simulator.stages import end_stage, pump
+from planner.simulator.transfers import end_transfer
 
 
 @entry_point

@@ -21,7 +21,6 @@ from planner.simulator.compiled import compiled, inlined
 from planner.simulator.events import schedule
 from planner.simulator.gaps import count_first_step, count_run
 from planner.simulator.kv import steps_that_fit
-from planner.simulator.lifecycle import start_pulls
 from planner.simulator.queues import mark_dirty, push_batch, push_group
 from planner.simulator.rotation import end_capped, form_capped, pass_on_capped
 from planner.simulator.state import (
@@ -34,6 +33,7 @@ from planner.simulator.state import (
     PREFILL_DONE,
 )
 from planner.simulator.steps import mixed_ms, prefill_ms, run_ms, steps_until
+from planner.simulator.transfers import start_pulls
 
 
 @inlined
