@@ -116,6 +116,7 @@ class Planner:
             routes=self._simulated_routes(deployment, crowding or {}),
             kv_bytes_per_token=self._sent_bytes_per_token(),
             routing=deployment.routing,
+            router=self.problem.engine.router,
         )
 
     def _sent_bytes_per_token(self) -> float:
@@ -168,25 +169,21 @@ class Planner:
 
 
 def kv_routes(cluster: Cluster, deployment: Deployment) -> tuple[Route, ...]:
-    """A route from every prefill to every decode replica, GPU to GPU in parallel."""
+    """A route wherever a KV cache may have to go, GPU to GPU in parallel."""
     paths = KvPaths.of(cluster)
-    targets: dict[int, list[Replica]] = {}
-    for target in deployment.of_phase(Phase.DECODE):
-        targets.setdefault(target.slice, []).append(target)
     routes = []
-    for source in deployment.of_phase(Phase.PREFILL):
-        for target in targets.get(source.slice, []):
-            transfer = paths.transfer(source.gpu_indices, target.gpu_indices)
-            routes.append(
-                Route(
-                    source=source.name,
-                    target=target.name,
-                    bytes_per_s=transfer.bytes_per_s,
-                    latency_ms=transfer.latency_ms,
-                    kind=str(transfer.kind),
-                    edges=transfer.edges,
-                )
+    for source, target in deployment.kv_pairs():
+        transfer = paths.transfer(source.gpu_indices, target.gpu_indices)
+        routes.append(
+            Route(
+                source=source.name,
+                target=target.name,
+                bytes_per_s=transfer.bytes_per_s,
+                latency_ms=transfer.latency_ms,
+                kind=str(transfer.kind),
+                edges=transfer.edges,
             )
+        )
     return tuple(routes)
 
 

@@ -9,6 +9,14 @@ import numpy as np
 from clusters.fields import check_fields, spec
 from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
+from planner.simulator.control import (
+    DecodeAdmission,
+    DecodeMix,
+    Forecast,
+    PromptOrder,
+    dice,
+    expected_outputs,
+)
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import (
     Batching,
@@ -25,6 +33,28 @@ NUM_SAMPLES = 256
 
 _NO_LIMIT = 1 << 40
 """More tokens or requests than any simulation has."""
+
+_ROUTINGS = {
+    Routing.ROUND_ROBIN: state.ROUND_ROBIN,
+    Routing.SHORTEST_QUEUE: state.SHORTEST_QUEUE,
+    Routing.PENDING_TOKENS: state.PENDING_TOKENS,
+    Routing.RANDOM: state.RANDOM,
+    Routing.POWER_OF_TWO: state.POWER_OF_TWO,
+    Routing.TETRIINFER: state.TETRIINFER,
+    Routing.SPLITWISE: state.SPLITWISE,
+}
+
+_ORDERS = {
+    PromptOrder.FCFS: state.FCFS,
+    PromptOrder.SHORTEST_FIRST: state.SHORTEST_FIRST,
+    PromptOrder.LONGEST_FIRST: state.LONGEST_FIRST,
+}
+
+_ADMISSIONS = {
+    DecodeAdmission.GREEDY: state.GREEDY,
+    DecodeAdmission.RESERVE_STATIC: state.RESERVE_STATIC,
+    DecodeAdmission.RESERVE_DYNAMIC: state.RESERVE_DYNAMIC,
+}
 
 _WATERMARK_FRAC = 0.01
 """Share of the KV blocks that admission leaves free (vLLM's default)."""
@@ -99,6 +129,7 @@ def build_world(
     group = np.zeros(num_groups, dtype=state.GROUP)
     replica = _fill_replicas(system, stage, group, table_of)
     request = _fill_requests(requests, options)
+    _fill_forecasts(request, system)
     slot = np.zeros(num_stages + len(requests), dtype=state.SLOT)
     slot["position"] = NONE
     by_phase = {p: system.indices(p) for p in Phase}
@@ -207,6 +238,7 @@ def _fill_replicas(
             st["is_last"] = position == num_stages - 1
             st["current"] = st["prefill_head"] = st["decode_head"] = NONE
         rep["idle_group"], rep["free_group"] = NONE, next_group
+        rep["first_group"] = next_group
         for position in range(num_stages + 1):
             grp = group[next_group + position]
             grp["replica"], grp["offset"] = index, next_member
@@ -233,6 +265,9 @@ def _fill_limits(rep: Any, limits: BatchLimits) -> None:
     rep["is_request_level"] = policy is Batching.REQUEST_LEVEL
     rep["is_batch_padded"] = limits.is_batch_padded
     rep["ended_head"] = NONE
+    rep["prompt_order"] = _ORDERS[limits.prompt_order]
+    rep["prompt_window"] = limits.prompt_window
+    rep["decode_admission"] = _ADMISSIONS[limits.decode_admission]
 
 
 @lru_cache(maxsize=256)
@@ -267,13 +302,29 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
     return request
 
 
+def _fill_forecasts(request: Array, system: ServingSystem) -> None:
+    """What the policies may know of a request's output, and their dice."""
+    forecast = system.router.forecast
+    if forecast is None:
+        is_bucket = system.routing is Routing.TETRIINFER
+        forecast = Forecast.BUCKETS if is_bucket else Forecast.MEAN
+    expected = expected_outputs(request["output_tokens"], system.router, forecast)
+    request["expected_output"] = expected
+    if system.routing is not Routing.ROUND_ROBIN:
+        request["dice"] = dice(len(request), system.router)
+
+
 def _fill_clock(
     system: ServingSystem, requests: Requests, options: SimulationOptions
 ) -> Array:
     array = np.zeros(1, dtype=state.CLOCK)
     clock = array[0]
-    is_round_robin = system.routing is Routing.ROUND_ROBIN
-    clock["routing"] = state.ROUND_ROBIN if is_round_robin else state.SHORTEST_QUEUE
+    clock["routing"] = _ROUTINGS[system.routing]
+    if clock["routing"] >= state.TETRIINFER and not system.is_split:
+        clock["routing"] = state.SHORTEST_QUEUE
+    clock["heavy_output"] = system.router.heavy_output_tokens
+    clock["takes_ratio"] = system.router.decode_mix is DecodeMix.LOWEST_RATIO
+    clock["max_pending"] = system.router.max_pending_tokens
     clock["counts_gaps"] = options.is_itl_counted
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0
