@@ -15,6 +15,7 @@ folder beside the repository). Two parts:
 """
 
 import argparse
+import csv
 import json
 import re
 import sys
@@ -137,6 +138,25 @@ def compare(folder: Path, row: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def compare_requests(folder: Path) -> dict[str, Any]:
+    """Every request of its run of two prompt machines and one token machine."""
+    with (folder / "result_hh_2P1T_conv5_requests.csv").open(
+        encoding="utf-8", newline=""
+    ) as file:
+        rows = {int(float(row["request_ids"])): row for row in csv.DictReader(file)}
+    system = serving_system(
+        folder, split(H100, 2, H100, 1), is_flat=True, forecast=Forecast.TRUE
+    )
+    result = simulate(system, read_requests(folder / "rr_conv_5_2min.csv"))
+    found: dict[str, Any] = {"num_requests": len(rows)}
+    for metric, column in (("ttft", "ttft_times"), ("e2e", "response_times")):
+        theirs = np.array([float(rows[i][column]) for i in sorted(rows)]) * MS_PER_S
+        error = np.abs(metrics_ms(result)[metric][sorted(rows)] / theirs - 1.0)
+        found[f"{metric}_median_error_frac"] = float(np.median(error))
+        found[f"{metric}_p99_error_frac"] = float(np.percentile(error, 99))
+    return found
+
+
 def traces_of(folder: Path, kind: str) -> Iterator[tuple[str, Requests]]:
     """Its generated trace at 70 requests/s, and the Azure trace brought to that."""
     yield "generated", read_requests(folder / f"rr_{kind}_70_2min.csv")
@@ -222,11 +242,18 @@ def main() -> int:
         "num_all_met_flat": sum(r["flat"]["num_met"] == 9 for r in rows),
         "num_all_met_measured": sum(r["measured"]["num_met"] == 9 for r in rows),
     }
+    requests = compare_requests(args.folder)
     if args.format == "json":
-        text = json.dumps({"summary": summary, "runs": runs, "designs": rows}, indent=2)
-        print(text)
+        report = {
+            "summary": summary,
+            "requests": requests,
+            "runs": runs,
+            "designs": rows,
+        }
+        print(json.dumps(report, indent=2))
         return 0
     print_tables(runs, rows)
+    print(requests)
     print(summary)
     return 0
 

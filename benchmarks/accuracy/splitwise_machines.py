@@ -6,6 +6,9 @@ What that simulator does is put into the *inputs* here, never into the product:
   measured over *tokens*, so that a decode step hardly depends on its batch;
 * a step holds whole prompts and decodes up to 2048 tokens, and the KV cache of the
   whole output is reserved (`orca`);
+* a step with decodes takes 1.1 times a prefill of all its tokens: on machines that do
+  both every prefill does, since decodes are nearly always there (machines that are lent
+  go by our law of mixed steps, without the 1.1);
 * machines that do both are chosen by the prompt tokens they have yet to prefill;
 * a KV transfer takes bytes over 200 GiB/s, however many there are;
 * KV memory is 8 x 80 GiB less the weights.
@@ -57,6 +60,7 @@ A100, H100, CAPPED = "a100-80gb", "h100-80gb", "h100-80gb-pcap"
 GPU_TYPES = {A100: "a100_sxm", H100: "h100_sxm", CAPPED: "h100_sxm_capped"}
 KV_BYTES_PER_TOKEN = 2 * 14336 * 70 * 2
 KV_TOKENS = int((8 * 80 * GIB - 329e9) / KV_BYTES_PER_TOKEN)
+MIXED_FACTOR = 1.1
 TRANSFER_BYTES_PER_S = 200 * GIB
 LIMITS = BatchLimits(policy=Batching.ORCA, max_batch_tokens=2048, max_num_seqs=512)
 
@@ -84,13 +88,14 @@ def from_zero(xs: FloatArray, ys: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.concatenate([[0.0], xs]), np.concatenate([[at_zero], ys])
 
 
-def flat_table(folder: Path, hardware: str) -> StepTable:
+def flat_table(folder: Path, hardware: str, phase: Phase) -> StepTable:
     """Step latencies as that simulator asks for them."""
+    factor = MIXED_FACTOR if phase is Phase.AGGREGATED else 1.0
     prompt_x, prompt_ms = from_zero(*curve(folder, hardware, "prompt_ms"))
     token_x, token_ms = from_zero(*curve(folder, hardware, "token_ms"))
     return StepTable(
         prefill_tokens=tuple(prompt_x),
-        prefill_ms=tuple(prompt_ms),
+        prefill_ms=tuple(prompt_ms * factor),
         decode_batch=tuple(token_x),
         decode_ms=tuple(token_ms),
         decode_per_kv_token_ms=(0.0,) * len(token_x),
@@ -108,19 +113,18 @@ def serving_system(
     folder: Path, machines: Machines, *, is_flat: bool, forecast: Forecast
 ) -> ServingSystem:
     """Pools where there are both phases, else machines that do everything."""
-    tables = {
-        hardware: flat_table(folder, hardware) if is_flat else measured_table(hardware)
-        for hardware, _, _ in machines
-    }
     replicas = tuple(
         ServingReplica(
             phase=phase,
-            stages=(tables[hardware],),
+            stages=(table,),
             limits=LIMITS,
             kv_capacity_tokens=KV_TOKENS,
             kv_block_tokens=1,
         )
         for hardware, phase, number in machines
+        for table in [
+            flat_table(folder, hardware, phase) if is_flat else measured_table(hardware)
+        ]
         for _ in range(number)
     )
     phases = [replica.phase for replica in replicas]

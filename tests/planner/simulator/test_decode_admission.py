@@ -1,7 +1,8 @@
 """When a decode replica fetches a request: three rules on one example.
 
 Two requests of 10 + 41 tokens are prefilled at 1 and decoded until 41. One of 20 + 41
-is prefilled a millisecond after it comes. In buckets of 20, an output of 41 is forecast as 40.
+is prefilled a millisecond after it comes. In buckets of 20, an output of 41 is forecast
+as 40.
 """
 
 import pytest
