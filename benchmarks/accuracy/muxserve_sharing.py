@@ -31,8 +31,9 @@ from planner.goodput import Effort
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.meshes import MeshKind, MeshSupply
 from planner.multiplexing.problem import SharedProblem
-from planner.multiplexing.solve import SharedPlan, SharingMethod, place_services
-from planner.multiplexing.unit_model import UnitModel, UnitSpace
+from planner.multiplexing.solve import SharedResult, SharingMethod, place_services
+from planner.multiplexing.space import UnitSpace
+from planner.multiplexing.unit_model import UnitModel
 from planner.problem import Problem, Service
 from planner.serving import Planner
 from planner.simulator.system import Phase
@@ -96,7 +97,7 @@ def library() -> LatencyLibrary:
     return LatencyLibrary(sources=(PublishedTableSource(publication="muxserve"),))
 
 
-def figures(plan: SharedPlan) -> dict[str, Any]:
+def figures(plan: SharedResult) -> dict[str, Any]:
     """What is told of a plan."""
     units = plan.placed.units if plan.placed is not None else ()
     shared = sum(len(each.gpu_indices) for each in units if each.unit.is_shared)

@@ -7,7 +7,8 @@ from typing import Self
 from clusters.cluster import Cluster
 from clusters.fields import InputError, check_fields, spec
 from models.llm import LlmSpec
-from planner.problem import EngineSettings, Service
+from planner.multiplexing.space import UnitSpace
+from planner.problem import API_VERSION, EngineSettings, Service
 from planner.slo import Slo
 
 
@@ -23,15 +24,26 @@ class SharedGoal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedObjective:
+    """The goal of a placement of several services."""
+
+    goal: SharedGoal = spec("What is best.", default=SharedGoal.SERVED_LOAD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SharedProblem:
     """A cluster and the services that share it."""
 
-    cluster: Cluster = spec("The hardware.")
+    api_version: str = spec("Format of the file.", default=API_VERSION)
+    cluster: Cluster = spec("The hardware (name of an example, path, or nodes).")
     services: tuple[Service, ...] = spec("What is to be served.")
+    objective: SharedObjective = spec("The goal.", default_factory=SharedObjective)
     engine: EngineSettings = spec("Engine settings.", default_factory=EngineSettings)
-    goal: SharedGoal = spec("What is best.", default=SharedGoal.SERVED_LOAD)
+    search: UnitSpace = spec("Which units are considered.", default_factory=UnitSpace)
 
     def __post_init__(self) -> None:
+        if self.api_version != API_VERSION:
+            raise InputError("api_version", self.api_version, f"'{API_VERSION}'")
         if not self.services:
             raise InputError("services", self.services, "at least one service")
         seen: dict[str, int] = {}
@@ -48,6 +60,11 @@ class SharedProblem:
             if service.slo.e2e_ms is not None:
                 form = "null: several LLMs are placed by TTFT and TPOT"
                 raise InputError(f"{where}.slo.e2e_ms", service.slo.e2e_ms, form)
+
+    @property
+    def goal(self) -> SharedGoal:
+        """What is best."""
+        return self.objective.goal
 
     @property
     def demands(self) -> tuple["LlmDemand", ...]:
