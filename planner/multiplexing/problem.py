@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Self
 
 from clusters.cluster import Cluster
 from clusters.fields import InputError, check_fields, spec
+from clusters.mapping import from_mapping
+from clusters.serde import read_mapping
 from models.llm import LlmSpec
 from planner.multiplexing.space import UnitSpace
 from planner.problem import API_VERSION, EngineSettings, Service
@@ -70,6 +73,11 @@ class SharedProblem:
     def demands(self) -> tuple["LlmDemand", ...]:
         """The services as the placement sees them."""
         return tuple(LlmDemand.of(service) for service in self.services)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a problem file (YAML or JSON); paths in it start from its folder."""
+        return from_mapping(cls, read_mapping(path), file=str(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

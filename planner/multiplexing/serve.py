@@ -46,6 +46,12 @@ class ServiceOutcome:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def goodput_rps(self) -> float:
+        """All that was admitted where the SLO is met, else what was within it."""
+        is_met = self.attainment is not None and self.attainment.is_met
+        return self.admitted_rps if is_met else self.within_slo_rps
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitLoad:
@@ -67,7 +73,7 @@ class SharedEvaluation:
 
     scheduling: Scheduling = spec("What becomes of KV quotas.")
     span_s: float = spec("Time that the arrivals span.", unit="s", gt=0)
-    seed: int = spec("Seed of the traffic.", ge=0)
+    seed: int = spec("Seed of the traffic.", unit="1", ge=0)
     within_slo_rps: float = spec(
         "Served within the SLOs, all services.", unit="requests/s", ge=0
     )

@@ -56,7 +56,7 @@ class SharedPlan:
     tool_version: str = spec("Version that made it.")
     status: Status = spec("How good it is known to be.")
     reasons: tuple[str, ...] = spec("Why the status is what it is.", default=())
-    seed: int = spec("Seed of the traffic.", ge=0)
+    seed: int = spec("Seed of the traffic.", unit="1", ge=0)
     method: SharingMethod = spec("Search method.")
     verdict: str = spec("What sharing gains here.")
     placed: PlacedUnits = spec("Units with GPUs, SM shares and KV quotas.")
@@ -81,13 +81,17 @@ class SharedPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Served:
+class Served:
     """A placement whose promises the simulation has held it to."""
 
-    found: SharedResult
-    placed: PlacedUnits
-    evaluation: SharedEvaluation
-    usd_per_hour: float | None
+    found: SharedResult = spec("What the search found.")
+    placed: PlacedUnits = spec("Its units, with promises that may be lower.")
+    evaluation: SharedEvaluation = spec("What the simulation says of them.")
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Price; None: unknown."""
+        return self.found.usd_per_hour
 
 
 def plan_services(
@@ -133,7 +137,7 @@ def plan_services(
     if time_limit_s is not None:
         settings = replace(settings, time_limit_s=time_limit_s)
     results: list[SharedResult] = []
-    served: list[_Served] = []
+    served: list[Served] = []
     for each in METHODS[method]:
         progress(f"searching: {each}")
         found = place_services(problem, library, method=each, settings=settings)
@@ -149,7 +153,7 @@ def plan_services(
 
 def hold(
     problem: SharedProblem, book: CostBook, found: SharedResult, *, seed: int
-) -> _Served:
+) -> Served:
     """Simulate a placement; LLMs that miss their SLO are to serve less, and again."""
     assert found.placed is not None, "a placement was found"
     placed = found.placed
@@ -164,12 +168,7 @@ def hold(
         if not missed or problem.goal is SharedGoal.MIN_COST:
             break
         placed = promising_less(placed, missed)
-    return _Served(
-        found=found,
-        placed=placed,
-        evaluation=evaluation,
-        usd_per_hour=found.usd_per_hour,
-    )
+    return Served(found=found, placed=placed, evaluation=evaluation)
 
 
 def promising_less(placed: PlacedUnits, services: set[str]) -> PlacedUnits:
@@ -187,26 +186,28 @@ def promising_less(placed: PlacedUnits, services: set[str]) -> PlacedUnits:
     return PlacedUnits(units=tuple(units))
 
 
-def _rank(problem: SharedProblem, each: _Served) -> tuple[float, ...]:
+def _rank(problem: SharedProblem, each: Served) -> tuple[float, ...]:
     """The best first: what is met, then the goal, then fewer GPUs."""
     is_missed = 0.0 if each.evaluation.is_met else 1.0
     cost = each.usd_per_hour if each.usd_per_hour is not None else float("inf")
     if problem.goal is SharedGoal.MIN_COST:
         return is_missed, cost, float(each.placed.num_gpus)
-    return -worth_rps(problem, each.evaluation), float(each.placed.num_gpus), cost
+    # Rates differ by a request or so where one service draws a little more or less.
+    worth = round(worth_rps(problem, each.evaluation), 3)
+    return -worth, float(each.placed.num_gpus), cost
 
 
 def worth_rps(problem: SharedProblem, evaluation: SharedEvaluation) -> float:
-    """Load served within the SLOs, as the goal counts it."""
+    """Load served, as the goal counts it."""
+    services = evaluation.services
     if problem.goal is not SharedGoal.RATE_WEIGHTED:
-        return evaluation.within_slo_rps
-    total = sum(each.wanted_rps for each in evaluation.services)
-    rates = ((e.wanted_rps, e.within_slo_rps) for e in evaluation.services)
-    return sum(wanted / total * within for wanted, within in rates)
+        return sum(each.goodput_rps for each in services)
+    total = sum(each.wanted_rps for each in services)
+    return sum(each.wanted_rps / total * each.goodput_rps for each in services)
 
 
 def _plan_of(
-    problem: SharedProblem, ordered: Sequence[_Served], seed: int
+    problem: SharedProblem, ordered: Sequence[Served], seed: int
 ) -> SharedPlan:
     best = ordered[0]
     found, evaluation = best.found, best.evaluation
@@ -254,7 +255,7 @@ def _plan_of(
     )
 
 
-def verdict_of(ordered: Sequence[_Served]) -> str:
+def verdict_of(ordered: Sequence[Served]) -> str:
     """What sharing gains over GPUs for each LLM alone, as simulated."""
     best = ordered[0]
     is_shared = any(each.unit.is_shared for each in best.placed.units)

@@ -21,7 +21,7 @@ Differences from the paper
     - SM shares add up to 1 and are kept, so prefills need not hold decodes back
     - steps that run together slow each other down (`models.latency.contention`)
     - quotas are tokens of each LLM; the released code keeps numbers of requests, which
-      it works out from blocks
+      it works out from blocks. A quota is full where the next prompt finds no room
 """
 
 import math

@@ -83,9 +83,14 @@ def form_prefill(w: Any, llm: int) -> None:
 
 @inlined
 def count_usage(w: Any, llm: int) -> None:
-    """Note how full the quota is when prompts are admitted."""
+    """Note how full the quota is as prompts are admitted; 1: the next has no room."""
     model = w.llm[llm]
-    model.usage_sum += model.held_tokens / model.quota_tokens
+    usage = model.held_tokens / model.quota_tokens
+    if model.prompt_head != NONE and model.num_running < model.max_num_seqs:
+        req = w.request[model.prompt_head]
+        if model.held_tokens + req.input_tokens + req.done_tokens >= model.quota_tokens:
+            usage = 1.0
+    model.usage_sum += usage
     model.num_usages += 1
     model.peak_held_tokens = max(model.peak_held_tokens, model.held_tokens)
 

@@ -193,7 +193,12 @@ class ReferenceUnit:
             job.admission, self.admissions = self.admissions, self.admissions + 1
             if math.isnan(job.start):
                 job.start = self.now
-        llm.usages.append(llm.held / llm.quota)
+        is_blocked = (
+            llm.waiting
+            and llm.running < llm.max_seqs
+            and llm.held + llm.waiting[0].context >= llm.quota
+        )
+        llm.usages.append(1.0 if is_blocked else llm.held / llm.quota)
         duration = self.prefill_ms(index, [job.context for job in batch])
         self.prefill = (self.now + duration, index, batch)
 
