@@ -139,7 +139,7 @@ def test_machines_of_a_phase_need_routes_to_each_other():
     ),
     many_requests(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_pools_match_the_reference_and_serve_everyone(system, requests):
     reference = ReferenceSimulator(system, requests)
     reference.run()

@@ -91,7 +91,7 @@ def test_a_wrong_forecast_is_believed():
     ),
     many_requests(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_dispatch_matches_the_reference(system, requests):
     reference = ReferenceSimulator(system, requests)
     reference.run()
