@@ -116,6 +116,8 @@ class Planner:
             routes=self._simulated_routes(deployment, crowding or {}),
             kv_bytes_per_token=self._sent_bytes_per_token(),
             routing=deployment.routing,
+            kv_transfer=self.problem.engine.kv_transfer,
+            num_layers=self.problem.service.llm.num_layers,
         )
 
     def _sent_bytes_per_token(self) -> float:

@@ -279,6 +279,11 @@ def _fill_clock(
     clock["concurrency"] = options.concurrency or 0
     clock["hold_ms"] = options.hold_ms
     clock["kv_bytes_per_token"] = system.kv_bytes_per_token
+    clock["num_layers"] = system.num_layers
+    least = system.kv_transfer.least_layer_wise_tokens
+    clock["least_layer_wise"] = _NO_LIMIT if least is None else least
+    clock["layer_wise_ms"] = system.kv_transfer.layer_wise_ms
+    clock["transfer_block_ms"] = system.kv_transfer.block_ms
     spread = max(requests.duration_ms, 1.0) / (NUM_SAMPLES - 1)
     clock["sample_ms"] = options.sample_ms or spread
     limits = options.stop_limits

@@ -5,9 +5,10 @@ from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.kv import allocate, blocks_for, num_blocks
-from planner.simulator.queues import mark_dirty, push_join, push_prompt, push_pull
+from planner.simulator.queues import mark_dirty, push_join, push_prompt
 from planner.simulator.routing import choose_decode, choose_prefill
 from planner.simulator.state import DONE, NONE, REJECTED
+from planner.simulator.streams import drop_stream, end_stream, queue_pull
 
 
 @compiled
@@ -88,9 +89,15 @@ def first_token(w: Any, request: int) -> None:
     if replica != NONE:
         w.replica[replica].work_tokens -= req.input_tokens
     if w.decode_replicas.shape[0] == 0 or req.output_tokens == 1:
+        if req.decode_replica != NONE:
+            drop_stream(w, request)
         if replica != NONE:
             leave_prefill(w, request)
         finish(w, request)
+        return
+    if req.decode_replica != NONE:
+        if not math.isnan(req.transfer_start_ms):
+            end_stream(w, request)
         return
     target = choose_decode(w, replica)
     rep = w.replica[target]
@@ -100,11 +107,7 @@ def first_token(w: Any, request: int) -> None:
             leave_prefill(w, request)
         reject(w, request)
         return
-    req.decode_replica = target
-    rep.work_tokens += req.input_tokens
-    rep.num_requests += 1
-    push_pull(w, target, request)
-    mark_dirty(w, target)
+    queue_pull(w, request, target)
 
 
 @compiled

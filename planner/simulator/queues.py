@@ -28,16 +28,34 @@ def push_prompt_front(w: Any, replica: int, request: int) -> None:
         rep.prompt_tail = request
 
 
-@inlined
+@compiled
 def push_pull(w: Any, replica: int, request: int) -> None:
     """Append `request` to those whose KV cache `replica` is to fetch."""
     rep = w.replica[replica]
-    w.request[request].next = NONE
+    w.request[request].pull_next = NONE
     if rep.pull_head == NONE:
         rep.pull_head = request
     else:
-        w.request[rep.pull_tail].next = request
+        w.request[rep.pull_tail].pull_next = request
     rep.pull_tail = request
+
+
+@compiled
+def remove_pull(w: Any, replica: int, request: int) -> None:
+    """Take `request` from those whose KV cache `replica` is to fetch."""
+    rep = w.replica[replica]
+    previous = NONE
+    if rep.pull_head != request:
+        previous = rep.pull_head
+        while w.request[previous].pull_next != request:
+            previous = w.request[previous].pull_next
+    following = w.request[request].pull_next
+    if previous == NONE:
+        rep.pull_head = following
+    else:
+        w.request[previous].pull_next = following
+    if rep.pull_tail == request:
+        rep.pull_tail = previous
 
 
 @compiled

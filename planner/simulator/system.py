@@ -6,6 +6,7 @@ from itertools import product
 
 from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable
+from planner.simulator.transfer_settings import KvTransfer
 
 
 class Phase(StrEnum):
@@ -242,6 +243,15 @@ class ServingSystem:
     routes: tuple[KvRoute, ...] = spec("KV routes, one a pair.", default=())
     kv_bytes_per_token: float = spec("KV cache of one token.", unit="bytes/token", ge=0)
     routing: Routing = spec("Routing policy.", default=Routing.SHORTEST_QUEUE)
+    kv_transfer: KvTransfer = spec(
+        "How KV caches are sent.", default_factory=KvTransfer
+    )
+    num_layers: int = spec(
+        "Layers that a layer-wise transfer sends one by one.",
+        unit="1",
+        ge=1,
+        default=1,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
