@@ -22,6 +22,7 @@ DOCUMENTED = {
     "step-table": "models.latency.step_table:StepTable",
     "problem": "planner.problem:Problem",
     "plan": "planner.plan:Plan",
+    "events": "planner.simulator.outside_schedule:OutsideSchedule",
     "workload": "planner.workload.workload_file:WorkloadFile",
 }
 """The classes of files by the name of their schema; imported when asked for."""

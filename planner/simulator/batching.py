@@ -78,8 +78,8 @@ def admit(w: Any, replica: int) -> int:
     # A context that is recomputed has started before, or came from elsewhere.
     if req.done_tokens == 0 and math.isnan(req.prefill_start_ms):
         req.prefill_start_ms = clock.now_ms
-        if req.input_tokens >= clock.least_layer_wise and rep.decodes == 0:
-            begin_stream(w, request)
+    if req.input_tokens >= clock.least_layer_wise and rep.decodes == 0:
+        begin_stream(w, request)
     return int(request)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from clusters.fields import check_fields, spec
 from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
+from planner.simulator.outside_schedule import OutsideEvent
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import (
     Batching,
@@ -80,6 +81,10 @@ class SimulationOptions:
         default=0,
     )
 
+    events: tuple[OutsideEvent, ...] = spec(
+        "What happens to replicas from outside, in any order.", default=()
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
 
@@ -123,6 +128,7 @@ def build_world(
         kv_samples=np.zeros((len(replicas), NUM_SAMPLES), dtype=np.float64),
         gap_counts=np.zeros(state.NUM_GAP_BINS, dtype=np.int64),
         span=np.zeros(options.max_spans, dtype=state.SPAN),
+        outside=np.zeros(0, dtype=state.OUTSIDE_EVENT),
     )
 
 
@@ -196,7 +202,8 @@ def _fill_replicas(
         blocks = given.kv_capacity_tokens // given.kv_block_tokens
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
         rep["watermark_blocks"] = int(blocks * _WATERMARK_FRAC)
-        rep["work_weight"] = _work_weight(given)
+        rep["work_weight"] = work_weight(given)
+        rep["is_open"] = 1
         for name in ("prompt", "partial", "pull", "join"):
             rep[f"{name}_head"] = rep[f"{name}_tail"] = NONE
         for position, table in enumerate(given.stages):
@@ -236,7 +243,7 @@ def _fill_limits(rep: Any, limits: BatchLimits) -> None:
 
 
 @lru_cache(maxsize=256)
-def _work_weight(replica: ServingReplica) -> float:
+def work_weight(replica: ServingReplica) -> float:
     """Time this replica needs for a token of work, to compare unlike replicas."""
     tokens = replica.limits.max_batch_tokens
     if replica.phase is Phase.DECODE:
@@ -260,9 +267,16 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
         "decode_ready_ms",
         "finish_ms",
         "last_token_ms",
+        "begun_ms",
     ):
         request[name] = np.nan
-    for name in ("prefill_replica", "decode_replica", "next", "batch_next"):
+    for name in (
+        "prefill_replica",
+        "decode_replica",
+        "admission",
+        "next",
+        "batch_next",
+    ):
         request[name] = NONE
     return request
 
@@ -278,6 +292,10 @@ def _fill_clock(
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0
     clock["hold_ms"] = options.hold_ms
+    clock["num_decodes"] = len(system.indices(Phase.DECODE))
+    clock["num_prefills"] = len(system.replicas) - clock["num_decodes"]
+    for name in ("wait_head", "wait_tail", "unsent_head", "unsent_tail"):
+        clock[name] = NONE
     clock["kv_bytes_per_token"] = system.kv_bytes_per_token
     clock["num_layers"] = system.num_layers
     least = system.kv_transfer.least_layer_wise_tokens
@@ -301,8 +319,9 @@ def _fill_clock(
 
 def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     num = len(system.replicas)
-    by_pair = {route.source * num + route.target: route for route in system.routes}
-    names = sorted({share.edge for r in system.routes for share in r.edges})
+    given = (*system.routes, *system.switch_routes)
+    by_pair = {route.source * num + route.target: route for route in given}
+    names = sorted({share.edge for route in given for share in route.edges})
     number = {name: i for i, name in enumerate(names)}
     routes = np.zeros(num * num + 1, dtype=state.ROUTE)
     shares: list[tuple[int, float]] = []

@@ -98,6 +98,46 @@ def remove_partial(w: Any, replica: int, request: int, previous: int) -> None:
     rep.num_partial -= 1
 
 
+@compiled
+def push_waiting(w: Any, request: int) -> None:
+    """Append `request` to the arrivals that wait for a replica that prefills."""
+    clock = w.clock[0]
+    w.request[request].next = NONE
+    if clock.wait_head == NONE:
+        clock.wait_head = request
+    else:
+        w.request[clock.wait_tail].next = request
+    clock.wait_tail = request
+
+
+@compiled
+def push_unsent(w: Any, request: int) -> None:
+    """Append `request` to the prefilled ones that wait for a replica that decodes."""
+    clock = w.clock[0]
+    w.request[request].pull_next = NONE
+    if clock.unsent_head == NONE:
+        clock.unsent_head = request
+    else:
+        w.request[clock.unsent_tail].pull_next = request
+    clock.unsent_tail = request
+
+
+@compiled
+def remove_unsent(w: Any, request: int) -> None:
+    """Take `request` from the prefilled ones that wait for a replica that decodes."""
+    clock = w.clock[0]
+    previous, waiting = NONE, clock.unsent_head
+    while waiting != request:
+        previous, waiting = waiting, w.request[waiting].pull_next
+    following = w.request[request].pull_next
+    if previous == NONE:
+        clock.unsent_head = following
+    else:
+        w.request[previous].pull_next = following
+    if clock.unsent_tail == request:
+        clock.unsent_tail = previous
+
+
 @inlined
 def push_batch(w: Any, stage: int, batch: int) -> None:
     """Append a prefill batch to the queue of a later pipeline stage."""

@@ -67,6 +67,7 @@ def begin_stream(w: Any, request: int) -> None:
         return
     total = req.input_tokens + req.output_tokens
     if blocks_for(w, target, request, total) <= w.replica[target].capacity_blocks:
+        req.begun_ms = w.clock[0].now_ms
         queue_pull(w, request, target)
 
 
@@ -89,8 +90,8 @@ def end_stream(w: Any, request: int) -> None:
     req = w.request[request]
     route = req.prefill_replica * w.replica.shape[0] + req.decode_replica
     whole_ms = transfer_ms(w, request)
-    layer_ms = (clock.now_ms - req.prefill_start_ms) / clock.num_layers
-    start = max(req.link_ms, req.prefill_start_ms + layer_ms)
+    layer_ms = (clock.now_ms - req.begun_ms) / clock.num_layers
+    start = max(req.link_ms, req.begun_ms + layer_ms)
     end = max(start + whole_ms, clock.now_ms + whole_ms / clock.num_layers)
     end += w.route[route].latency_ms + clock.layer_wise_ms
     schedule(w, w.stage.shape[0] + request, end, TRANSFER_DONE)
@@ -98,7 +99,7 @@ def end_stream(w: Any, request: int) -> None:
 
 @compiled
 def drop_stream(w: Any, request: int) -> None:
-    """The target of a layer-wise transfer forgets a request it will not decode."""
+    """The target of a transfer forgets a request it will not decode."""
     req = w.request[request]
     target = req.decode_replica
     rep = w.replica[target]
@@ -110,5 +111,6 @@ def drop_stream(w: Any, request: int) -> None:
         rep.num_running -= 1
     rep.work_tokens -= req.input_tokens
     req.decode_replica = NONE
+    req.begun_ms = math.nan
     req.transfer_start_ms = math.nan
     mark_dirty(w, target)

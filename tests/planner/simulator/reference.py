@@ -51,6 +51,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
         self.replicas = [ReplicaState(i, r) for i, r in enumerate(system.replicas)]
         self.prefills = [r for r in self.replicas if r.given.phase is not Phase.DECODE]
         self.decoders = [r for r in self.replicas if r.given.phase is Phase.DECODE]
+        self.sends = bool(self.decoders)
         self.routes = {(r.source, r.target): r for r in system.routes}
         self.edge_free = {s.edge: 0.0 for r in system.routes for s in r.edges}
         self.turn = {Phase.PREFILL: count(), Phase.DECODE: count()}
@@ -116,7 +117,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
         job.source = replica
         if replica is not None:
             replica.in_system.remove(job)
-        if not self.decoders or job.output == 1:
+        if not self.sends or job.output == 1:
             if job.target is not None:
                 self.drop_target(job)
             self.drop_source(job)
@@ -126,7 +127,10 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
             if not math.isnan(job.transfer_start):
                 self.send_layers(job)
             return
-        slice = None if replica is None else replica.given.slice
+        self.send_to_decode(job)
+
+    def send_to_decode(self, job: Job) -> None:
+        slice = None if job.source is None else job.source.given.slice
         target = self.choose(Phase.DECODE, slice)
         if target.blocks_for(job, job.input + job.output) > target.capacity:
             self.drop_source(job)
@@ -259,7 +263,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
         job.admission = next(self.admissions)
         if job.done == 0 and math.isnan(job.prefill_start):
             job.prefill_start = self.now
-            self.begin_stream(job, rep)
+        self.begin_stream(job, rep)
 
     def form_group(self, rep: ReplicaState) -> list[Job]:
         if rep.cap:

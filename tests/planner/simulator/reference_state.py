@@ -8,7 +8,7 @@ from planner.simulator.system import Batching, Phase, ServingReplica
 CHUNKED = (Batching.CHUNKED, Batching.PREFILL_FIRST_CHUNKED, Batching.ORCA)
 """Policies of `reference_chunks`."""
 
-DECODE_END, PREFILL_END, TRANSFER_END = 0, 1, 2
+DECODE_END, PREFILL_END, TRANSFER_END, OUTSIDE, SERVES = 0, 1, 2, 3, 4
 """Order of events at one time."""
 
 WATERMARK_FRAC = 0.01
@@ -33,6 +33,7 @@ class Job:
     source: "ReplicaState | None" = None
     target: "ReplicaState | None" = None
     link: float = math.nan
+    begun: float = math.nan
     is_rejected: bool = False
     token_times: list[float] = field(default_factory=list)
 

@@ -12,11 +12,11 @@ class Transfers:
     def begin_stream(self, job: Job, replica: ReplicaState) -> None:
         """Layer-wise: the decode replica is chosen when the prefill starts."""
         least = self.system.kv_transfer.least_layer_wise_tokens
-        if replica.decodes or not self.decoders or least is None or job.input < least:
+        if replica.decodes or not self.sends or least is None or job.input < least:
             return
         target = self.choose(Phase.DECODE, replica.given.slice)
         if target.blocks_for(job, job.input + job.output) <= target.capacity:
-            job.source, job.target = replica, target
+            job.source, job.target, job.begun = replica, target, self.now
             target.in_system.add(job)
             target.pulls.append(job)
 
@@ -26,7 +26,7 @@ class Transfers:
         each_ms = self.alone_ms(job, job.target) / num
         sent = job.link
         for layer in range(1, num + 1):
-            made = job.prefill_start + (self.now - job.prefill_start) * layer / num
+            made = job.begun + (self.now - job.begun) * layer / num
             sent = max(sent, made) + each_ms
         route = self.routes[job.source.index, job.target.index]
         end = sent + route.latency_ms + self.system.kv_transfer.layer_wise_ms
