@@ -23,6 +23,8 @@ DOCUMENTED = {
     "problem": "planner.problem:Problem",
     "plan": "planner.plan:Plan",
     "events": "planner.simulator.outside_schedule:OutsideSchedule",
+    "shared-problem": "planner.multiplexing.problem:SharedProblem",
+    "shared-plan": "planner.multiplexing.shared_plan:SharedPlan",
     "workload": "planner.workload.workload_file:WorkloadFile",
 }
 """The classes of files by the name of their schema; imported when asked for."""
