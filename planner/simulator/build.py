@@ -9,20 +9,13 @@ import numpy as np
 from clusters.fields import check_fields, spec
 from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
-from planner.simulator.control import (
-    DecodeAdmission,
-    DecodeMix,
-    Forecast,
-    PromptOrder,
-    dice,
-    expected_outputs,
-)
+from planner.simulator.control_build import fill_control
+from planner.simulator.outside_schedule import OutsideEvent
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import (
     Batching,
     BatchLimits,
     Phase,
-    Routing,
     ServingReplica,
     ServingSystem,
 )
@@ -33,28 +26,6 @@ NUM_SAMPLES = 256
 
 _NO_LIMIT = 1 << 40
 """More tokens or requests than any simulation has."""
-
-_ROUTINGS = {
-    Routing.ROUND_ROBIN: state.ROUND_ROBIN,
-    Routing.SHORTEST_QUEUE: state.SHORTEST_QUEUE,
-    Routing.PENDING_TOKENS: state.PENDING_TOKENS,
-    Routing.RANDOM: state.RANDOM,
-    Routing.POWER_OF_TWO: state.POWER_OF_TWO,
-    Routing.TETRIINFER: state.TETRIINFER,
-    Routing.SPLITWISE: state.SPLITWISE,
-}
-
-_ORDERS = {
-    PromptOrder.FCFS: state.FCFS,
-    PromptOrder.SHORTEST_FIRST: state.SHORTEST_FIRST,
-    PromptOrder.LONGEST_FIRST: state.LONGEST_FIRST,
-}
-
-_ADMISSIONS = {
-    DecodeAdmission.GREEDY: state.GREEDY,
-    DecodeAdmission.RESERVE_STATIC: state.RESERVE_STATIC,
-    DecodeAdmission.RESERVE_DYNAMIC: state.RESERVE_DYNAMIC,
-}
 
 _WATERMARK_FRAC = 0.01
 """Share of the KV blocks that admission leaves free (vLLM's default)."""
@@ -110,6 +81,10 @@ class SimulationOptions:
         default=0,
     )
 
+    events: tuple[OutsideEvent, ...] = spec(
+        "What happens to replicas from outside, in any order.", default=()
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
 
@@ -129,12 +104,13 @@ def build_world(
     group = np.zeros(num_groups, dtype=state.GROUP)
     replica = _fill_replicas(system, stage, group, table_of)
     request = _fill_requests(requests, options)
-    _fill_forecasts(request, system)
+    clock = _fill_clock(system, requests, options)
+    fill_control(clock, request, replica, system)
     slot = np.zeros(num_stages + len(requests), dtype=state.SLOT)
     slot["position"] = NONE
     by_phase = {p: system.indices(p) for p in Phase}
     return World(
-        clock=_fill_clock(system, requests, options),
+        clock=clock,
         request=request,
         replica=replica,
         stage=stage,
@@ -154,6 +130,7 @@ def build_world(
         kv_samples=np.zeros((len(replicas), NUM_SAMPLES), dtype=np.float64),
         gap_counts=np.zeros(state.NUM_GAP_BINS, dtype=np.int64),
         span=np.zeros(options.max_spans, dtype=state.SPAN),
+        outside=np.zeros(0, dtype=state.OUTSIDE_EVENT),
     )
 
 
@@ -227,7 +204,8 @@ def _fill_replicas(
         blocks = given.kv_capacity_tokens // given.kv_block_tokens
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
         rep["watermark_blocks"] = int(blocks * _WATERMARK_FRAC)
-        rep["work_weight"] = _work_weight(given)
+        rep["work_weight"] = work_weight(given)
+        rep["is_open"] = 1
         for name in ("prompt", "partial", "pull", "join"):
             rep[f"{name}_head"] = rep[f"{name}_tail"] = NONE
         for position, table in enumerate(given.stages):
@@ -265,13 +243,10 @@ def _fill_limits(rep: Any, limits: BatchLimits) -> None:
     rep["is_request_level"] = policy is Batching.REQUEST_LEVEL
     rep["is_batch_padded"] = limits.is_batch_padded
     rep["ended_head"] = NONE
-    rep["prompt_order"] = _ORDERS[limits.prompt_order]
-    rep["prompt_window"] = limits.prompt_window
-    rep["decode_admission"] = _ADMISSIONS[limits.decode_admission]
 
 
 @lru_cache(maxsize=256)
-def _work_weight(replica: ServingReplica) -> float:
+def work_weight(replica: ServingReplica) -> float:
     """Time this replica needs for a token of work, to compare unlike replicas."""
     tokens = replica.limits.max_batch_tokens
     if replica.phase is Phase.DECODE:
@@ -295,23 +270,18 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
         "decode_ready_ms",
         "finish_ms",
         "last_token_ms",
+        "begun_ms",
     ):
         request[name] = np.nan
-    for name in ("prefill_replica", "decode_replica", "next", "batch_next"):
+    for name in (
+        "prefill_replica",
+        "decode_replica",
+        "admission",
+        "next",
+        "batch_next",
+    ):
         request[name] = NONE
     return request
-
-
-def _fill_forecasts(request: Array, system: ServingSystem) -> None:
-    """What the policies may know of a request's output, and their dice."""
-    forecast = system.router.forecast
-    if forecast is None:
-        is_bucket = system.routing is Routing.TETRIINFER
-        forecast = Forecast.BUCKETS if is_bucket else Forecast.MEAN
-    expected = expected_outputs(request["output_tokens"], system.router, forecast)
-    request["expected_output"] = expected
-    if system.routing is not Routing.ROUND_ROBIN:
-        request["dice"] = dice(len(request), system.router)
 
 
 def _fill_clock(
@@ -319,17 +289,20 @@ def _fill_clock(
 ) -> Array:
     array = np.zeros(1, dtype=state.CLOCK)
     clock = array[0]
-    clock["routing"] = _ROUTINGS[system.routing]
-    if clock["routing"] >= state.TETRIINFER and not system.is_split:
-        clock["routing"] = state.SHORTEST_QUEUE
-    clock["heavy_output"] = system.router.heavy_output_tokens
-    clock["takes_ratio"] = system.router.decode_mix is DecodeMix.LOWEST_RATIO
-    clock["max_pending"] = system.router.max_pending_tokens
     clock["counts_gaps"] = options.is_itl_counted
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0
     clock["hold_ms"] = options.hold_ms
+    clock["num_decodes"] = len(system.indices(Phase.DECODE))
+    clock["num_prefills"] = len(system.replicas) - clock["num_decodes"]
+    for name in ("wait_head", "wait_tail", "unsent_head", "unsent_tail"):
+        clock[name] = NONE
     clock["kv_bytes_per_token"] = system.kv_bytes_per_token
+    clock["num_layers"] = system.num_layers
+    least = system.kv_transfer.least_layer_wise_tokens
+    clock["least_layer_wise"] = _NO_LIMIT if least is None else least
+    clock["layer_wise_ms"] = system.kv_transfer.layer_wise_ms
+    clock["transfer_block_ms"] = system.kv_transfer.block_ms
     spread = max(requests.duration_ms, 1.0) / (NUM_SAMPLES - 1)
     clock["sample_ms"] = options.sample_ms or spread
     limits = options.stop_limits
@@ -347,8 +320,9 @@ def _fill_clock(
 
 def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     num = len(system.replicas)
-    by_pair = {route.source * num + route.target: route for route in system.routes}
-    names = sorted({share.edge for r in system.routes for share in r.edges})
+    given = (*system.routes, *system.switch_routes)
+    by_pair = {route.source * num + route.target: route for route in given}
+    names = sorted({share.edge for route in given for share in route.edges})
     number = {name: i for i, name in enumerate(names)}
     routes = np.zeros(num * num + 1, dtype=state.ROUTE)
     shares: list[tuple[int, float]] = []

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.gaps import count_token
 from planner.simulator.kv import allocate, blocks_for, num_blocks, stays
 from planner.simulator.promises import (
     has_pools,
@@ -13,10 +14,17 @@ from planner.simulator.promises import (
     strike_departure,
     strike_prompt,
 )
-from planner.simulator.queues import mark_dirty, push_join, push_prompt, push_pull
+from planner.simulator.queues import (
+    mark_dirty,
+    push_join,
+    push_prompt,
+    push_unsent,
+    push_waiting,
+)
 from planner.simulator.routing import choose_decode, choose_prefill
 from planner.simulator.splitwise import choose_pair
 from planner.simulator.state import DONE, NONE, REJECTED
+from planner.simulator.streams import drop_stream, end_stream, queue_pull
 
 
 @compiled
@@ -64,6 +72,16 @@ def arrive(w: Any, request: int) -> None:
     if w.prefill_replicas.shape[0] == 0:
         first_token(w, request)
         return
+    route_prompt(w, request)
+
+
+@compiled
+def route_prompt(w: Any, request: int) -> None:
+    """Send a request to a prefill queue; it waits while no replica prefills."""
+    req = w.request[request]
+    if w.clock[0].num_prefills == 0:
+        push_waiting(w, request)
+        return
     if has_pools(w):
         choose_pair(w, request)
         replica = req.prefill_replica
@@ -98,11 +116,14 @@ def first_token(w: Any, request: int) -> None:
     clock = w.clock[0]
     req = w.request[request]
     replica = req.prefill_replica
-    req.first_token_ms = clock.now_ms
-    req.last_token_ms = clock.now_ms
     req.done_tokens = 1
-    if missed_ttft(w, request):
-        clock.ttft_misses += 1
+    if math.isnan(req.first_token_ms):
+        req.first_token_ms = clock.now_ms
+        req.last_token_ms = clock.now_ms
+        if missed_ttft(w, request):
+            clock.ttft_misses += 1
+    elif clock.counts_gaps:  # lost and computed again: not the first one
+        count_token(w, request, clock.now_ms)
     if replica != NONE:
         w.replica[replica].pending_tokens -= req.input_tokens
         if has_pools(w):
@@ -114,28 +135,39 @@ def first_token(w: Any, request: int) -> None:
     if replica != NONE:
         w.replica[replica].work_tokens -= req.input_tokens
     if w.decode_replicas.shape[0] == 0 or req.output_tokens == 1:
+        if not math.isnan(req.begun_ms):
+            drop_stream(w, request)
         if replica != NONE:
             leave_prefill(w, request)
         if has_pools(w):
             promise_decode(w, req.decode_replica, request, -1)
         finish(w, request)
         return
-    target = req.decode_replica
+    if not math.isnan(req.begun_ms):
+        if not math.isnan(req.transfer_start_ms):
+            end_stream(w, request)
+        return
+    send_to_decode(w, request)
+
+
+@compiled
+def send_to_decode(w: Any, request: int) -> None:
+    """A prefilled request gets a decode replica; it waits while there is none."""
+    req = w.request[request]
+    replica = req.prefill_replica
+    if has_pools(w):
+        queue_pull(w, request, req.decode_replica)
+        return
+    target = choose_decode(w, replica, request)
     if target == NONE:
-        target = choose_decode(w, replica, request)
-        if not can_hold(w, target, request):
-            if replica != NONE:
-                leave_prefill(w, request)
-            reject(w, request)
-            return
-        if keeps_books(w):
-            promise_decode(w, target, request, 1)
-    rep = w.replica[target]
-    req.decode_replica = target
-    rep.work_tokens += req.input_tokens
-    rep.num_requests += 1
-    push_pull(w, target, request)
-    mark_dirty(w, target)
+        push_unsent(w, request)
+        return
+    if not can_hold(w, target, request):
+        if replica != NONE:
+            leave_prefill(w, request)
+        reject(w, request)
+        return
+    queue_pull(w, request, target)
 
 
 @compiled
@@ -227,8 +259,8 @@ def finish(w: Any, request: int) -> None:
     req.status = DONE
     clock.num_done += 1
     missed = missed_ttft(w, request)
-    if req.output_tokens > 1:
-        gaps = float(req.output_tokens - 1)
+    if req.streamed_tokens + req.output_tokens > 1:
+        gaps = float(req.streamed_tokens + req.output_tokens - 1)
         if (req.finish_ms - req.first_token_ms) / gaps > clock.tpot_limit_ms:
             clock.tpot_misses += 1
             missed = True

@@ -28,7 +28,7 @@ LOW_DICE = (1 << 31) - 1
 def choose_prefill(w: Any, request: int) -> int:
     """Replica that gets the next arrival: in turn, at random, or by work."""
     clock = w.clock[0]
-    candidates = w.prefill_replicas
+    candidates = w.prefill_replicas[: clock.num_prefills]
     if clock.routing == ROUND_ROBIN:
         chosen = candidates[clock.next_prefill]
         clock.next_prefill = (clock.next_prefill + 1) % candidates.shape[0]
@@ -48,7 +48,7 @@ def choose_decode(w: Any, source: int, request: int) -> int:
     In turn, at random, or by work; NONE when the slice has no decode replica.
     """
     clock = w.clock[0]
-    candidates = w.decode_replicas
+    candidates = w.decode_replicas[: clock.num_decodes]
     wanted = ANY_SLICE if source == NONE else w.replica[source].slice
     if clock.routing == ROUND_ROBIN:
         for _ in range(candidates.shape[0]):

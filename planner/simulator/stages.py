@@ -141,16 +141,23 @@ def settle_run(w: Any, stage: int) -> None:
     st = w.stage[stage]
     if st.doing != DECODE or st.run_steps == 1:
         return
-    group = st.current
-    grp = w.group[group]
+    grp = w.group[st.current]
     elapsed = w.clock[0].now_ms - st.run_start_ms
     over = (
         steps_until(elapsed, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens)
         - 1
     )
-    over = min(over, st.run_steps - 1)
+    settle_steps(w, stage, min(over, st.run_steps - 1))
+
+
+@compiled
+def settle_steps(w: Any, stage: int, over: int) -> None:
+    """Count the first `over` steps of the run, which goes on after them."""
     if over <= 0:
         return
+    st = w.stage[stage]
+    group = st.current
+    grp = w.group[group]
     duration = run_ms(over, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens)
     if w.clock[0].counts_gaps:
         count_run(w, stage, over, duration)

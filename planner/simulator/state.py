@@ -33,12 +33,15 @@ FCFS, SHORTEST_FIRST, LONGEST_FIRST = range(3)
 GREEDY, RESERVE_STATIC, RESERVE_DYNAMIC = range(3)
 """Rules by which a decode replica fetches requests."""
 
-DECODE_DONE, PREFILL_DONE, TRANSFER_DONE = 0, 1, 2
+DECODE_DONE, PREFILL_DONE, TRANSFER_DONE, OUTSIDE, SERVES = 0, 1, 2, 3, 4
 """Event priorities at equal times; arrivals come last.
 
 Decode steps end first, so that whoever routes a prefilled request at the same time
 sees the work that is left, however many steps a run has jumped over.
 """
+
+FAIL, DRAIN, FLIP, OPEN = 0, 1, 2, 3
+"""What happens to a replica from outside; `OPEN`: it recovers, or scales up."""
 
 GAP_LEAST_MS, GAP_BINS_PER_E, NUM_GAP_BINS = 1e-3, 200.0, 4607
 """Histogram of the gaps between tokens: bins of 0.5 % from 1 us to 10^7 ms."""
@@ -67,6 +70,10 @@ REQUEST = np.dtype(
         ("expected_output", "i8"),
         ("dice", "i8"),
         ("next", "i8"),
+        ("pull_next", "i8"),
+        ("link_ms", "f8"),
+        ("begun_ms", "f8"),
+        ("streamed_tokens", "i8"),
         ("batch_next", "i8"),
         ("batch_count", "i8"),
         ("batch_tail", "i8"),
@@ -128,6 +135,10 @@ REPLICA = np.dtype(
         ("prompt_window", "i8"),
         ("window_left", "i8"),
         ("decode_admission", "i8"),
+        ("other_weight", "f8"),
+        ("is_open", "i8"),
+        ("is_flipping", "i8"),
+        ("switch_ms", "f8"),
         ("num_requests", "i8"),
         ("kv_last_ms", "f8"),
         ("kv_last_blocks", "f8"),
@@ -219,6 +230,20 @@ CLOCK = np.dtype(
         ("hold_ms", "f8"),
         ("release_ms", "f8"),
         ("kv_bytes_per_token", "f8"),
+        ("least_layer_wise", "i8"),
+        ("num_layers", "f8"),
+        ("layer_wise_ms", "f8"),
+        ("transfer_block_ms", "f8"),
+        ("num_prefills", "i8"),
+        ("num_decodes", "i8"),
+        ("wait_head", "i8"),
+        ("wait_tail", "i8"),
+        ("unsent_head", "i8"),
+        ("unsent_tail", "i8"),
+        ("next_outside", "i8"),
+        ("num_recomputed", "i8"),
+        ("num_recomputed_tokens", "i8"),
+        ("num_rerouted", "i8"),
         ("sample_ms", "f8"),
         ("ttft_limit_ms", "f8"),
         ("tpot_limit_ms", "f8"),
@@ -256,6 +281,10 @@ ROUTE = np.dtype([("latency_ms", "f8"), ("ms_per_byte", "f8"), ("first_edge", "i
 EDGE_SHARE = np.dtype([("edge", "i8"), ("ms_per_byte", "f8")])
 """A shared link of a route."""
 
+OUTSIDE_EVENT = np.dtype(
+    [("at_ms", "f8"), ("kind", "i8"), ("replica", "i8"), ("takes_ms", "f8")]
+)
+
 SPAN = np.dtype(
     [
         ("start_ms", "f8"),
@@ -277,7 +306,8 @@ class World(NamedTuple):
     The kernel gets them behind one pointer (`planner.simulator.handle`).
 
     `heap` holds slot numbers; slot s < num_stages is a stage, slot num_stages + i the
-    KV transfer of request i. `knot` and `batch` have one row a distinct StepTable;
+    KV transfer of request i; with events from outside, a timer a replica follows, and
+    the next of these events. `knot` and `batch` have one row a distinct StepTable;
     `route` one record a (source, target) pair of replicas, `source * num_replicas +
     target`, and one more at the end.
     """
@@ -299,6 +329,7 @@ class World(NamedTuple):
     route: Array
     edge_share: Array
     edge_free_ms: Array
+    outside: Array
     kv_samples: Array
     gap_counts: Array
     span: Array

@@ -7,6 +7,7 @@ from itertools import product
 from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable
 from planner.simulator.control import DecodeAdmission, PromptOrder, RouterSettings
+from planner.simulator.transfer_settings import KvTransfer, TransferMode
 
 
 class Phase(StrEnum):
@@ -286,10 +287,23 @@ class ServingSystem:
 
     replicas: tuple[ServingReplica, ...] = spec("Replicas, in order.")
     routes: tuple[KvRoute, ...] = spec("KV routes, one a pair.", default=())
+    switch_routes: tuple[KvRoute, ...] = spec(
+        "KV routes of pairs that come about when replicas change their phase.",
+        default=(),
+    )
     kv_bytes_per_token: float = spec("KV cache of one token.", unit="bytes/token", ge=0)
     routing: Routing = spec("Routing policy.", default=Routing.SHORTEST_QUEUE)
     router: RouterSettings = spec(
         "What the routing policy goes by.", default_factory=RouterSettings
+    )
+    kv_transfer: KvTransfer = spec(
+        "How KV caches are sent.", default_factory=KvTransfer
+    )
+    num_layers: int = spec(
+        "Layers that a layer-wise transfer sends one by one.",
+        unit="1",
+        ge=1,
+        default=1,
     )
 
     def __post_init__(self) -> None:
@@ -302,6 +316,11 @@ class ServingSystem:
                 "replicas",
                 sorted(phases),
                 "either 'aggregated' or 'prefill' and 'decode'",
+            )
+        is_serialized = self.kv_transfer.mode is TransferMode.SERIALIZED
+        if self.routing is Routing.SPLITWISE and self.is_split and not is_serialized:
+            raise InputError(
+                "kv_transfer.mode", self.kv_transfer.mode, "serialized (splitwise)"
             )
         self._check_slices()
         self._check_routes()
@@ -341,6 +360,17 @@ class ServingSystem:
                 raise InputError(
                     "routes", f"{source}->{target} missing", "a KV route a pair"
                 )
+
+        for index, route in enumerate(self.switch_routes):
+            pair = (route.source, route.target)
+            last = len(self.replicas) - 1
+            if pair in pairs or pair in known or max(pair) > last or len({*pair}) == 1:
+                raise InputError(
+                    f"switch_routes[{index}]",
+                    f"{route.source}->{route.target}",
+                    f"two replicas of 0 to {last} without a KV route, each pair once",
+                )
+            known.add(pair)
 
     def indices(self, phase: Phase) -> tuple[int, ...]:
         """Indices of the replicas of exactly this phase."""

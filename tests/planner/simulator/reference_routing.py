@@ -19,6 +19,8 @@ class Routers:
 
     jobs: list[Job]
     replicas: list[ReplicaState]
+    prefills: list[ReplicaState]
+    decoders: list[ReplicaState]
 
     def prepare_routing(self, system: ServingSystem, requests: Requests) -> None:
         """What the policies may know of the requests."""
@@ -41,9 +43,7 @@ class Routers:
 
     def choose(self, phase: Phase, job: Job, slice: int | None = None) -> ReplicaState:
         """In turn, passing over those of other slices, at random, or by work."""
-        wanted = [r for r in self.replicas if (r.given.phase is Phase.DECODE)]
-        if phase is Phase.PREFILL:
-            wanted = [r for r in self.replicas if r.given.phase is not Phase.DECODE]
+        wanted = self.decoders if phase is Phase.DECODE else self.prefills
         fitting = [r for r in wanted if slice in (None, r.given.slice)]
         if self.routing is Routing.ROUND_ROBIN:
             while True:

@@ -33,6 +33,7 @@ from planner.simulator.system import (
     ServingSystem,
     kv_phases,
 )
+from planner.simulator.transfer_settings import KvTransfer, TransferMode
 from planner.workload.requests import Requests
 
 TIMES = (
@@ -250,6 +251,20 @@ def kv_routes(
 
 
 @st.composite
+def kv_transfers(draw: st.DrawFn, routing: Routing) -> KvTransfer:
+    """Serialized half the time; layer-wise for all prompts or the longer ones."""
+    mode = draw(st.sampled_from([TransferMode.SERIALIZED, *TransferMode]))
+    if routing is Routing.SPLITWISE:
+        mode = TransferMode.SERIALIZED
+    return KvTransfer(
+        mode=mode,
+        layer_wise_above_tokens=draw(st.integers(0, MAX_INPUT)),
+        layer_wise_ms=draw(eighths(8)),
+        block_ms=draw(st.sampled_from([0.0, 0.125])),
+    )
+
+
+@st.composite
 def systems(
     draw: st.DrawFn,
     *,
@@ -281,6 +296,8 @@ def systems(
         kv_bytes_per_token=draw(st.sampled_from([0.0, 0.25, 1.0])),
         routing=routing,
         router=draw(router_settings()),
+        kv_transfer=draw(kv_transfers(routing)),
+        num_layers=draw(st.sampled_from([1, 2, 4, 16])),
     )
 
 
