@@ -86,6 +86,7 @@ def _environment(table: ProfileTable) -> str:
             f"- points: {len(steps)}: "
             + ", ".join(f"{n} {name}" for name, n in counts.items() if n),
             *(f"- kernels: {backend}" for backend in backends),
+            *(f"- **measured with {words}**" for words in _stand_ins(steps)),
             *(f"- not measured: {note}" for note in notes),
             *(f"- unreadable: {problem}" for problem in table.problems),
         ]
@@ -108,6 +109,11 @@ def _conditions(steps: Sequence[StepRecord]) -> list[str]:
             found.append(f"{name} {min(read):.0f} to {max(read):.0f} {unit}")
     told = "; ".join(found) or "clocks, power and temperature cannot be read"
     return [f"- while measuring: {told}"]
+
+
+def _stand_ins(steps: Sequence[StepRecord]) -> list[str]:
+    notes = {(r.note, r.llm.name) for r in steps if r.step is not None and r.note}
+    return [f"{note}: {llm}" for note, llm in sorted(notes)]
 
 
 def _features(summary: Mapping[str, Any]) -> str:

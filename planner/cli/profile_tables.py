@@ -57,6 +57,13 @@ def profile_report(profile: "Profile") -> "Group":
     parts += [
         (title, table_of(names, found)) for title, (names, found) in shown if found
     ]
+    odd = [
+        (f"{m.llm.name} TP{m.tp}", words)
+        for m in profile.models
+        for words in m.stand_ins
+    ]
+    if odd:
+        parts.append(("Formats measured in place of the model's", facts_table(odd)))
     if left:
         parts.append(("Points without a number", facts_table(left)))
     return sections(*parts)
