@@ -115,6 +115,10 @@ def collectives(
     samples: Annotated[
         int, typer.Option(min=6, help="Runs of each operation and size.")
     ] = 15,
+    sizes: Annotated[
+        str | None,
+        typer.Option("--bytes", help="Message sizes; default: 1 KiB to 256 MiB."),
+    ] = None,
     max_s: Annotated[
         float, typer.Option("--max-seconds", min=1.0, help="Longest time for it all.")
     ] = 600.0,
@@ -125,12 +129,16 @@ def collectives(
     For several hosts start `torchrun ... -m profiler.collectives` on each, with
     `--links` for the links between them (see `phaseplan profile links`).
     """
+    from planner.cli.profile_subjects import whole_numbers
+
+    chosen = () if sizes is None else whole_numbers(sizes, "--bytes")
     open_device(device)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *("--nproc-per-node", str(processes), "-m", "profiler.collectives"),
         *("--out", str(records), "--device", device.partition(":")[0]),
         *("--samples", str(samples)),
+        *(("--bytes", *map(str, chosen)) if chosen else ()),
     ]
     try:
         done = subprocess.run(
@@ -155,14 +163,18 @@ def import_results(
     engine: EngineOption = "vllm",
     quiet: QuietOption = False,
 ) -> None:
-    """Turn a benchmark's result file into records."""
+    """Turn a benchmark's result file into records, appended to those there.
+
+    A file gives one decode point at its mean load, and a prefill point if requests were
+    alone. Several files make a profile: import them all, then `profile fit`.
+    """
     from models.llm import LlmSpec
     from models.profile_records import Environment
     from models.profile_table import RecordWriter
     from profiler.bench_results import read_bench_results
 
     environment = Environment(
-        device="endpoint", device_name=results.name, gpu=gpu, engine=engine
+        device="endpoint", device_name="benchmark results", gpu=gpu, engine=engine
     )
     found = read_bench_results(results, LlmSpec.load(model), environment, tp=tp)
     with RecordWriter(records) as writer:

@@ -109,6 +109,7 @@ class CampaignRun:
         self._summary["under_way"] = name
         self._write_summary()
         try:
+            self._look_around(name)
             stage()
         except DeviceLostError as error:
             self._end_lost(name, str(error))
@@ -120,6 +121,15 @@ class CampaignRun:
         self._summary[f"{name}_s"] = round(time.monotonic() - began, 1)
         self._write_summary()
 
+    def _look_around(self, name: str) -> None:
+        """Note whoever else is on the device: what is measured then is blurred."""
+        from profiler.environment import other_users
+
+        others = other_users(self._device)
+        if others:
+            self._summary.setdefault("other_users", f"{others}, before {name}")
+            self._tell(f"warning: {others}")
+
     def _end_lost(self, name: str, why: str) -> None:
         """End this process: only a new one can use the device again."""
         self._summary[f"{name}_failed"] = why
@@ -129,14 +139,9 @@ class CampaignRun:
 
     def features(self) -> None:
         """What the device has beside plain kernels, or why not."""
-        from profiler.environment import other_users
         from profiler.feature_report import feature_report
         from profiler.layers.settings import LayerSettings
 
-        others = other_users(self._device)
-        if others:
-            self._summary["other_users"] = others
-            self._tell(f"warning: {others}")
         where = self._device.torch_device
         settings = LayerSettings.for_device(where, self._plan.dtype)
         self._summary["features"] = feature_report(settings)
