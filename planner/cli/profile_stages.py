@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import typer
 from clusters.fields import spec
 from planner.cli.output import say
 from planner.cli.profile_folder import pack, unpack, write_summary
+from planner.cli.profile_simulator import SimulatorCompiler
 
 if TYPE_CHECKING:
     from models.latency.profile import Profile
@@ -36,6 +38,10 @@ DEVICE_LOST_CODE = 75
 _RESERVE_FRAC = 0.04
 """Of the whole time, what is kept for fitting and the report."""
 _LEAST_S = 1.0
+_COMPILER_FRAC = 0.04
+"""Of the whole time, what serving waits for the simulator's compiler."""
+_LEAST_PREDICT_S = 10.0
+"""For the same, what the prediction waits even when the time is over."""
 _MAX_CRASHES = {"main": 4, "suite": 4, "features": 2, "ceilings": 2}
 """Crashes of a stage after which it is left out, 1 where not said: a point that crashed
 is not tried again, but a stage without points would only crash once more."""
@@ -75,6 +81,7 @@ class CampaignRun:
     def all(self) -> None:
         """Every stage in order; a stage that fails is told and the next one runs."""
         unpack(self._out)
+        simulator = self._simulator
         measured = (
             self.features,
             self.ceilings,
@@ -85,13 +92,21 @@ class CampaignRun:
             self.sm_share,
             self.repeat,
         )
-        for stage in () if self._options.report_only else measured:
-            self._run(stage)
-        for stage in (self.fit, self.predict, self.report):
-            self._run(stage)
+        try:
+            for stage in () if self._options.report_only else measured:
+                self._run(stage)
+            for stage in (self.fit, self.predict, self.report):
+                self._run(stage)
+        finally:
+            simulator.end()
         pack(self._out)
         self._summary.pop("under_way", None)
         self._write_summary()
+
+    @cached_property
+    def _simulator(self) -> SimulatorCompiler:
+        """Compiles beside the stages from the start."""
+        return SimulatorCompiler()
 
     def _run(self, stage: Callable[[], None]) -> None:
         from profiler.device_lost import DeviceLostError
@@ -240,54 +255,40 @@ class CampaignRun:
 
     def serve(self) -> None:
         """``served.json.gz``: traces served by the engine, at every load and policy."""
-        from planner.cli.profile_served import write_served
-        from planner.cli.profile_validate import build_engine, serve_levels
+        from planner.cli.profile_prediction import serve_campaign
 
         if (self._out / "served.json.gz").exists():
             return
-        plan = self._plan
-        engine, why_eager = build_engine(
-            plan.llm, self._device, plan.dtype, plan.validation
-        )
-        self._tell(f"engine: {engine.backend}")
-        file = serve_levels(
-            engine,
-            self._profile(),
+        # A simulator that is not compiled by now must not hold up the device.
+        why_rough = self._simulator.why_not_ready(_COMPILER_FRAC * self._plan.total_s)
+        if why_rough:
+            self._summary["capacity"] = f"predicted roughly: {why_rough}"
+            self._tell(f"the simulator does not run here yet: {why_rough}")
+        serve_campaign(
             self._device,
-            plan.validation,
+            self._plan,
+            self._profile(),
+            self._out / "served.json.gz",
             self._tell,
-            why_eager,
+            is_rough=why_rough is not None,
         )
-        write_served(self._out / "served.json.gz", file)
 
     def predict(self) -> None:
         """``validation.json``: the simulator on the traces that were served."""
-        from clusters.mapping import to_mapping
-        from clusters.serde import dump_json, write_text_atomic
-        from planner.cli.profile_served import engine_steps, read_served
-        from planner.cli.profile_validate import predict_levels
+        from planner.cli.profile_prediction import predict_campaign
 
         served = self._out / "served.json.gz"
+        self._summary.pop("predict_skipped", None)
         if not served.exists():
             self._summary["predict_skipped"] = "nothing was served"
             return
-        file = read_served(served)
-        try:
-            levels = predict_levels(
-                file, self._profile(), self._plan.llm, self._plan.validation
-            )
-        except ImportError as error:  # numba: not there, or too old for this NumPy
-            self._summary["predict_skipped"] = f"the simulator needs numba: {error}"
-            self._tell(f"not predicted here: {error}; {served} can be, elsewhere")
+        left_s = self._plan.total_s - (time.monotonic() - self._started_s)
+        why_not = self._simulator.why_not_ready(max(_LEAST_PREDICT_S, left_s))
+        if why_not:
+            self._summary["predict_skipped"] = f"the simulator: {why_not}"
+            self._tell(f"not predicted here: {why_not}; {served} can be, elsewhere")
             return
-        found = {
-            "engine": file.backend,
-            "no_graphs": file.no_graphs,
-            "calibration": to_mapping(file.calibration),
-            "levels": to_mapping(levels),
-            "steps": engine_steps(file, self._profile(), self._plan.llm),
-        }
-        write_text_atomic(self._out / "validation.json", dump_json(found))
+        predict_campaign(self._plan, self._profile(), served, self._out)
 
     def report(self) -> None:
         """``summary.md``, and plots where matplotlib is installed."""

@@ -145,8 +145,12 @@ def serve_levels(
     wanted: "ValidationPlan",
     show: "Callable[[str], None]",
     why_no_graphs: str | None = None,
+    *,
+    is_rough: bool = False,
 ) -> "ServedFile":
     """Calibrate the engine, and serve a trace at every load with every policy.
+
+    `is_rough` sets the loads by a capacity that is predicted without the simulator.
 
     Raises
     ------
@@ -172,7 +176,9 @@ def serve_levels(
 
     for policy in wanted.policies:
         for share in wanted.loads:
-            run = serve_run(engine, file, table, wanted, policy, share, show)
+            run = serve_run(
+                engine, file, table, wanted, policy, share, show, is_rough=is_rough
+            )
             file = replace(file, runs=(*file.runs, run))
     return file
 

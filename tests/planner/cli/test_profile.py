@@ -149,6 +149,34 @@ def test_campaign_leaves_a_small_folder_that_says_it_all(
     assert json.loads(ended.stdout)["levels"] == _levels(out / "validation.json")
 
 
+@pytest.mark.slow
+def test_campaign_does_not_wait_for_a_simulator_that_is_not_ready(
+    tiny: Path, tmp_path: Path, phaseplan: Phaseplan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from planner.cli import profile_prediction, profile_simulator
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the simulator was run")
+
+    monkeypatch.setattr(profile_simulator, "_COMMAND", ("-c", "exit('no compiler')"))
+    monkeypatch.setattr("planner.validation.capacity_rps", refuse)
+    monkeypatch.setattr(profile_prediction, "predict_campaign", refuse)
+    out = tmp_path / "out"
+    ended = phaseplan(
+        *(*CAMPAIGN, "--model", tiny, "--out", out, "--minutes", 0.3),
+        *("--sm-share", "none"),
+    )
+    assert ended.code == 0, ended.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["capacity"] == "predicted roughly: no compiler"
+    assert summary["predict_skipped"] == "the simulator: no compiler"
+    assert (out / "served.json.gz").exists()
+    assert (
+        "predict skipped: the simulator: no compiler"
+        in (out / "summary.md").read_text()
+    )
+
+
 def _levels(path: Path) -> list[dict[str, Any]]:
     levels: list[dict[str, Any]] = json.loads(path.read_text())["levels"]
     return levels
