@@ -58,7 +58,12 @@ def plot_times(records: Sequence[StepRecord], *, ax: "Axes") -> "Axes":
 
 def plot_rates(records: Sequence[StepRecord], *, ax: "Axes") -> "Axes":
     """Prompt tokens a second of a layer by prompt tokens: where it saturates."""
-    for label, xs, ys in _curves([r for r in records if len(r.point.new_tokens) == 1]):
+    alone = [
+        r
+        for r in records
+        if len(r.point.new_tokens) == 1 and not any(r.point.past_tokens)
+    ]
+    for label, xs, ys in _curves(alone):
         pairs = sorted((x, x / y) for x, y in zip(xs, ys, strict=True))
         ax.plot([x for x, _ in pairs], [y for _, y in pairs], ".-", label=label)
     _finish(ax, "prompt tokens", "tokens a ms, one layer")

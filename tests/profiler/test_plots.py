@@ -95,7 +95,9 @@ def test_times_and_rates_are_those_measured() -> None:
     xs, ys = axes.curves["opt-13b TP1 dense"]
     assert xs == [128, 256, 512, 1024, 2048]
     assert ys == pytest.approx([2.28, 3.56, 6.12, 11.24, 21.48])
-    plot_rates(PROMPTS, ax=axes)
+    after = record(StepPoint(new_tokens=(1024,), past_tokens=(512,)))
+    plot_rates([*PROMPTS, after], ax=axes)
+    assert len(axes.curves["opt-13b TP1 dense"][0]) == len(PROMPTS)
     # 1024 tokens in 11.24 ms.
     assert axes.curves["opt-13b TP1 dense"][1][3] == pytest.approx(91.1, abs=0.05)
 
