@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clusters.fields import spec
+from clusters.units import GIB
 from planner.cli.output import say
 from planner.cli.profile_folder import pack, unpack, write_summary
 from planner.cli.profile_simulator import SimulatorCompiler
@@ -38,6 +39,8 @@ DEVICE_LOST_CODE = 75
 _RESERVE_FRAC = 0.04
 """Of the whole time, what is kept for fitting and the report."""
 _LEAST_S = 1.0
+_OWN_BYTES = 4 * GIB
+"""Beside its tensors, what a campaign may hold of the device after its first stage."""
 _COMPILER_FRAC = 0.04
 """Of the whole time, what serving waits for the simulator's compiler."""
 _LEAST_PREDICT_S = 10.0
@@ -140,7 +143,12 @@ class CampaignRun:
         """Note whoever else is on the device: what is measured then is blurred."""
         from profiler.environment import other_users
 
-        others = other_users(self._device)
+        # Later on, contexts of SM shares and kernels of all models are loaded.
+        others = (
+            other_users(self._device)
+            if name == self.features.__name__
+            else other_users(self._device, own_bytes=_OWN_BYTES)
+        )
         if others:
             self._summary.setdefault("other_users", f"{others}, before {name}")
             self._tell(f"warning: {others}")

@@ -64,6 +64,12 @@ def test_own_memory_and_context_are_nobody_else(
     assert other_users(Device(kind="cpu")) is None
 
 
+def test_contexts_and_kernels_are_allowed_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    device_with(monkeypatch, used=4 * GIB, reserved=GIB, nvml=None)
+    assert other_users(GPU) == "3072 MiB of the GPU are held by other processes"
+    assert other_users(GPU, own_bytes=3 * GIB) is None
+
+
 def test_memory_of_others_is_told_with_their_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
