@@ -13,10 +13,11 @@ from clusters.gpu import Dtype, GpuType
 from clusters.links import GroupLink, GroupLinks, LinkKind
 from models.flops import stage_shapes
 from models.latency.fit_file import ENGINES, load_fit, shipped_systems
-from models.latency.fitted import SAMPLER_CALLS, FittedSource, nearest_relative
+from models.latency.fitted import SAMPLER_CALLS, FittedSource
 from models.latency.library import LatencyLibrary
 from models.latency.operator_costs import OperatorCosts
 from models.latency.operators.tokens import TOKEN_KNOTS
+from models.latency.relatives import nearest_relative
 from models.latency.request import ExtrapolationWarning, LatencyRequest, Provenance
 from models.latency.stage_model import StageModel
 from models.latency.step_table import StepTable
