@@ -19,6 +19,7 @@ from models.flops import stage_shapes
 from models.latency.fabrics import fabric_of, fabrics_of
 from models.latency.fit_file import ENGINES, load_fit, shipped_systems
 from models.latency.operators.collective import Collective, CollectiveModel
+from models.latency.prefill_curve import PrefillCurve
 from models.latency.rank_operators import FittedRank
 from models.latency.ranked import RankedStage
 from models.latency.relatives import nearest_relative, products_fit
@@ -28,7 +29,7 @@ from models.latency.request import (
     SourceRemarks,
     StageLinks,
 )
-from models.latency.stage_model import PrefillCurve, StageModel
+from models.latency.stage_model import StageModel
 from models.latency.step_table import StepTable
 from models.llm import LlmSpec
 from models.parallelism import Parallelism

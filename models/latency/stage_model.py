@@ -23,52 +23,23 @@ from models.communication import (
 )
 from models.latency.attention_costs import AttentionCosts
 from models.latency.fit_file import EngineFit
-from models.latency.knots import choose_knots
 from models.latency.operator_costs import OperatorCosts
 from models.latency.operators.collective import CollectiveModel
 from models.latency.operators.surface import FloatArray
 from models.latency.operators.tokens import TOKEN_KNOTS
+from models.latency.prefill_curve import PrefillCurve
 from models.latency.step_table import StepTable
 from models.latency.weights import choose_variant
 from models.shapes import LayerGroup, StageShapes
 
-KNOT_TOLERANCE = 0.004
-"""Largest relative distance of the table from the composed curve at its knots."""
 MAX_BATCH = 8192.0
 _NORM_SUMS_BYTES = 8.0
 """Two sums of squares of a token, those of its queries and of its keys, in fp32."""
 _LAYER_CALLS, _EXPERT_CALLS, _QK_NORM_CALLS = 6, 2, 2
 """Operators of a layer beside its products: two norms, rotary, cache write, attention,
 activation; choice of experts and the experts; norms of queries and keys."""
-LONG_PREFILL_TOKENS = 512.0
-"""Prefills from here on never slow down with tensor parallelism in an island."""
 _FAR_FACTOR = 5.0
 """A wide product is all bandwidth or all FLOPs; further out we say so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PrefillCurve:
-    """Prefill of a stage before knots are chosen."""
-
-    linear_ms: FloatArray = spec("F at `TOKEN_KNOTS`, rising.", unit="ms")
-    per_sq_token_ms: float = spec("c of the step table.", unit="ms/token^2")
-
-    def no_slower_than(self, narrow: "PrefillCurve") -> "PrefillCurve":
-        """The curve, from `LONG_PREFILL_TOKENS` on never above `narrow`.
-
-        All-reduce kernels change algorithm with the message size and the number of
-        GPUs, and the measured curves cross there by a few per cent. A group of GPUs can
-        do what half of it does, so the narrower group bounds the wider one. Decode,
-        where more GPUs can be slower, stays as measured.
-        """
-        long = TOKEN_KNOTS >= LONG_PREFILL_TOKENS
-        capped = np.minimum(self.linear_ms, np.where(long, narrow.linear_ms, np.inf))
-        # Rising from the right: shorter steps may not exceed a lowered longer one.
-        rising = np.minimum.accumulate(capped[::-1])[::-1]
-        return PrefillCurve(
-            linear_ms=rising,
-            per_sq_token_ms=min(self.per_sq_token_ms, narrow.per_sq_token_ms),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +80,7 @@ class StageModel:
         `prefill` replaces the stage's own, where something bounds it.
         """
         curve = prefill or self.prefill()
-        tokens, prefill_ms = choose_knots(
-            TOKEN_KNOTS, curve.linear_ms, tolerance=KNOT_TOLERANCE
-        )
+        tokens, prefill_ms = curve.knots()
         sizes = TOKEN_KNOTS[TOKEN_KNOTS <= MAX_BATCH]
         linear = self.layers_ms(decode=True) + self.collectives_ms()
         linear += self.head_ms() + self.end_ms(TOKEN_KNOTS)
