@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from clusters.cluster import Cluster
-from clusters.fields import spec
+from clusters.fields import InputError, spec
 from clusters.units import MS_PER_S
 from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.memory import kv_bytes, memory_of
@@ -52,10 +52,18 @@ class Planner:
         return self.library.choose(request)
 
     def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
-        """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
+        """A deployment of `shapes` on concrete GPUs; None when they do not fit.
+
+        Neither do they where no way joins a prefill replica to a decode replica.
+        """
         ordered = sorted(shapes, key=lambda s: s.phase is not Phase.PREFILL)
         placed = place(self.problem.cluster, ordered)
-        return None if placed is None else self.deploy_at(ordered, placed)
+        if placed is None:
+            return None
+        try:
+            return self.deploy_at(ordered, placed)
+        except InputError:
+            return None
 
     def deploy_at(
         self,

@@ -22,6 +22,7 @@ METHODS = (
     "distserve-high",
     "distserve-low",
     "provisioning",
+    "hexgen2",
     "exhaustive",
 )
 """Names of search methods; written out so that help and completion import nothing."""

@@ -10,6 +10,7 @@ METHODS = (
     "distserve-high",
     "distserve-low",
     "provisioning",
+    "hexgen2",
     "exhaustive",
 )
 
