@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from clusters.cluster import Cluster
 from clusters.fields import InputError, spec
@@ -52,16 +53,27 @@ class Planner:
         return self.library.choose(request)
 
     def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
-        """A deployment of `shapes` on concrete GPUs; None when they do not fit.
-
-        Neither do they where no way joins a prefill replica to a decode replica.
-        """
+        """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
         ordered = sorted(shapes, key=lambda s: s.phase is not Phase.PREFILL)
         placed = place(self.problem.cluster, ordered)
-        if placed is None:
-            return None
+        return None if placed is None else self.deploy_if_joined(ordered, placed)
+
+    def deploy_if_joined(
+        self,
+        shapes: Sequence[ReplicaShape],
+        placed: Sequence[StageGpus],
+        slices: Sequence[int] | None = None,
+    ) -> Deployment | None:
+        """`deploy_at`, or None where no way joins GPUs that have to talk.
+
+        Those of a pipeline, and of prefill and decode replicas of one slice.
+        """
+        topology = self.problem.cluster.topology
         try:
-            return self.deploy_at(ordered, placed)
+            for stage_gpus in placed:
+                for stage, following in pairwise(stage_gpus):
+                    topology.path(stage[0], following[0])
+            return self.deploy_at(shapes, placed, slices)
         except InputError:
             return None
 

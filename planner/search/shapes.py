@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from clusters.fields import InputError
 from clusters.units import GB
 from models.latency.library import LatencyUnavailableError
 from models.llm import LlmSpec
@@ -88,9 +87,6 @@ def usable_shapes(
                 planner.system(alone)
             except LatencyUnavailableError as error:
                 ledger.reject(f"no latency: {error}")
-                continue
-            except InputError:
-                ledger.reject("no way joins its GPUs")
                 continue
             found.append(alone)
     return tuple(found)

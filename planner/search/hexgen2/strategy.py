@@ -36,11 +36,6 @@ class Strategies:
         self._context, self._ledger = context, ledger
         planner = context.evaluator.planner
         self._whole = FreeGpus.of(planner.problem.cluster)
-        self._part_of = {
-            gpu: part
-            for part, gpus in enumerate(planner.problem.cluster.topology.components())
-            for gpu in gpus
-        }
         self._shapes: dict[tuple[Phase, str], list[ReplicaShape]] = {}
         for phase in PHASES:
             for alone in usable_shapes(planner, phase, ledger):
@@ -106,13 +101,12 @@ class Strategies:
         for shape in self._shapes.get((phase, gpu_type), []):
             if shape.parallelism.num_gpus <= len(gpus):
                 stages = free.copy().take_replica(shape)
-                if stages is not None and self._is_joined(stages):
-                    found.append(planner.deploy_at([shape], [stages]))
+                if stages is None:
+                    continue
+                alone = planner.deploy_if_joined([shape], [stages])
+                if alone is not None:
+                    found.append(alone)
         return found
-
-    def _is_joined(self, stages: StageGpus) -> bool:
-        """Whether some way joins all GPUs of a replica."""
-        return len({self._part_of[gpu] for stage in stages for gpu in stage}) == 1
 
     def _links_of(self, alone: Deployment) -> GroupLinks:
         """What of a place decides the latencies of a replica there."""
