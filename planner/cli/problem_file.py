@@ -23,6 +23,7 @@ METHODS = (
     "distserve-low",
     "provisioning",
     "hexgen2",
+    "per-type",
     "exhaustive",
 )
 """Names of search methods; written out so that help and completion import nothing."""

@@ -7,6 +7,7 @@ from planner.search.distserve_high import DistServeHigh
 from planner.search.distserve_low import DistServeLow
 from planner.search.exhaustive import Exhaustive
 from planner.search.hexgen2.method import HexGen2
+from planner.search.per_type import PerType
 from planner.search.provisioning.method import Provisioning
 
 _METHODS: tuple[SearchMethod, ...] = (
@@ -15,6 +16,7 @@ _METHODS: tuple[SearchMethod, ...] = (
     DistServeLow(),
     Provisioning(),
     HexGen2(),
+    PerType(),
     Exhaustive(),
 )
 
