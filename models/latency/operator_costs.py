@@ -23,6 +23,7 @@ from models.latency.weights import (
     kv_variant,
     peak_flops_per_s,
 )
+from models.llm import WeightFormat
 from models.shapes import AttentionShape, Gemm, LayerGroup
 
 _SHARED_EXPERTS = frozenset({"gate_up", "up", "down"})
@@ -35,6 +36,9 @@ class OperatorCosts:
 
     gpu: GpuType = spec("The GPU.")
     fit: EngineFit = spec("Operators measured on it, or on its nearest relative.")
+    products: EngineFit | None = spec(
+        "Where products were measured on a nearer relative.", default=None
+    )
     takes_blocks: bool = spec(
         "Latent attention as the measured block; False where its parts are split.",
         default=True,
@@ -49,6 +53,16 @@ class OperatorCosts:
     _peaks: dict[str, Peaks] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _gemms: dict[str, tuple[GemmModel, EngineFit]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        for fit in (self.fit, self.products):
+            for variant, model in ({} if fit is None else fit.variants("gemm")).items():
+                assert fit is not None
+                assert isinstance(model, GemmModel)
+                self._gemms[variant] = model, fit
 
     def gemm_ms(self, gemm: Gemm) -> FloatArray:
         """Time of a dense product."""
@@ -56,16 +70,18 @@ class OperatorCosts:
             self._products[gemm] = self._gemm_ms(gemm)
         return self._products[gemm]
 
-    def _gemm_ms(self, gemm: Gemm) -> FloatArray:
-        fitted = self.fit.variants("gemm")
-        variant = choose_variant(gemm.weights, fitted, self.gpu)
+    def gemm_model(self, weights: WeightFormat) -> tuple[str, GemmModel, EngineFit]:
+        """Variant and model of products in a weight format, and the fit they are of."""
+        variant = choose_variant(weights, self._gemms, self.gpu)
         assert variant is not None
-        model = fitted[variant]
-        assert isinstance(model, GemmModel)
+        return variant, *self._gemms[variant]
+
+    def _gemm_ms(self, gemm: Gemm) -> FloatArray:
+        variant, model, fit = self.gemm_model(gemm.weights)
         shape = GemmShape(
             k=gemm.k, n=gemm.n, bytes_per_weight=gemm.weights.bytes_per_weight
         )
-        return model.ms(shape, self.peaks(variant))
+        return model.ms(shape, self.peaks(variant), self.measured(variant, fit))
 
     def experts_ms(self, experts: list[Gemm]) -> FloatArray:
         """Time of the routed experts of a layer, all their matrices together."""
@@ -94,7 +110,7 @@ class OperatorCosts:
             experts_per_token=float(into.experts_per_token),
             bytes_per_weight=into.weights.bytes_per_weight,
         )
-        return model.ms(shape, self.peaks(variant))
+        return model.ms(shape, self.peaks(variant), self.measured(variant, self.fit))
 
     def own_ms(self, group: LayerGroup, *, decode: bool) -> FloatArray:
         """Time of a layer's products but the routed experts.
@@ -159,8 +175,7 @@ class OperatorCosts:
     ) -> LatentShape:
         seconds = 0.0
         for gemm in projections:
-            variant = choose_variant(gemm.weights, self.fit.variants("gemm"), self.gpu)
-            assert variant is not None
+            variant, _, _ = self.gemm_model(gemm.weights)
             seconds += gemm.flops(1.0) / self.peaks(variant).flops_per_s
         return LatentShape(
             num_heads=float(attention.num_heads),
@@ -184,13 +199,27 @@ class OperatorCosts:
         shape = GemmShape(
             k=up.k, n=up.n // 2, bytes_per_weight=up.weights.bytes_per_weight
         )
-        return 2.0 * model.ms(shape, self.peaks(variant))
+        measured = self.measured(variant, self.fit)
+        return 2.0 * model.ms(shape, self.peaks(variant), measured)
 
     def peaks(self, variant: str) -> Peaks:
         """Rates a variant could at best reach: as measured, or of the other GPU."""
         if variant not in self._peaks:
             self._peaks[variant] = self._peaks_of(variant)
         return self._peaks[variant]
+
+    def measured(self, variant: str, fit: EngineFit) -> Peaks | None:
+        """Peaks of the GPU that `fit` was measured on, None: it is this one."""
+        if fit.system == self.gpu.name:
+            return None
+        key = f"{variant} on {fit.system}"
+        if key not in self._peaks:
+            rates = fit.flops_per_s
+            self._peaks[key] = Peaks(
+                memory_bytes_per_s=fit.memory_bytes_per_s,
+                flops_per_s=rates.get(str(PEAK_DTYPE[variant]), rates["bf16"]),
+            )
+        return self._peaks[key]
 
     def _peaks_of(self, variant: str) -> Peaks:
         rate = peak_flops_per_s(variant, self.gpu)

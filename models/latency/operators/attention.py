@@ -104,6 +104,22 @@ class AttentionModel:
             return self.surface.slowdown(*at)
         return self.surface.slowdown(*at, reach_of(tokens, past))
 
+    def decode_slowdown(
+        self,
+        requests: FloatArray,
+        context: FloatArray,
+        kv_heads: float,
+        group: float,
+    ) -> FloatArray:
+        """Slowdown of one token a request.
+
+        A kernel has a block of threads for each K/V head of each request, so more
+        heads than were measured count as more requests.
+        """
+        most = self.surface.axes[2].knots[-1]
+        more = max(kv_heads / most, 1.0)
+        return self.surface.slowdown(requests * more, context, kv_heads, group)
+
 
 def reach_of(tokens: FloatArray, past: FloatArray | float) -> FloatArray:
     """Keys that the last token of a chunk attends to, over the tokens of the chunk."""

@@ -1,6 +1,6 @@
 """Dense matrix products: weights streamed once, tiles of rows, columns and depth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -40,16 +40,28 @@ class GemmModel:
 
     floor_ms: float = spec("Shortest product.", unit="ms", gt=0)
     surface: Surface = spec("Slowdown over tokens, n and k.")
+    _at_knots: Surface = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_at_knots", self.surface.resampled(TOKEN_KNOTS))
         check_fields(self)
 
-    def ms(self, shape: GemmShape, peaks: Peaks) -> FloatArray:
-        """Time at `TOKEN_KNOTS`, never falling with tokens, in ms."""
-        slowdown = self.surface.slowdown(TOKEN_KNOTS, float(shape.n), float(shape.k))
-        ideal = ideal_gemm_ms(
-            TOKEN_KNOTS, shape.n, shape.k, shape.bytes_per_weight, peaks, self.floor_ms
-        )
+    def ms(
+        self, shape: GemmShape, peaks: Peaks, measured: Peaks | None = None
+    ) -> FloatArray:
+        """Time at `TOKEN_KNOTS`, never falling with tokens, in ms.
+
+        `measured` are the peaks of the GPU that was measured, None: `peaks`. A slower
+        one reaches with fewer columns what that one did with more: its slowdown is
+        that of the product of as much ideal time there.
+        """
+        width: FloatArray | float = float(shape.n)
+        traffic = _traffic(TOKEN_KNOTS, shape.n, shape.k, shape.bytes_per_weight)
+        if measured is not None:
+            here, there = (_busy_ms(traffic, each, 0.0) for each in (peaks, measured))
+            width = shape.n * here / there
+        slowdown = self._at_knots.first_axis(width, float(shape.k))
+        ideal = _busy_ms(traffic, peaks, self.floor_ms)
         return np.maximum.accumulate(ideal * slowdown)
 
 
@@ -62,9 +74,26 @@ def ideal_gemm_ms(
     floor_ms: float,
 ) -> FloatArray:
     """Roofline of ``(m, k) @ (k, n)``: floor, bytes and FLOPs, in ms."""
+    return _busy_ms(_traffic(m, n, k, bytes_per_weight), peaks, floor_ms)
+
+
+def _traffic(
+    m: FloatArray,
+    n: FloatArray | float,
+    k: FloatArray | float,
+    bytes_per_weight: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Bytes moved and FLOPs done."""
     moved = bytes_per_weight * (n * k) + ACTIVATION_BYTES * m * (n + k)
+    return moved, 2.0 * m * (n * k)
+
+
+def _busy_ms(
+    traffic: tuple[FloatArray, FloatArray], peaks: Peaks, floor_ms: float
+) -> FloatArray:
+    moved, flops = traffic
     return smooth_max(
         floor_ms,
-        MS_PER_S * moved / peaks.memory_bytes_per_s,
-        MS_PER_S * 2.0 * m * (n * k) / peaks.flops_per_s,
+        (MS_PER_S / peaks.memory_bytes_per_s) * moved,
+        (MS_PER_S / peaks.flops_per_s) * flops,
     )

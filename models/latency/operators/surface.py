@@ -86,6 +86,37 @@ class Surface:
             log_slowdown = log_slowdown + flat_values[index] * weight
         return np.exp(log_slowdown)
 
+    def first_axis(self, *coordinates: FloatArray | float) -> FloatArray:
+        """Measured over ideal time at the knots of the first axis.
+
+        `coordinates` are those on the other axes: single numbers, or for one of them an
+        array with a value at every knot of the first.
+        """
+        values, along = self._values.reshape(self.shape), None
+        for axis in range(len(coordinates), 0, -1):
+            x, log_knots = coordinates[axis - 1], self._log_knots[axis]
+            if isinstance(x, np.ndarray):
+                along = _place(x, log_knots)
+            else:
+                values = _between(values, axis, x, log_knots)
+        if along is None:
+            return np.exp(values)
+        low, share = along
+        rows, above = np.arange(len(low)), np.minimum(low + 1, values.shape[1] - 1)
+        return np.exp((1.0 - share) * values[rows, low] + share * values[rows, above])
+
+    def resampled(self, knots: FloatArray) -> "Surface":
+        """The surface with other knots on its first axis, values as interpolated."""
+        low, share = _place(knots, self._log_knots[0])
+        values = self._values.reshape(self.shape)
+        above = np.minimum(low + 1, len(values) - 1)
+        share = share.reshape((-1,) + (1,) * (values.ndim - 1))
+        between = (1.0 - share) * values[low] + share * values[above]
+        first = Axis(name=self.axes[0].name, knots=tuple(knots.tolist()))
+        return Surface(
+            axes=(first, *self.axes[1:]), log_slowdown=tuple(between.ravel().tolist())
+        )
+
     def corners(
         self, *coordinates: FloatArray | float
     ) -> tuple[NDArray[np.int64], FloatArray]:
@@ -137,8 +168,9 @@ def smooth_max(*times_ms: FloatArray | float) -> FloatArray:
     """
     total: FloatArray = np.zeros(())
     for time_ms in times_ms:
-        total = total + np.asarray(time_ms, dtype=np.float64) ** 4
-    return total**0.25
+        squared = np.square(time_ms, dtype=np.float64)
+        total = total + squared * squared
+    return np.asarray(np.sqrt(np.sqrt(total)))
 
 
 def _each_corner(
