@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusters.fields import check_fields, spec
+from models.latency.operators.latent import LATENT_PROJECTIONS
 from models.latency.step_table import StepTable, interpolate_array
 from models.shapes import LayerGroup, StageShapes
 
@@ -141,7 +142,7 @@ def engine_table(
     sizes = _batch_knots(table, graph_sizes)
     padded = _padded(sizes, graph_sizes)
     operators = skew.decode_factor * _operators_ms(table, stage, padded, draft_tokens)
-    operators += overheads.graph_kernel_ms * kernels
+    operators += overheads.graph_kernel_ms * num_distances(stage)
     is_captured = sizes <= (graph_sizes[-1] if graph_sizes else np.inf)
     decode_ms = np.where(is_captured, operators, np.maximum(operators, launch_ms))
     requests = stage.ranks.decoded(sizes)
@@ -184,6 +185,26 @@ def num_kernels(stage: StageShapes) -> int:
     """Kernels of a step of the stage, as the operators count them."""
     layers = sum(g.num_layers * _kernels_of_layer(g) for g in stage.groups)
     return layers + stage.all_reduces + 2 * stage.exchanges
+
+
+def num_distances(stage: StageShapes) -> int:
+    """Distances of kernels in a graph that operators do not have.
+
+    A block of latent attention is measured as one, with the distances inside it; sparse
+    attention is no such block.
+    """
+    inside = sum(
+        group.num_layers * (_ATTENTION + _LATENT + _num_projections(group) - 1)
+        for group in stage.groups
+        if group.attentions
+        and group.attention.is_latent
+        and not group.attention.has_short_window
+    )
+    return num_kernels(stage) - inside
+
+
+def _num_projections(group: LayerGroup) -> int:
+    return sum(gemm.name in LATENT_PROJECTIONS for gemm in group.gemms)
 
 
 def _kernels_of_layer(group: LayerGroup) -> int:

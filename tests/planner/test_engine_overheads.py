@@ -14,6 +14,7 @@ from planner.engine_overheads import (
     EngineOverheads,
     VersionSkew,
     engine_table,
+    num_distances,
     num_kernels,
 )
 
@@ -45,6 +46,18 @@ def test_kernels_of_an_expert_layer_by_hand() -> None:
     (stage,) = stage_shapes(llm, Parallelism())
     # Two norms, qkv, rotation, attention, output, router, and eight of the experts.
     assert num_kernels(stage) == 15 * llm.num_layers
+
+
+def test_distances_inside_a_measured_block_are_its_own() -> None:
+    # A layer of DeepSeek-V3 has four projections, two kernels of attention and four
+    # small ones of the latent: one block, so nine distances less than kernels.
+    llm = LlmSpec.load("deepseek-v3")
+    (stage,) = stage_shapes(llm, Parallelism())
+    assert num_distances(stage) == num_kernels(stage) - 9 * llm.num_layers
+    # Selected tokens are read by another kernel, which was not measured in a block.
+    (sparse,) = stage_shapes(LlmSpec.load("deepseek-v3.2"), Parallelism())
+    assert num_distances(sparse) == num_kernels(sparse)
+    assert num_distances(STAGE) == num_kernels(STAGE)
 
 
 def test_without_overheads_the_latencies_are_those_of_the_table() -> None:
