@@ -78,8 +78,8 @@ def engine_facts(preset: EnginePreset) -> list[tuple[str, str]]:
         (
             "Overheads",
             f"{overheads.request_ms:.0f} ms a request, {overheads.launch_ms:.3f} ms to "
-            f"launch a kernel of a prefill, {1e3 * overheads.graph_kernel_ms:.2f} us "
-            "between those of a decode",
+            f"launch a kernel of a prefill, {overheads.graph_kernel_ms:.4f} ms between "
+            "those of a decode",
         ),
         ("Median error", f"{', '.join(errors)} on {fit.rows:,} measured runs left out"),
     ]
