@@ -123,6 +123,7 @@ class AttentionCosts:
             ratio = shape.num_heads / kv
             time = heads.decode_ms(batch, context, kv, ratio)
             time = time * model.decode_slowdown(batch, context * longer, kv, ratio)
+            time = np.maximum(time, heads.least_decode_ms(batch, context, kv))
             time = np.maximum.accumulate(np.maximum.accumulate(time, 0), 1)
             if shape.has_short_window:
                 windowed += layers * time[:, 0]

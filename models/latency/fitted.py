@@ -38,8 +38,8 @@ from models.shapes import StageShapes
 TRANSFER_ERROR_FACTOR = 2.5
 """How much larger the 90th percentile of the error is on a GPU that was not measured.
 
-When every measured system takes its nearest relative instead of itself it is 2.1 to 3.4
-times as large for dense models and twice for mixtures of experts
+When every measured system takes its nearest relative instead of itself it is 2.0 to 2.9
+times as large for dense models and 1.7 times for mixtures of experts
 (`benchmarks/accuracy/step_latency.py --source relative`)."""
 SAMPLER_CALLS = 10
 """Operators that vLLM calls after the CUDA graph of a step to draw tokens: choice of

@@ -1,5 +1,7 @@
 """Time of single operators at `TOKEN_KNOTS` on one GPU with one engine's fits."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +58,9 @@ class OperatorCosts:
     _gemms: dict[str, tuple[GemmModel, EngineFit]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _variants: dict[WeightFormat, str] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for fit in (self.fit, self.products):
@@ -64,24 +69,39 @@ class OperatorCosts:
                 assert isinstance(model, GemmModel)
                 self._gemms[variant] = model, fit
 
+    def price(self, gemms: Iterable[Gemm]) -> None:
+        """Find the times of many dense products at once; `gemm_ms` then has them."""
+        by_variant: dict[str, dict[Gemm, GemmShape]] = defaultdict(dict)
+        for gemm in gemms:
+            if gemm.is_expert or gemm in self._products:
+                continue
+            variant, _, _ = self.gemm_model(gemm.weights)
+            by_variant[variant][gemm] = GemmShape(
+                k=gemm.k, n=gemm.n, bytes_per_weight=gemm.weights.bytes_per_weight
+            )
+        for variant, shapes in by_variant.items():
+            model, fit = self._gemms[variant]
+            times = model.ms_each(
+                tuple(shapes.values()),
+                self.peaks(variant),
+                self.measured(variant, fit),
+            )
+            self._products.update(zip(shapes, times, strict=True))
+
     def gemm_ms(self, gemm: Gemm) -> FloatArray:
         """Time of a dense product."""
         if gemm not in self._products:
-            self._products[gemm] = self._gemm_ms(gemm)
+            self.price((gemm,))
         return self._products[gemm]
 
     def gemm_model(self, weights: WeightFormat) -> tuple[str, GemmModel, EngineFit]:
         """Variant and model of products in a weight format, and the fit they are of."""
-        variant = choose_variant(weights, self._gemms, self.gpu)
-        assert variant is not None
+        if weights not in self._variants:
+            variant = choose_variant(weights, self._gemms, self.gpu)
+            assert variant is not None
+            self._variants[weights] = variant
+        variant = self._variants[weights]
         return variant, *self._gemms[variant]
-
-    def _gemm_ms(self, gemm: Gemm) -> FloatArray:
-        variant, model, fit = self.gemm_model(gemm.weights)
-        shape = GemmShape(
-            k=gemm.k, n=gemm.n, bytes_per_weight=gemm.weights.bytes_per_weight
-        )
-        return model.ms(shape, self.peaks(variant), self.measured(variant, fit))
 
     def experts_ms(self, experts: list[Gemm]) -> FloatArray:
         """Time of the routed experts of a layer, all their matrices together."""
@@ -120,12 +140,9 @@ class OperatorCosts:
         experts beside the routed ones on a second stream (TensorRT-LLM, vLLM and SGLang
         do with CUDA graphs): what counts of them is what takes longer.
         """
-        block = self.latent_block(group, "decode") is not None
         total, shared = np.zeros_like(TOKEN_KNOTS), np.zeros_like(TOKEN_KNOTS)
         experts = [gemm for gemm in group.gemms if gemm.is_expert]
-        for gemm in group.gemms:
-            if gemm.is_expert or (block and gemm.name in LATENT_PROJECTIONS):
-                continue
+        for gemm in self.own(group):
             if decode and gemm.name == "kv_b":
                 total = total + self._absorbed_ms(gemm)
             elif decode and experts and gemm.name in _SHARED_EXPERTS:
@@ -135,6 +152,12 @@ class OperatorCosts:
         if shared.any():
             total = total + np.maximum(shared - self.experts_ms(experts), 0.0)
         return np.maximum.accumulate(total)
+
+    def own(self, group: LayerGroup) -> list[Gemm]:
+        """Dense products of a layer outside a block that was measured as one."""
+        block = self.latent_block(group, "decode") is not None
+        inside = LATENT_PROJECTIONS if block else frozenset()
+        return [g for g in group.gemms if not g.is_expert and g.name not in inside]
 
     def latent_block(
         self, group: LayerGroup, phase: str

@@ -164,6 +164,10 @@ class StageModel:
         `own` is everything but the routed experts, `routed` they alone.
         """
         total, costs = np.zeros_like(TOKEN_KNOTS), self.operators
+        heads = () if self.stage.head is None else (self.stage.head,)
+        costs.price(
+            (*(g for group in self.stage.groups for g in costs.own(group)), *heads)
+        )
         for group in self.stage.groups:
             experts = [gemm for gemm in group.gemms if gemm.is_expert]
             layer = np.zeros_like(TOKEN_KNOTS)

@@ -10,6 +10,9 @@ from models.latency.operators.gemm import Peaks
 from models.latency.operators.surface import FloatArray, Surface, smooth_max
 from models.shapes import ACTIVATION_BYTES
 
+_LARGEST_CACHE_BYTES = 2.0 * 2**27
+"""Twice the last-level cache of a B200 (126 MB), the largest in the catalogue."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadFormat:
@@ -67,6 +70,16 @@ class HeadFormat:
             self._memory_ms(2.0 * self.kv_bytes * attended),
             self._compute_ms(4.0 * self.decode_flops_factor * group * attended),
         )
+
+    def least_decode_ms(
+        self, requests: FloatArray, context: FloatArray, kv_heads: FloatArray | float
+    ) -> FloatArray:
+        """Reading the keys and values at the memory peak, 0 where a cache holds them.
+
+        A few tables have kernels that read more than any cache holds faster than that.
+        """
+        cached = 2.0 * self.kv_bytes * requests * context * kv_heads * self.head_dim
+        return np.where(cached > _LARGEST_CACHE_BYTES, self._memory_ms(cached), 0.0)
 
     def _memory_ms(self, num_bytes: FloatArray) -> FloatArray:
         return MS_PER_S * num_bytes / self.peaks.memory_bytes_per_s

@@ -1,5 +1,6 @@
 """Dense matrix products: weights streamed once, tiles of rows, columns and depth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,20 +50,31 @@ class GemmModel:
     def ms(
         self, shape: GemmShape, peaks: Peaks, measured: Peaks | None = None
     ) -> FloatArray:
-        """Time at `TOKEN_KNOTS`, never falling with tokens, in ms.
+        """Time at `TOKEN_KNOTS`, never falling with tokens, in ms (see `ms_each`)."""
+        return np.asarray(self.ms_each((shape,), peaks, measured)[0])
+
+    def ms_each(
+        self,
+        shapes: Sequence[GemmShape],
+        peaks: Peaks,
+        measured: Peaks | None = None,
+    ) -> FloatArray:
+        """Times of several products, shape ``(num_shapes, num_knots)``, in ms.
 
         `measured` are the peaks of the GPU that was measured, None: `peaks`. A slower
         one reaches with fewer columns what that one did with more: its slowdown is
         that of the product of as much ideal time there.
         """
-        width: FloatArray | float = float(shape.n)
-        traffic = _traffic(TOKEN_KNOTS, shape.n, shape.k, shape.bytes_per_weight)
+        columns = [(float(s.n), float(s.k), s.bytes_per_weight) for s in shapes]
+        n, k, stored = np.asarray(columns).T[:, :, None]
+        traffic = _traffic(TOKEN_KNOTS, n, k, stored)
+        width = n
         if measured is not None:
             here, there = (_busy_ms(traffic, each, 0.0) for each in (peaks, measured))
-            width = shape.n * here / there
-        slowdown = self._at_knots.first_axis(width, float(shape.k))
+            width = n * here / there
         ideal = _busy_ms(traffic, peaks, self.floor_ms)
-        return np.maximum.accumulate(ideal * slowdown)
+        slowdown = self._at_knots.first_axis(width, k)
+        return np.maximum.accumulate(ideal * slowdown, axis=1)
 
 
 def ideal_gemm_ms(
@@ -81,7 +93,7 @@ def _traffic(
     m: FloatArray,
     n: FloatArray | float,
     k: FloatArray | float,
-    bytes_per_weight: float,
+    bytes_per_weight: FloatArray | float,
 ) -> tuple[FloatArray, FloatArray]:
     """Bytes moved and FLOPs done."""
     moved = bytes_per_weight * (n * k) + ACTIVATION_BYTES * m * (n + k)

@@ -87,23 +87,22 @@ class Surface:
         return np.exp(log_slowdown)
 
     def first_axis(self, *coordinates: FloatArray | float) -> FloatArray:
-        """Measured over ideal time at the knots of the first axis.
+        """Measured over ideal time at the knots of the first axis, which come last.
 
-        `coordinates` are those on the other axes: single numbers, or for one of them an
-        array with a value at every knot of the first.
+        `coordinates` are those on the other axes: numbers, or arrays that broadcast
+        with the knots of the first.
         """
-        values, along = self._values.reshape(self.shape), None
-        for axis in range(len(coordinates), 0, -1):
-            x, log_knots = coordinates[axis - 1], self._log_knots[axis]
-            if isinstance(x, np.ndarray):
-                along = _place(x, log_knots)
+        by_knot = self._values.reshape(self.shape[0], -1)
+        rows, log_slowdown = np.arange(len(by_knot)), np.zeros(())
+        points = [np.asarray(x, dtype=np.float64) for x in coordinates]
+        spread = list(zip(points, self._log_knots[1:], strict=True))
+        for index, weight in _each_corner(spread):
+            if index.shape[-1:] == (1,):  # the same for all knots: whole rows
+                values = by_knot.T[index[..., 0]]
             else:
-                values = _between(values, axis, x, log_knots)
-        if along is None:
-            return np.exp(values)
-        low, share = along
-        rows, above = np.arange(len(low)), np.minimum(low + 1, values.shape[1] - 1)
-        return np.exp((1.0 - share) * values[rows, low] + share * values[rows, above])
+                values = by_knot[rows, index]
+            log_slowdown = log_slowdown + values * weight
+        return np.exp(log_slowdown)
 
     def resampled(self, knots: FloatArray) -> "Surface":
         """The surface with other knots on its first axis, values as interpolated."""

@@ -96,6 +96,15 @@ def test_decode_attention_reads_the_cache_once() -> None:
     assert float(time) == pytest.approx(0.16 * 2**0.25, rel=1e-6)
 
 
+def test_no_kernel_reads_more_than_a_cache_holds_faster_than_memory() -> None:
+    heads = HeadFormat(head_dim=100.0, kv_bytes=2.0, peaks=PEAKS, floor_ms=1e-9)
+    context = np.asarray([1000.0, 100_000.0])
+    # 2 * 2 B * 10 requests * 8 heads * 100 = 32 kB a token: 32 MB may lie in a cache,
+    # 3.2 GB take 3.2 ms at 1 GB/ms.
+    least = heads.least_decode_ms(np.asarray(10.0), context, 8.0)
+    assert least == pytest.approx([0.0, 3.2])
+
+
 def test_more_heads_than_measured_count_as_more_requests() -> None:
     # Measured up to 8 K/V heads: 40 of them in 4 requests keep the GPU as busy as 8 in
     # 20 requests, half-way between 10 and 40 on the axis of requests.
