@@ -372,3 +372,18 @@ def test_shipped_constants_give_the_published_predictions() -> None:
         found = silicon_predict.predict(case, silicon.shipped_fit(case))
         expected = (entry["predicted_ttft_ms"], entry["predicted_tpot_ms"])
         assert (found.ttft_ms, found.tpot_ms) == pytest.approx(expected, rel=0.01)
+
+
+def test_validation_quotes_the_results() -> None:
+    summary = json.loads((ROOT / "benchmarks/results/silicon.json").read_text())[
+        "summary"
+    ]
+    text = (ROOT / "docs/validation.md").read_text()
+    keys = ("ttft_median_ape", "ttft_mape", "tpot_median_ape", "tpot_mape")
+    for found in (
+        summary["compared"],
+        summary["other_harness"],
+        summary["cross_validated"]["compared"],
+    ):
+        cells = [f"{found['rows']:,}", *(f"{100 * found[key]:.1f} %" for key in keys)]
+        assert " | ".join(cells) in text
