@@ -134,8 +134,13 @@ def _subset(requests: Requests, kept: NDArray[np.bool_]) -> Requests:
     )
 
 
-def system_capacity_rps(system: ServingSystem, requests: Requests) -> float:
-    """Rate the whole system cannot exceed for long, in requests/s."""
+def system_capacity_rps(
+    system: ServingSystem, requests: Requests, slo: Slo | None = None
+) -> float:
+    """Rate the whole system cannot exceed for long, in requests/s.
+
+    With an `slo`, a rate at which it cannot be met for long.
+    """
     known: dict[tuple[object, ...], float] = {}
     by_phase: dict[Phase, float] = {}
     for replica in system.replicas:
@@ -144,6 +149,6 @@ def system_capacity_rps(system: ServingSystem, requests: Requests) -> float:
         kv_sizes = (replica.kv_capacity_tokens, replica.kv_block_tokens)
         key = (replica.phase, tables, kv_sizes, replica.limits)
         if key not in known:
-            known[key] = replica_capacity_rps(replica, requests)
+            known[key] = replica_capacity_rps(replica, requests, slo)
         by_phase[replica.phase] = by_phase.get(replica.phase, 0.0) + known[key]
     return min(by_phase.values())

@@ -149,6 +149,10 @@ class Evaluator:
                 seed=self.seed,
                 floor_rps=floor_rps,
             )
+            if self._goodputs[key].rate_rps > 0:  # a floor that was met does not matter
+                self._goodputs.setdefault(
+                    (system, slo, effort, 0.0), self._goodputs[key]
+                )
         return self._goodputs[key]
 
     def rate_limit_rps(self, deployment: Deployment) -> float:

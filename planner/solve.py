@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from models.latency.library import LatencyLibrary
 from models.latency.measured import MeasuredSource
-from models.memory import memory_of
 from planner.bound import gpu_rates, objective_bound, rate_bound
 from planner.cells import is_large as is_of_cells
 from planner.check import check_deployment
@@ -27,13 +26,16 @@ from planner.problem import Problem
 from planner.result import Result, Status, gap_to, goal_value
 from planner.search.contract import Candidate, SearchContext, SearchOutcome
 from planner.search.registry import methods_of
-from planner.serving import Planner
+from planner.serving import Planner, replica_memory
 from planner.stop import Never, StoppingCriterion
 from planner.verdict import verdict
 from planner.version import __version__
 
 NUM_FINALISTS = 3
 """Deployments of each kind that are simulated long and on several seeds."""
+
+MAX_FINALISTS = 6
+"""The same where short runs flattered the first, so that the next may be better."""
 
 HEADROOM_FRAC = 0.05
 """Where no rate is asked for, the workload is shown this far below the goodput."""
@@ -188,8 +190,9 @@ def verify_kind(
 ) -> list[Candidate]:
     """The first few, simulated long.
 
-    Where a rate is to be served, more of them: a short run may have flattered the
-    smallest deployments, so the list goes on until one is confirmed.
+    Where short runs have flattered the first, more of them: the list goes on while the
+    next promises more than any confirmed so far, and where a rate is to be served until
+    one is confirmed.
     """
     problem = evaluator.planner.problem
     verified: list[Candidate] = []
@@ -200,7 +203,11 @@ def verify_kind(
         is_confirmed = any(c.score(problem) is not None for c in verified)
         may_be = problem.objective.needs_rate and candidate.score(problem) is not None
         if len(verified) >= most and (is_confirmed or not may_be):
-            break
+            promises_more = not any(
+                v.rank(problem) <= candidate.rank(problem) for v in verified
+            )
+            if is_large or len(verified) >= MAX_FINALISTS or not promises_more:
+                break
         whole = evaluator.goodput(candidate.deployment, effort=effort)
         verified.append(replace(candidate, goodput=whole))
     return verified
@@ -345,8 +352,9 @@ def evidence_of(planner: Planner, best: Candidate) -> tuple[ShapeEvidence, ...]:
         replica = pool.replicas[0]
         choice = planner.latency(replica.shape, replica.stage_gpus)
         gpu = planner.problem.cluster.topology.gpu(replica.gpu_indices[0]).type
-        llm = planner.problem.service.llm
-        memory = memory_of(llm, replica.parallelism, gpu, planner.problem.engine.memory)
+        memory = replica_memory(
+            planner.problem, replica.parallelism, gpu, replica.limits
+        )
         found.append(
             ShapeEvidence(
                 shape=str(pool.shape),
