@@ -16,7 +16,8 @@ Steps
     2. The largest multiple of the tile whose step takes at most the limit. On a prefill
        replica, where no decode waits: the least budget that saturates the GPU.
     3. Its neighbours on a ladder of budgets by simulation, up, then down, while the
-       goodput rises. Those that miss the SLO at the best rate so far end in one run.
+       goodput rises, and the same from the top, where prompts are whole. Those that
+       miss the SLO at the best rate so far end in one run.
 
 Differences from the paper
     - step 3: a limit on the mean time between tokens of a request allows more than one
@@ -210,6 +211,11 @@ def best_chunk_budget(
     # 3. Neighbours.
     start = max(i for i, rung in enumerate(rungs) if rung <= rule or i == 0)
     best, rate = climb_ladder(rungs, start, rate_rps, floor_rps)
+    # A tight limit on TTFT may want whole prompts, far up the ladder.
+    if best < rungs[-1] and start < len(rungs) - 1:
+        floor_rps = max(floor_rps, rate * LEAD)
+        high, more = climb_ladder(rungs, len(rungs) - 1, rate_rps, floor_rps)
+        best, rate = (high, more) if more > rate else (best, rate)
     limits = limits_of_policy(engine, policy, best)
     return BudgetChoice(limits=limits, rule_tokens=rule, rate_rps=rate)
 
