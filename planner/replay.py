@@ -10,12 +10,10 @@ from planner.evaluate import Evaluation, Evaluator, summarize
 from planner.objective import Objective
 from planner.plan import Plan
 from planner.serving import Planner
-from planner.simulator.build import SimulationOptions
-from planner.simulator.simulate import simulate
+from planner.simulator.outcome import SimulationResult
 from planner.solve import library_for
 from planner.workload.arrivals import ClosedLoop
 from planner.workload.lengths import EmpiricalLengths
-from planner.workload.requests import Requests
 from planner.workload.trace_source import TraceSource
 from planner.workload.workload import Workload
 
@@ -43,10 +41,26 @@ class ReplayOptions:
         default=None,
     )
 
+    max_spans: int = spec(
+        "Steps, or runs of steps, kept for a timeline, the first ones.",
+        unit="1",
+        ge=0,
+        default=0,
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
         if self.concurrency is not None and self.rate_rps is not None:
             raise InputError("concurrency", self.concurrency, "no rate beside it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Replay:
+    """A replay: what was simulated, what came of it, and its summary."""
+
+    deployment: Deployment
+    result: SimulationResult
+    evaluation: Evaluation
 
 
 def replay(
@@ -59,6 +73,16 @@ def replay(
 
     Without options this repeats the plan's own evaluation, number by number.
     """
+    return replay_whole(plan, options, latency=latency).evaluation
+
+
+def replay_whole(
+    plan: Plan,
+    options: ReplayOptions | None = None,
+    *,
+    latency: LatencyLibrary | None = None,
+) -> Replay:
+    """The same, with the times of every request."""
     options = options or ReplayOptions()
     workload = replay_workload(plan, options)
     service = replace(plan.problem.service, workload=workload)
@@ -79,10 +103,15 @@ def replay(
     if options.trace is not None and workload.trace is not None:
         num_requests = len(workload.trace)
     requests = workload.draw(num_requests, seed=seed, rate_rps=rate)
+    deployment = plan.deployment
     if preset is not None:
-        return _served_by(preset, planner, plan.deployment, requests, rate)
+        deployment = with_engine(preset, planner, deployment)
     evaluator = Evaluator(planner=planner, seed=seed)
-    return evaluator.evaluate(plan.deployment, requests, offered_rps=rate)
+    result = evaluator.simulated(deployment, requests, max_spans=options.max_spans)
+    if preset is not None:
+        result = _handled_by(preset, result)
+    found = replace(summarize(planner, deployment, result), offered_rps=rate)
+    return Replay(deployment=deployment, result=result, evaluation=found)
 
 
 def with_engine(
@@ -120,27 +149,13 @@ def with_engine(
     return replace(deployment, replicas=tuple(replicas))
 
 
-def _served_by(
-    preset: EnginePreset,
-    planner: Planner,
-    deployment: Deployment,
-    requests: Requests,
-    rate_rps: float | None,
-) -> Evaluation:
-    """The same under an engine's defaults, with its handling of every request."""
-    deployment = with_engine(preset, planner, deployment)
-    concurrency = planner.problem.service.workload.concurrency
-    result = simulate(
-        planner.system(deployment),
-        requests,
-        options=SimulationOptions(concurrency=concurrency),
-    )
+def _handled_by(preset: EnginePreset, result: SimulationResult) -> SimulationResult:
+    """The same with the time that an engine takes to handle every request."""
     later = {
         name: getattr(result, name) + preset.fit.overheads.request_ms
         for name in ("first_token_ms", "decode_ready_ms", "finish_ms")
     }
-    found = summarize(planner, deployment, replace(result, **later))
-    return replace(found, offered_rps=rate_rps)
+    return replace(result, **later)
 
 
 def replay_workload(plan: Plan, options: ReplayOptions) -> Workload:
