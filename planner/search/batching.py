@@ -89,8 +89,8 @@ def policies_of(problem: Problem, alone: Deployment) -> tuple[Batching, ...]:
     if replica.phase is Phase.AGGREGATED:
         found = [p for p in wanted if p.cuts_prompts or p is not engine.policy]
     else:
-        is_pipeline = replica.parallelism.pp > 1
-        found = [engine.policy, *(p for p in wanted if p.cuts_prompts and is_pipeline)]
+        cutting = [policy for policy in wanted if policy.cuts_prompts]
+        found = cutting if replica.parallelism.pp > 1 else [engine.policy]
     return tuple(dict.fromkeys(found))
 
 

@@ -212,10 +212,9 @@ def best_chunk_budget(
     start = max(i for i, rung in enumerate(rungs) if rung <= rule or i == 0)
     best, rate = climb_ladder(rungs, start, rate_rps, floor_rps)
     # A tight limit on TTFT may want whole prompts, far up the ladder.
-    if best < rungs[-1] and start < len(rungs) - 1:
-        floor_rps = max(floor_rps, rate * LEAD)
-        high, more = climb_ladder(rungs, len(rungs) - 1, rate_rps, floor_rps)
-        best, rate = (high, more) if more > rate else (best, rate)
+    top, floor_rps = rungs[-1], max(floor_rps, rate * LEAD)
+    if best < top and floor_rps > 0.0 and rate_rps(top, floor_rps) > 0.0:
+        best, rate = climb_ladder(rungs, len(rungs) - 1, rate_rps, floor_rps)
     limits = limits_of_policy(engine, policy, best)
     return BudgetChoice(limits=limits, rule_tokens=rule, rate_rps=rate)
 
@@ -261,7 +260,7 @@ def climb_ladder(
     """The best rung on the way up from `start`, or else down, and its rate.
 
     `rate_rps` answers the rate of a rung, or 0 when it is below a floor. A way ends
-    where the rate falls back from above 0.
+    where the rate does not rise; without a floor it goes on over rates of 0.
     """
     best, rate = start, rate_rps(rungs[start], floor_rps)
     for way in (range(start + 1, len(rungs)), range(start - 1, -1, -1)):
@@ -271,7 +270,7 @@ def climb_ladder(
             found = rate_rps(rungs[rung], max(floor_rps, rate * LEAD))
             if found > rate:
                 best, rate = rung, found
-            elif rate > 0.0:
+            elif rate > 0.0 or floor_rps > 0.0:
                 break
     return rungs[best], rate
 

@@ -35,7 +35,7 @@ def alone(problem, phase, **kwargs):
         (Phase.DECODE, 1, {}, ()),
         # Prompts of one stage are not cut, but a step may hold fewer of them.
         (Phase.PREFILL, 1, {}, (Batching.PREFILL_FIRST,)),
-        (Phase.PREFILL, 2, {}, (Batching.PREFILL_FIRST, Batching.CHUNKED)),
+        (Phase.PREFILL, 2, {}, (Batching.CHUNKED,)),
         (Phase.AGGREGATED, 1, {"is_batching_searched": False}, ()),
         (Phase.AGGREGATED, 1, {"policies": (Batching.PREFILL_FIRST,)}, ()),
         (
