@@ -11,6 +11,7 @@ from planner.objective import Objective
 from planner.plan import Plan
 from planner.serving import Planner
 from planner.simulator.outcome import SimulationResult
+from planner.simulator.outside_schedule import OutsideEvent, OutsideSchedule
 from planner.solve import library_for
 from planner.workload.arrivals import ClosedLoop
 from planner.workload.lengths import EmpiricalLengths
@@ -38,6 +39,10 @@ class ReplayOptions:
     seed: int | None = spec("Another seed.", unit="1", ge=0, default=None)
     engine: str | None = spec(
         "Serving engine whose defaults and step times are used; None: the plan's.",
+        default=None,
+    )
+    events: str | None = spec(
+        "File of events from outside: replicas fail, come back, drain, change phase.",
         default=None,
     )
 
@@ -104,14 +109,34 @@ def replay_whole(
         num_requests = len(workload.trace)
     requests = workload.draw(num_requests, seed=seed, rate_rps=rate)
     deployment = plan.deployment
+    events = _events(options.events, deployment)
     if preset is not None:
         deployment = with_engine(preset, planner, deployment)
     evaluator = Evaluator(planner=planner, seed=seed)
-    result = evaluator.simulated(deployment, requests, max_spans=options.max_spans)
+    try:
+        result = evaluator.simulated(
+            deployment, requests, events=events, max_spans=options.max_spans
+        )
+    except InputError as error:
+        if options.events is None or not error.key.startswith("events"):
+            raise
+        raise error.in_file(options.events) from None
     if preset is not None:
         result = _handled_by(preset, result)
-    found = replace(summarize(planner, deployment, result), offered_rps=rate)
+    found = summarize(planner, deployment, result, num_events=len(events))
+    found = replace(found, offered_rps=rate)
     return Replay(deployment=deployment, result=result, evaluation=found)
+
+
+def _events(path: str | None, deployment: Deployment) -> tuple[OutsideEvent, ...]:
+    """The events of a schedule file, for the replicas of `deployment`."""
+    if path is None:
+        return ()
+    names = [replica.name for replica in deployment.replicas]
+    try:
+        return OutsideSchedule.load(path).of(names)
+    except InputError as error:
+        raise error if error.file else error.in_file(path) from None
 
 
 def with_engine(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from planner.check import check_deployment
 from planner.engines import engine_sources
 from planner.errors import UnsupportedProblemError
 from planner.evaluate import Evaluation, Evaluator
+from planner.finalists import verify
 from planner.goodput import FINAL, Effort
 from planner.objective import Goal
 from planner.plan import (
@@ -31,12 +32,6 @@ from planner.serving import Planner, replica_memory
 from planner.stop import Never, StoppingCriterion
 from planner.verdict import verdict
 from planner.version import __version__
-
-NUM_FINALISTS = 3
-"""Deployments of each kind that are simulated long and on several seeds."""
-
-MAX_FINALISTS = 6
-"""The same where short runs flattered the first, so that the next may be better."""
 
 HEADROOM_FRAC = 0.05
 """Where no rate is asked for, the workload is shown this far below the goodput."""
@@ -165,62 +160,6 @@ def run_methods(
         reason = "; ".join(f"{c.method}: {c.why_skipped}" for c in counts)
         raise UnsupportedProblemError(name, reason)
     return tuple(outcomes), tuple(counts)
-
-
-def verify(
-    evaluator: Evaluator, outcomes: tuple[SearchOutcome, ...], effort: Effort
-) -> tuple[Candidate, ...]:
-    """Simulate the best of both kinds long and on several seeds; best first."""
-    problem = evaluator.planner.problem
-    ranked = sorted(
-        (c for outcome in outcomes for c in outcome.candidates),
-        key=lambda c: (c.rank(problem), c.deployment.describe()),
-    )
-    # Methods place equal replicas on other GPUs: the best place stands for all.
-    unique: dict[tuple[str, int], Candidate] = {}
-    for candidate in ranked:
-        deployment = candidate.deployment
-        num_slices = len({replica.slice for replica in deployment.replicas})
-        unique.setdefault((deployment.describe(), num_slices), candidate)
-    verified: list[Candidate] = []
-    for is_disaggregated in (True, False):
-        kind = [
-            c
-            for c in unique.values()
-            if c.deployment.is_disaggregated is is_disaggregated
-        ]
-        verified += verify_kind(evaluator, kind, effort)
-    return tuple(
-        sorted(verified, key=lambda c: (c.rank(problem), c.deployment.describe()))
-    )
-
-
-def verify_kind(
-    evaluator: Evaluator, ranked: Sequence[Candidate], effort: Effort
-) -> list[Candidate]:
-    """The first few, simulated long.
-
-    Where short runs have flattered the first, more of them: the list goes on while the
-    next promises more than any confirmed so far, and where a rate is to be served until
-    one is confirmed.
-    """
-    problem = evaluator.planner.problem
-    verified: list[Candidate] = []
-    # A large deployment takes long, and differs little from the next.
-    is_large = bool(ranked) and is_of_cells(len(ranked[0].deployment.replicas))
-    most = 1 if is_large else NUM_FINALISTS
-    for candidate in ranked:
-        is_confirmed = any(c.score(problem) is not None for c in verified)
-        may_be = problem.objective.needs_rate and candidate.score(problem) is not None
-        if len(verified) >= most and (is_confirmed or not may_be):
-            promises_more = not any(
-                v.rank(problem) <= candidate.rank(problem) for v in verified
-            )
-            if is_large or len(verified) >= MAX_FINALISTS or not promises_more:
-                break
-        whole = evaluator.goodput(candidate.deployment, effort=effort)
-        verified.append(replace(candidate, goodput=whole))
-    return verified
 
 
 def judge(

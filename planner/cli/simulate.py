@@ -73,6 +73,12 @@ def simulate(
             help="Write a Chrome trace of steps and requests; it opens in Perfetto.",
         ),
     ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Replicas fail, come back, drain, change phase."
+        ),
+    ] = None,
     fmt: FormatOption = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -110,6 +116,7 @@ def simulate(
         seed=seed,
         engine=engine,
         max_spans=MAX_SPANS if timeline is not None else 0,
+        events=None if events is None else str(events),
     )
     with errors_name(trace or plan_file), progress(quiet=quiet) as show:
         show("simulating")

@@ -175,3 +175,17 @@ def test_gaps_intervals_bubbles_and_energy_are_told(
     assert "±" in table
     assert "ITL" in table
     assert "bubbles" in table
+
+
+def test_events_from_outside_are_told(
+    phaseplan: Run, plan_file: Path, planned: str, tmp_path: Path
+) -> None:
+    name = json.loads(planned)["deployment"]["replicas"][0]["name"]
+    path = tmp_path / "events.yaml"
+    path.write_text(f"events: [{{at_s: 0.5, kind: drain, replica: {name}}}]")
+    ended = phaseplan("simulate", plan_file, "--events", path)
+    assert "Events" in ended.stdout
+    assert "1 from outside" in ended.stdout
+    path.write_text(f"events: [{{at_s: 0.5, kind: recover, replica: {name}}}]")
+    ended = phaseplan("simulate", plan_file, "--events", path)
+    one_error(ended, f"{path}: events[0].kind = 'recover': expected it after fail")
