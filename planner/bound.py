@@ -2,8 +2,9 @@
 
 Every request costs GPU time in each phase, at least what the cheapest usable shape
 takes for it (`planner.capacity`). Splitting the GPUs of each type between the phases in
-any real proportion gives a linear programme whose optimum no plan exceeds: an
-aggregated replica spends at least the sum of both costs, so it is covered too.
+any real proportion gives a linear programme whose optimum no plan exceeds. Aggregated
+replicas are a third use of a GPU: prompts and decodes that share a step read the
+weights once, so their costs are less than the sum of both.
 """
 
 import math
@@ -14,9 +15,9 @@ import numpy as np
 from scipy.optimize import linprog
 
 from clusters.fields import spec
-from planner.capacity import replica_capacity_rps
 from planner.objective import Goal
 from planner.problem import Problem
+from planner.search.batching import batching_bound_rps
 from planner.search.contract import Ledger
 from planner.search.shapes import usable_gpu_types, usable_shapes
 from planner.serving import Planner
@@ -34,6 +35,7 @@ class GpuRates:
     num_gpus: int = spec("How many there are.", unit="GPUs", ge=1)
     prefill_rps: float = spec("Per GPU.", unit="requests/s", ge=0)
     decode_rps: float = spec("Per GPU.", unit="requests/s", ge=0)
+    aggregated_rps: float = spec("Per GPU.", unit="requests/s", ge=0, default=0.0)
     usd_per_hour: float | None = spec("Price of one.", unit="usd/h", default=None)
 
 
@@ -43,18 +45,18 @@ def gpu_rates(planner: Planner, *, seed: int = 0) -> tuple[GpuRates, ...]:
     service = problem.service
     sample = service.workload.draw(_SAMPLE_REQUESTS, seed=seed, rate_rps=1.0)
     best: dict[tuple[str, Phase], float] = {}
-    for phase in (Phase.PREFILL, Phase.DECODE):
+    for phase in Phase:
         for alone in usable_shapes(planner, phase, Ledger()):
-            replica = planner.system(alone).replicas[0]
-            rate = replica_capacity_rps(replica, sample, service.slo) / alone.num_gpus
+            rate = batching_bound_rps(planner, alone, service.slo, sample)
             key = (alone.replicas[0].gpu_type, phase)
-            best[key] = max(best.get(key, 0.0), rate)
+            best[key] = max(best.get(key, 0.0), rate / alone.num_gpus)
     return tuple(
         GpuRates(
             gpu_type=name,
             num_gpus=len(_gpus_of(problem, name)),
             prefill_rps=best.get((name, Phase.PREFILL), 0.0),
             decode_rps=best.get((name, Phase.DECODE), 0.0),
+            aggregated_rps=best.get((name, Phase.AGGREGATED), 0.0),
             usd_per_hour=_cheapest(problem, name),
         )
         for name in usable_gpu_types(problem)
@@ -71,7 +73,7 @@ def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None
         return _max_rate(rates, most)
     if goal is Goal.MAX_GOODPUT_PER_GPU:
         alone = [_per_gpu(rate, other) for rate in rates for other in rates]
-        return max(alone, default=0.0)
+        return max([*alone, *(rate.aggregated_rps for rate in rates)], default=0.0)
     target = problem.service.workload.rate_rps or 0.0
     if goal is Goal.MIN_GPUS:
         ones = dict.fromkeys((rate.gpu_type for rate in rates), 1.0)
@@ -98,7 +100,7 @@ def _per_gpu(prefill: GpuRates, decode: GpuRates) -> float:
 def _max_rate(rates: Sequence[GpuRates], max_gpus: int | None) -> float:
     """Maximise R, subject to the rows of `_rows`."""
     a_ub, b_ub = _rows(rates, max_gpus)
-    cost = np.zeros(2 * len(rates) + 1)
+    cost = np.zeros(3 * len(rates) + 1)
     cost[-1] = -1.0
     solution = linprog(cost, A_ub=a_ub, b_ub=b_ub)
     return abs(float(solution.fun or 0.0))
@@ -113,8 +115,8 @@ def _least_cost(
     """Minimise the price of the GPUs that serve the target; infinity if none do."""
     num = len(rates)
     a_ub, b_ub = _rows(rates, max_gpus)
-    cost = np.array([price[r.gpu_type] for r in rates] * 2 + [0.0], dtype=np.float64)
-    bounds = [(0.0, None)] * (2 * num) + [(target_rps, target_rps)]
+    cost = np.array([price[r.gpu_type] for r in rates] * 3 + [0.0], dtype=np.float64)
+    bounds = [(0.0, None)] * (3 * num) + [(target_rps, target_rps)]
     solution = linprog(cost, A_ub=a_ub, b_ub=b_ub, bounds=bounds)
     return math.inf if solution.fun is None else float(solution.fun)
 
@@ -122,19 +124,20 @@ def _least_cost(
 def _rows(
     rates: Sequence[GpuRates], max_gpus: int | None
 ) -> tuple[FloatArray, FloatArray]:
-    """Rows ``a x <= b`` over a_t GPUs that prefill, b_t that decode, and the rate R.
+    """Rows ``a x <= b``: GPUs a_t that prefill, b_t that decode, c_t both; rate R.
 
-    R <= sum_t rate_t * GPUs_t in each phase; a_t + b_t <= N_t for each type; all GPUs
-    together at most `max_gpus`. Shapes ``(num_rows, 2 * num_gpu_types + 1)`` and
-    ``(num_rows,)``.
+    R <= sum_t rate_t * (GPUs_t + c_t) in each phase; a_t + b_t + c_t <= N_t for each
+    type; all GPUs together at most `max_gpus`. Shapes
+    ``(num_rows, 3 * num_gpu_types + 1)`` and ``(num_rows,)``.
     """
     num = len(rates)
-    prefill = [-rate.prefill_rps for rate in rates] + [0.0] * num + [1.0]
-    decode = [0.0] * num + [-rate.decode_rps for rate in rates] + [1.0]
-    each = np.hstack([np.eye(num), np.eye(num), np.zeros((num, 1))])
+    both = [-rate.aggregated_rps for rate in rates]
+    prefill = [-rate.prefill_rps for rate in rates] + [0.0] * num + both + [1.0]
+    decode = [0.0] * num + [-rate.decode_rps for rate in rates] + both + [1.0]
+    each = np.hstack([np.eye(num), np.eye(num), np.eye(num), np.zeros((num, 1))])
     rows, limits = [prefill, decode, *each], [0.0, 0.0, *(r.num_gpus for r in rates)]
     if max_gpus is not None:
-        rows.append([1.0] * (2 * num) + [0.0])
+        rows.append([1.0] * (3 * num) + [0.0])
         limits.append(max_gpus)
     return np.array(rows), np.array(limits, dtype=np.float64)
 

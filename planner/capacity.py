@@ -135,10 +135,13 @@ def _subset(requests: Requests, kept: NDArray[np.bool_]) -> Requests:
     )
 
 
-def system_capacity_rps(system: ServingSystem, requests: Requests) -> float:
+def system_capacity_rps(
+    system: ServingSystem, requests: Requests, slo: Slo | None = None
+) -> float:
     """Rate the whole system cannot exceed for long, in requests/s.
 
-    Replicas that are lent count in both phases, as if they did nothing else in each.
+    With an `slo`, a rate at which it cannot be met for long. Replicas that are lent
+    count in both phases, as if they did nothing else in each.
     """
     known: dict[tuple[object, ...], float] = {}
     by_phase: dict[Phase, float] = {}
@@ -152,6 +155,6 @@ def system_capacity_rps(system: ServingSystem, requests: Requests) -> float:
         kv_sizes = (replica.kv_capacity_tokens, replica.kv_block_tokens)
         key = (replica.phase, tables, kv_sizes, replica.limits)
         if key not in known:
-            known[key] = replica_capacity_rps(replica, requests)
+            known[key] = replica_capacity_rps(replica, requests, slo)
         by_phase[replica.phase] = by_phase.get(replica.phase, 0.0) + known[key]
     return min(by_phase.values())

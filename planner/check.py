@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Set
 
 from clusters.fields import InputError
-from models.memory import memory_of
 from planner.deployment import Deployment, Replica
 from planner.kv_paths import KvPaths
 from planner.plan import Plan
 from planner.problem import Problem
+from planner.serving import replica_memory
 from planner.simulator.system import Phase, kv_phases
 
 
@@ -88,7 +88,7 @@ def _check_replica(problem: Problem, replica: Replica) -> None:
                 f"stage_gpus[{stage}]", gpus, "GPUs of one node or NVLink domain"
             )
     gpu = topology.gpu(replica.gpu_indices[0]).type
-    memory = memory_of(llm, parallelism, gpu, problem.engine.memory)
+    memory = replica_memory(problem, parallelism, gpu, replica.limits)
     if memory.why_not:
         raise InputError("parallelism", str(parallelism), f"room ({memory.why_not})")
     if replica.kv_capacity_tokens > memory.max_kv_tokens:

@@ -5,7 +5,13 @@ from dataclasses import dataclass, replace
 
 from clusters.fields import InputError, check_fields, spec
 from models.parallelism import Parallelism
-from planner.simulator.system import BatchLimits, Phase, Routing, kv_phases
+from planner.simulator.system import (
+    Batching,
+    BatchLimits,
+    Phase,
+    Routing,
+    kv_phases,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,20 +48,40 @@ class Replica:
     def shape(self) -> "ReplicaShape":
         """Everything about it but its name and its place."""
         return ReplicaShape(
-            phase=self.phase, gpu_type=self.gpu_type, parallelism=self.parallelism
+            phase=self.phase,
+            gpu_type=self.gpu_type,
+            parallelism=self.parallelism,
+            limits=self.limits,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaShape:
-    """Phase, GPU type and parallelism: replicas of one shape are interchangeable."""
+    """Phase, GPUs, parallelism and batching: replicas of one are interchangeable."""
 
     phase: Phase = spec("What it does.")
     gpu_type: str = spec("Catalogue name of its GPUs.")
     parallelism: Parallelism = spec("How the model is split.")
+    limits: BatchLimits | None = spec(
+        "Batch limits of its engine. None: the problem's.", default=None
+    )
 
     def __str__(self) -> str:
-        return f"{self.phase} {self.gpu_type} {self.parallelism}"
+        return f"{self.phase} {self.gpu_type} {self.parallelism}{self._batching}"
+
+    @property
+    def _batching(self) -> str:
+        """How prompts are served: a policy that is not plain, a budget that is set."""
+        limits = self.limits
+        if limits is None or self.phase is Phase.DECODE:
+            return ""
+        text, budget = "", limits.max_batch_tokens
+        is_plain = limits.policy is Batching.PREFILL_FIRST
+        if self.phase is Phase.AGGREGATED or not is_plain:
+            text = f" {limits.policy}"
+        if limits.policy.cuts_prompts or budget != BatchLimits().max_batch_tokens:
+            text += f" {budget}" if text else f" batch {budget}"
+        return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +166,10 @@ class Deployment:
         return tuple(Pool(shape=s, replicas=tuple(g)) for s, g in groups.items())
 
     def describe(self) -> str:
-        """E.g. ``2P1D: 2 x prefill a100_sxm TP2 PP1 + 1 x decode a100_sxm TP1 PP1``."""
+        """E.g. ``2P1D: 2 x prefill h100_sxm TP2 PP1 + 1 x decode h100_sxm TP1 PP1``.
+
+        Aggregated: ``3 x aggregated h100_sxm TP2 PP1 chunked 512``.
+        """
         pools = [f"{len(pool.replicas)} x {pool.shape}" for pool in self.pools()]
         count = {phase: len(self.of_phase(phase)) for phase in Phase}
         ratio = f"{count[Phase.PREFILL]}P{count[Phase.DECODE]}D: "

@@ -7,6 +7,7 @@ from planner.cell_runs import simulate_cells
 from planner.cells import MOST_REPLICAS, cell_kinds, is_large
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment
+from planner.energy import replica_power_w
 from planner.goodput import (
     SCREENING,
     Effort,
@@ -18,6 +19,7 @@ from planner.goodput import (
 )
 from planner.serving import Planner
 from planner.simulator.build import SimulationOptions
+from planner.simulator.confidence import estimate
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.outside_schedule import OutsideEvent, flipped
 from planner.simulator.simulate import simulate
@@ -30,15 +32,26 @@ PERCENTS = (50, 90, 99)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSummary:
-    """Percentiles of one latency metric."""
+    """Percentiles of one latency metric, with 95 % intervals by batch means."""
 
-    metric: str = spec("ttft, tpot or e2e.")
+    metric: str = spec("ttft, tpot, itl (gaps between tokens) or e2e.")
     p50_ms: float = spec("Median.", unit="ms", ge=0)
     p90_ms: float = spec("90th percentile.", unit="ms", ge=0)
     p99_ms: float = spec("99th percentile.", unit="ms", ge=0)
     limit_ms: float | None = spec("Limit of the SLO.", unit="ms", default=None)
     margin_ms: float | None = spec(
         "Room under the limit at the SLO's percentile.", unit="ms", default=None
+    )
+    p50_half_ms: float | None = spec(
+        "Half the interval of the median; None: too few requests, or gaps.",
+        unit="ms",
+        default=None,
+    )
+    p90_half_ms: float | None = spec(
+        "The same of the 90th percentile.", unit="ms", default=None
+    )
+    p99_half_ms: float | None = spec(
+        "The same of the 99th percentile.", unit="ms", default=None
     )
 
     def __post_init__(self) -> None:
@@ -58,6 +71,18 @@ class ReplicaLoad:
     )
     kv_mean_frac: float = spec("Mean KV occupancy.", unit="1", ge=0)
     kv_peak_frac: float = spec("Highest KV occupancy.", unit="1", ge=0)
+    bubble_frac: float = spec(
+        "Time of its stages that is idle while another stage works.",
+        unit="1",
+        ge=0,
+        default=0.0,
+    )
+    power_w: float | None = spec(
+        "Mean power of its GPUs, estimated (planner.energy).",
+        unit="W",
+        ge=0,
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -110,6 +135,12 @@ class Evaluation:
         "90th percentile of the KV transfer, waiting included.", unit="ms", default=None
     )
     output_tokens_per_s: float = spec("Output tokens.", unit="tokens/s", ge=0)
+    joules_per_output_token: float | None = spec(
+        "Energy of the GPUs for each output token, estimated (planner.energy).",
+        unit="J/token",
+        ge=0,
+        default=None,
+    )
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
     replicas: tuple[ReplicaLoad, ...] = spec("Load of each replica.")
     disturbance: Disturbance | None = spec(
@@ -179,6 +210,10 @@ class Evaluator:
                 seed=self.seed,
                 floor_rps=floor_rps,
             )
+            if self._goodputs[key].rate_rps > 0:  # a floor that was met does not matter
+                self._goodputs.setdefault(
+                    (system, slo, effort, 0.0), self._goodputs[key]
+                )
         return self._goodputs[key]
 
     def rate_limit_rps(self, deployment: Deployment) -> float:
@@ -214,9 +249,33 @@ class Evaluator:
         InputError
             Naming the first of the `events` from outside that cannot be.
         """
-        service = self.planner.problem.service
+        result = self.simulated(deployment, requests, events=events)
+        found = summarize(self.planner, deployment, result, num_events=len(events))
+        return replace(found, offered_rps=offered_rps)
+
+    def simulated(
+        self,
+        deployment: Deployment,
+        requests: Requests,
+        *,
+        events: tuple[OutsideEvent, ...] = (),
+        max_spans: int = 0,
+    ) -> SimulationResult:
+        """Simulate `requests` to the end, with the first `max_spans` steps on record.
+
+        Large deployments are simulated by their cells, without a record and without
+        gaps between tokens.
+
+        Raises
+        ------
+        InputError
+            Naming the first of the `events` from outside that cannot be.
+        """
         options = SimulationOptions(
-            concurrency=service.workload.concurrency, events=events
+            concurrency=self.planner.problem.service.workload.concurrency,
+            events=events,
+            is_itl_counted=True,
+            max_spans=max_spans,
         )
         is_parted = is_large(len(deployment.replicas)) and options.concurrency is None
         if is_parted and events:
@@ -224,14 +283,10 @@ class Evaluator:
                 "events", len(events), f"none beyond {MOST_REPLICAS} replicas"
             )
         if is_parted:
-            result = simulate_cells(
-                cell_kinds(self.planner, deployment), requests, seed=self.seed
-            )
-        else:
-            system = self.planner.system(deployment, switching=flipped(events))
-            result = simulate(system, requests, options=options)
-        found = summarize(self.planner, deployment, result, num_events=len(events))
-        return replace(found, offered_rps=offered_rps)
+            kinds = cell_kinds(self.planner, deployment)
+            return simulate_cells(kinds, requests, seed=self.seed)
+        system = self.planner.system(deployment, switching=flipped(events))
+        return simulate(system, requests, options=options)
 
 
 def summarize(
@@ -256,8 +311,20 @@ def summarize(
                     p99_ms=p99,
                     limit_ms=slo.limits_ms.get(name),
                     margin_ms=margins.get(name),
+                    **_half_widths(result, name),
                 )
             )
+    gaps = result.token_gaps
+    if gaps is not None and gaps.num_gaps > 0:
+        p50, p90, p99 = (gaps.percentile_ms(p) for p in PERCENTS)
+        itl = MetricSummary(metric="itl", p50_ms=p50, p90_ms=p90, p99_ms=p99)
+        metrics.insert(-1, itl)
+    topology = planner.problem.cluster.topology
+    powers = [
+        replica_power_w(replica, load, topology)
+        for replica, load in zip(deployment.replicas, result.replicas, strict=True)
+    ]
+    tokens_per_s = result.output_tokens_per_s()
     disturbance = None
     if num_events > 0:
         disturbance = Disturbance(
@@ -278,7 +345,8 @@ def summarize(
         transfer_p90_ms=result.transfer_percentile_ms(90)
         if deployment.is_disaggregated
         else None,
-        output_tokens_per_s=result.output_tokens_per_s(),
+        output_tokens_per_s=tokens_per_s,
+        joules_per_output_token=sum(powers) / tokens_per_s if tokens_per_s else None,
         usd_per_hour=usd_per_hour(planner.problem.cluster, deployment),
         replicas=tuple(
             ReplicaLoad(
@@ -289,7 +357,20 @@ def summarize(
                 mixed_busy_frac=load.mixed_busy_frac,
                 kv_mean_frac=load.kv_mean_frac,
                 kv_peak_frac=load.kv_peak_frac,
+                bubble_frac=load.bubble_frac,
+                power_w=power_w,
             )
-            for replica, load in zip(deployment.replicas, result.replicas, strict=True)
+            for replica, load, power_w in zip(
+                deployment.replicas, result.replicas, powers, strict=True
+            )
         ),
     )
+
+
+def _half_widths(result: SimulationResult, metric: str) -> dict[str, float | None]:
+    """Half widths of the percentiles' intervals by batch means, by field."""
+    values = result.metric_ms(metric)
+    return {
+        f"p{percent}_half_ms": estimate(values, percent=percent).half_width
+        for percent in PERCENTS
+    }

@@ -1,9 +1,8 @@
 """Where the numbers of a plan come from, and what a reader should be careful about."""
 
-from models.memory import memory_of
 from planner.deployment import Deployment
 from planner.plan import ShapeEvidence
-from planner.serving import Planner
+from planner.serving import Planner, replica_memory
 
 LARGE_ERROR_FRAC = 0.15
 """Expected error of latencies from which a plan warns."""
@@ -16,8 +15,9 @@ def evidence_of(planner: Planner, deployment: Deployment) -> tuple[ShapeEvidence
         replica = pool.replicas[0]
         choice = planner.latency(replica.shape, replica.stage_gpus)
         gpu = planner.problem.cluster.topology.gpu(replica.gpu_indices[0]).type
-        llm = planner.problem.service.llm
-        memory = memory_of(llm, replica.parallelism, gpu, planner.problem.engine.memory)
+        memory = replica_memory(
+            planner.problem, replica.parallelism, gpu, replica.limits
+        )
         found.append(
             ShapeEvidence(
                 shape=str(pool.shape),

@@ -136,7 +136,8 @@ def goodput(
             requests = workload.draw(num, seed=seed, rate_rps=rate)
             return meets(system, requests, slo)
 
-        rates.append(bisect_rate(is_met, bound, effort.tolerance_frac, floor))
+        rate = bisect_rate(is_met, bound, effort.tolerance_frac, floor)
+        rates.append(_lasting(rate, system, workload, slo, effort, seed + run))
         if rates[0] == 0.0:
             break
     low, high = _interval(rates)
@@ -178,6 +179,25 @@ def rate_limit_rps(
     """Capacity bound under the requests of the longest run, in requests/s."""
     sample = workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
     return system_capacity_rps(system, sample)
+
+
+def _lasting(
+    rate_rps: float,
+    system: ServingSystem,
+    workload: Workload,
+    slo: Slo,
+    effort: Effort,
+    seed: int,
+) -> float:
+    """The rate, or the one at which the SLO can be met for long, if that is less.
+
+    A short run ends before the queue of a replica slightly too slow is too long.
+    """
+    if rate_rps <= 0.0:
+        return 0.0
+    sample = workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
+    limit_rps = system_capacity_rps(system, sample, slo)
+    return min(rate_rps, limit_rps) if limit_rps > 0.0 else rate_rps
 
 
 def meets(system: ServingSystem, requests: Requests, slo: Slo) -> bool:

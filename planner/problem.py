@@ -15,7 +15,7 @@ from models.memory import MemorySettings
 from planner.engines import EnginePreset
 from planner.objective import Objective
 from planner.simulator.control import RouterSettings
-from planner.simulator.system import BatchLimits, Routing
+from planner.simulator.system import Batching, BatchLimits, Routing
 from planner.simulator.transfer_settings import KvTransfer
 from planner.slo import Slo
 from planner.workload.workload import Workload
@@ -67,6 +67,17 @@ class SearchSpace:
         default=None,
     )
     gpu_types: tuple[str, ...] = spec("GPU types to use; empty: all.", default=())
+    policies: tuple[Batching, ...] = spec(
+        "Batching policies to try beside the engine's own limits where prompts are "
+        "served, chunked ones with token budgets up to the engine's; empty: chunked "
+        "beside prefill_first, and other budgets of an engine that cuts prompts.",
+        default=(),
+    )
+    is_batching_searched: bool = spec(
+        "Look for the batching policy and token budget that serve each replica best; "
+        "false: the engine's own limits everywhere.",
+        default=True,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

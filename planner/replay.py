@@ -10,17 +10,11 @@ from planner.evaluate import Evaluation, Evaluator, summarize
 from planner.objective import Objective
 from planner.plan import Plan
 from planner.serving import Planner
-from planner.simulator.build import SimulationOptions
-from planner.simulator.outside_schedule import (
-    OutsideEvent,
-    OutsideSchedule,
-    flipped,
-)
-from planner.simulator.simulate import simulate
+from planner.simulator.outcome import SimulationResult
+from planner.simulator.outside_schedule import OutsideEvent, OutsideSchedule
 from planner.solve import library_for
 from planner.workload.arrivals import ClosedLoop
 from planner.workload.lengths import EmpiricalLengths
-from planner.workload.requests import Requests
 from planner.workload.trace_source import TraceSource
 from planner.workload.workload import Workload
 
@@ -52,10 +46,26 @@ class ReplayOptions:
         default=None,
     )
 
+    max_spans: int = spec(
+        "Steps, or runs of steps, kept for a timeline, the first ones.",
+        unit="1",
+        ge=0,
+        default=0,
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
         if self.concurrency is not None and self.rate_rps is not None:
             raise InputError("concurrency", self.concurrency, "no rate beside it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Replay:
+    """A replay: what was simulated, what came of it, and its summary."""
+
+    deployment: Deployment
+    result: SimulationResult
+    evaluation: Evaluation
 
 
 def replay(
@@ -68,6 +78,16 @@ def replay(
 
     Without options this repeats the plan's own evaluation, number by number.
     """
+    return replay_whole(plan, options, latency=latency).evaluation
+
+
+def replay_whole(
+    plan: Plan,
+    options: ReplayOptions | None = None,
+    *,
+    latency: LatencyLibrary | None = None,
+) -> Replay:
+    """The same, with the times of every request."""
     options = options or ReplayOptions()
     workload = replay_workload(plan, options)
     service = replace(plan.problem.service, workload=workload)
@@ -88,19 +108,26 @@ def replay(
     if options.trace is not None and workload.trace is not None:
         num_requests = len(workload.trace)
     requests = workload.draw(num_requests, seed=seed, rate_rps=rate)
-    events = _events(options.events, plan.deployment)
+    deployment = plan.deployment
+    events = _events(options.events, deployment)
+    if preset is not None:
+        deployment = with_engine(preset, planner, deployment)
+    evaluator = Evaluator(planner=planner, seed=seed)
     try:
-        if preset is not None:
-            found = _served_by(preset, planner, plan.deployment, requests, events)
-            return replace(found, offered_rps=rate)
-        evaluator = Evaluator(planner=planner, seed=seed)
-        return evaluator.evaluate(
-            plan.deployment, requests, offered_rps=rate, events=events
+        result = evaluator.simulated(
+            deployment, requests, events=events, max_spans=options.max_spans
         )
     except InputError as error:
         if options.events is None or not error.key.startswith("events"):
             raise
         raise error.in_file(options.events) from None
+    if preset is not None:
+        # Every replica answers its own clients.
+        clients = (workload.concurrency or 0) / len(deployment.replicas)
+        result = _handled_by(preset, result, clients)
+    found = summarize(planner, deployment, result, num_events=len(events))
+    found = replace(found, offered_rps=rate)
+    return Replay(deployment=deployment, result=result, evaluation=found)
 
 
 def _events(path: str | None, deployment: Deployment) -> tuple[OutsideEvent, ...]:
@@ -149,31 +176,19 @@ def with_engine(
     return replace(deployment, replicas=tuple(replicas))
 
 
-def _served_by(
-    preset: EnginePreset,
-    planner: Planner,
-    deployment: Deployment,
-    requests: Requests,
-    events: tuple[OutsideEvent, ...],
-) -> Evaluation:
-    """The same under an engine's defaults, with its handling of every request."""
-    deployment = with_engine(preset, planner, deployment)
-    concurrency = planner.problem.service.workload.concurrency
-    result = simulate(
-        planner.system(deployment, switching=flipped(events)),
-        requests,
-        options=SimulationOptions(concurrency=concurrency, events=events),
-    )
-    # Every replica answers its own clients; in an open loop their number varies.
-    clients = (concurrency or 0) / len(deployment.replicas)
+def _handled_by(
+    preset: EnginePreset, result: SimulationResult, clients: float
+) -> SimulationResult:
+    """The same with the time that an engine takes to handle every request.
+
+    `clients` are those of one replica at a time; 0: an open loop, where they vary.
+    """
     handling_ms = preset.fit.overheads.handling_ms(clients)
     later = {
         name: getattr(result, name) + handling_ms
         for name in ("first_token_ms", "decode_ready_ms", "finish_ms")
     }
-    return summarize(
-        planner, deployment, replace(result, **later), num_events=len(events)
-    )
+    return replace(result, **later)
 
 
 def replay_workload(plan: Plan, options: ReplayOptions) -> Workload:

@@ -6,9 +6,11 @@ from itertools import pairwise
 
 from clusters.cluster import Cluster
 from clusters.fields import InputError, spec
+from clusters.gpu import GpuType
 from clusters.units import MS_PER_S
 from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
-from models.memory import kv_bytes, memory_of
+from models.memory import MemoryBreakdown, kv_bytes, memory_of
+from models.parallelism import Parallelism
 from planner.cells import deal
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import KvPaths, Transfer
@@ -16,6 +18,7 @@ from planner.placement import StageGpus, place
 from planner.problem import Problem
 from planner.simulator.outside_schedule import switch_pairs
 from planner.simulator.system import (
+    BatchLimits,
     EdgeShare,
     KvRoute,
     Phase,
@@ -94,8 +97,8 @@ class Planner:
         replicas = []
         for shape, stage_gpus, part in zip(shapes, placed, slices, strict=True):
             gpu = self.problem.cluster.topology.gpu(stage_gpus[0][0]).type
-            llm = self.problem.service.llm
-            memory = memory_of(llm, shape.parallelism, gpu, engine.memory)
+            limits = shape.limits or engine.limits
+            memory = replica_memory(self.problem, shape.parallelism, gpu, limits)
             replicas.append(
                 Replica(
                     name=f"{shape.phase}-{counts[shape.phase]}",
@@ -103,7 +106,7 @@ class Planner:
                     gpu_type=shape.gpu_type,
                     parallelism=shape.parallelism,
                     stage_gpus=stage_gpus,
-                    limits=engine.limits,
+                    limits=limits,
                     kv_capacity_tokens=memory.max_kv_tokens,
                     kv_block_tokens=engine.memory.block_tokens,
                     slice=part,
@@ -211,6 +214,17 @@ class Planner:
             )
             for route, transfer in zip(routes, transfers, strict=True)
         )
+
+
+def replica_memory(
+    problem: Problem, parallelism: Parallelism, gpu: GpuType, limits: BatchLimits
+) -> MemoryBreakdown:
+    """Memory of a replica: a budget that cuts prompts bounds its activations too."""
+    settings = problem.engine.memory
+    if limits.policy.cuts_prompts:
+        most = min(settings.max_batch_tokens, limits.max_batch_tokens)
+        settings = replace(settings, max_batch_tokens=most)
+    return memory_of(problem.service.llm, parallelism, gpu, settings)
 
 
 def kv_routes(cluster: Cluster, deployment: Deployment) -> tuple[Route, ...]:

@@ -33,21 +33,21 @@ def verdict(problem: Problem, finalists: tuple[Candidate, ...]) -> str:
 def _advantage(problem: Problem, winner: Candidate, loser: Candidate) -> str:
     goal = problem.objective.goal
     kind = "aggregated" if winner.deployment.is_disaggregated else "disaggregated"
+    best = f"the best {kind} deployment{_batching(loser)}"
     if goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU):
         per_gpu = goal is Goal.MAX_GOODPUT_PER_GPU
         ours = winner.goodput_per_gpu_rps if per_gpu else winner.goodput.rate_rps
         theirs = loser.goodput_per_gpu_rps if per_gpu else loser.goodput.rate_rps
         unit = "requests/s per GPU" if per_gpu else "requests/s"
         return (
-            f"{ours:.3f} against {theirs:.3f} {unit} of the best {kind} deployment "
+            f"{ours:.3f} against {theirs:.3f} {unit} of {best} "
             f"({ours / theirs - 1.0:+.0%})"
         )
     target = problem.service.workload.rate_rps or 0.0
     if winner.goodput.rate_rps < target:
         return (
             f"{winner.goodput.rate_rps:.3f} against {loser.goodput.rate_rps:.3f} "
-            f"requests/s of the best {kind} deployment, though neither serves "
-            f"{target:g} requests/s"
+            f"requests/s of {best}, though neither serves {target:g} requests/s"
         )
     if loser.goodput.rate_rps < target:
         return (
@@ -56,12 +56,24 @@ def _advantage(problem: Problem, winner: Candidate, loser: Candidate) -> str:
         )
     if goal is Goal.MIN_COST and winner.usd_per_hour and loser.usd_per_hour:
         return (
-            f"{winner.usd_per_hour:.2f} against {loser.usd_per_hour:.2f} $/h of the "
-            f"best {kind} deployment"
+            f"{winner.usd_per_hour:.2f} against {loser.usd_per_hour:.2f} $/h of {best}"
         )
     ours_gpus, theirs_gpus = winner.deployment.num_gpus, loser.deployment.num_gpus
-    text = f"{ours_gpus} against {theirs_gpus} GPUs of the best {kind} deployment"
+    text = f"{ours_gpus} against {theirs_gpus} GPUs of {best}"
     if ours_gpus == theirs_gpus:
         lead = winner.goodput.rate_rps / loser.goodput.rate_rps - 1.0
         text += f", with {lead:+.0%} goodput"
     return text
+
+
+def _batching(candidate: Candidate) -> str:
+    """Policy and token budget of an aggregated deployment, e.g. `` (chunked 512)``."""
+    if candidate.deployment.is_disaggregated:
+        return ""
+    found = dict.fromkeys(
+        f"{limits.policy} {limits.max_batch_tokens}"
+        if limits.policy.cuts_prompts
+        else str(limits.policy)
+        for limits in (replica.limits for replica in candidate.deployment.replicas)
+    )
+    return f" ({', '.join(found)})"

@@ -41,6 +41,7 @@ CONVERSIONS_IN_PRODUCTS = {1000, 1024, 1e6, 1e12}
 # Modules in planner/search/ that serve the methods and are not one. A method in a
 # folder of its own is in the folder's method.py; the rest of the folder serves it.
 SEARCH_SUPPORT = {
+    "batching",
     "contract",
     "milp",
     "phases",

@@ -21,6 +21,7 @@ from models.latency.library import LatencyLibrary
 from planner.bound import gpu_rates, objective_bound
 from planner.deployment import Deployment
 from planner.evaluate import Evaluator
+from planner.finalists import verify
 from planner.goodput import Effort
 from planner.objective import Goal, Objective
 from planner.problem import Problem, Service
@@ -29,7 +30,6 @@ from planner.search.registry import methods_of
 from planner.serving import Planner
 from planner.simulator.system import Phase
 from planner.slo import Slo
-from planner.solve import verify
 from planner.stop import Never
 from planner.workload.workload import Workload
 

@@ -32,7 +32,12 @@ class OutputFormat(StrEnum):
 
 
 def check_output(path: Path | None) -> Path | None:
-    """Refuse a path that cannot be written, before any work is done.
+    """Refuse a path that cannot be written, before any work is done."""
+    return check_writable(path, option="--output")
+
+
+def check_writable(path: Path | None, *, option: str) -> Path | None:
+    """The same for the path given with another option.
 
     Raises
     ------
@@ -40,11 +45,11 @@ def check_output(path: Path | None) -> Path | None:
         If its folder does not exist or takes no files, or it is a folder itself.
     """
     if path is not None and path.is_dir():
-        raise InputError("--output", str(path), "a file, not a folder")
+        raise InputError(option, str(path), "a file, not a folder")
     if path is not None and not path.parent.is_dir():
-        raise InputError("--output", str(path), "a file in an existing folder")
+        raise InputError(option, str(path), "a file in an existing folder")
     if path is not None and not os.access(path.parent, os.W_OK):
-        raise InputError("--output", str(path), "a folder that takes new files")
+        raise InputError(option, str(path), "a folder that takes new files")
     return path
 
 

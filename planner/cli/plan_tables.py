@@ -7,7 +7,8 @@ from clusters.units import GB
 from planner.cli.tables import facts_table, sections, table_of
 from planner.deployment import gpu_ranges
 from planner.evaluate import Evaluation
-from planner.plan import AllocationBound, Plan
+from planner.objective import Goal
+from planner.plan import AllocationBound, Alternative, Plan
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -115,7 +116,7 @@ def pool_table(plan: Plan) -> "RenderableType":
                 if topology.gpu(g).node_name == node
             ]
             places.append(f"{node}:{gpu_ranges(local)}")
-        busy = load.prefill_busy_frac + load.decode_busy_frac
+        busy = load.prefill_busy_frac + load.decode_busy_frac + load.mixed_busy_frac
         rows.append(
             [
                 replica.name,
@@ -149,13 +150,22 @@ def shortened(rows: list[list[str]]) -> list[list[str]]:
     return [*rows[: MAX_ROWS - 1], last]
 
 
-def latency_table(evaluation: Evaluation) -> "RenderableType":
-    """Percentiles, limits and margins."""
+def latency_table(evaluation: Evaluation, *, is_sure: bool = False) -> "RenderableType":
+    """Percentiles, limits and margins; with `is_sure` half the 95 % intervals."""
     rows = []
     for metric in evaluation.metrics:
         limit = "-" if metric.limit_ms is None else f"{metric.limit_ms:g}"
         margin = "-" if metric.margin_ms is None else f"{metric.margin_ms:+.1f}"
-        values = [f"{v:.1f}" for v in (metric.p50_ms, metric.p90_ms, metric.p99_ms)]
+        values = [
+            f"{value:.1f}"
+            if half is None or not is_sure
+            else f"{value:.1f} ±{half:.1f}"
+            for value, half in (
+                (metric.p50_ms, metric.p50_half_ms),
+                (metric.p90_ms, metric.p90_half_ms),
+                (metric.p99_ms, metric.p99_half_ms),
+            )
+        ]
         rows.append([metric.metric.upper(), *values, limit, margin])
     transfer = evaluation.transfer_p90_ms
     if transfer is not None:
@@ -172,13 +182,22 @@ def alternative_table(plan: Plan) -> "RenderableType":
             str(each.num_gpus),
             f"{each.goodput.rate_rps:.2f}",
             f"{each.goodput_per_gpu_rps:.3f}",
+            against(plan, each),
             "-" if each.usd_per_hour is None else f"{each.usd_per_hour:.2f}",
         )
         for each in plan.alternatives
     ]
-    headers = ["deployment", "GPUs", "req/s", "per GPU", "$/h"]
+    headers = ["deployment", "GPUs", "req/s", "per GPU", "vs plan", "$/h"]
     # Two methods may come to the same deployment.
     return table_of(headers, dict.fromkeys(rows), numeric=set(headers[1:]))
+
+
+def against(plan: Plan, each: Alternative) -> str:
+    """Goodput of an alternative over the plan's: in all, or for each GPU."""
+    ours, theirs = plan.goodput.rate_rps, each.goodput.rate_rps
+    if plan.problem.objective.goal is not Goal.MAX_GOODPUT:
+        ours, theirs = ours / plan.deployment.num_gpus, theirs / each.num_gpus
+    return f"{theirs / ours - 1.0:+.0%}" if ours > 0 else "-"
 
 
 def route_table(plan: Plan) -> "RenderableType":
@@ -204,10 +223,14 @@ def load_table(evaluation: Evaluation) -> "RenderableType":
             f"{load.num_requests:,}",
             f"{load.prefill_busy_frac:.0%}",
             f"{load.decode_busy_frac:.0%}",
+            f"{load.mixed_busy_frac:.0%}",
+            f"{load.bubble_frac:.0%}",
             f"{load.kv_mean_frac:.0%}",
             f"{load.kv_peak_frac:.0%}",
+            "-" if load.power_w is None else f"{load.power_w:,.0f}",
         ]
         for load in evaluation.replicas
     ]
-    headers = ["replica", "requests", "prefill", "decode", "KV mean", "KV peak"]
+    headers = ["replica", "requests", "prefill", "decode", "mixed", "bubbles"]
+    headers += ["KV mean", "KV peak", "est. W"]
     return table_of(headers, shortened(rows), numeric=set(headers[1:]))

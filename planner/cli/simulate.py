@@ -12,6 +12,7 @@ from planner.cli.output import FormatOption, OutputOption, QuietOption, emit, sa
 from planner.cli.problem_file import check_positive, errors_name
 from planner.cli.progress import progress
 from planner.cli.shared_plan import check_not_given, simulate_shared
+from planner.cli.timeline_file import MAX_SPANS, check_timeline, write_timeline
 
 ENGINES = ("vllm", "sglang", "trtllm")
 """Names of the presets; written out so that help and completion import nothing."""
@@ -64,6 +65,14 @@ def simulate(
             help="Batching, memory and step times of this engine's defaults.",
         ),
     ] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            callback=check_timeline,
+            help="Write a Chrome trace of steps and requests; it opens in Perfetto.",
+        ),
+    ] = None,
     events: Annotated[
         Path | None,
         typer.Option(
@@ -83,7 +92,7 @@ def simulate(
     from planner.cli.simulation_tables import simulation_report
     from planner.files import read_plan
     from planner.multiplexing.shared_files import is_shared_plan
-    from planner.replay import ReplayOptions, replay
+    from planner.replay import ReplayOptions, replay_whole
 
     if is_shared_plan(read_mapping(plan_file)):
         given = {
@@ -91,6 +100,7 @@ def simulate(
             "--concurrency": concurrency,
             "--head": head,
             "--engine": engine,
+            "--timeline": timeline,
         }
         check_not_given(given)
         simulate_shared(
@@ -105,18 +115,23 @@ def simulate(
         head=head,
         seed=seed,
         engine=engine,
+        max_spans=MAX_SPANS if timeline is not None else 0,
         events=None if events is None else str(events),
     )
     with errors_name(trace or plan_file), progress(quiet=quiet) as show:
         show("simulating")
-        evaluation = replay(plan, options)
+        whole = replay_whole(plan, options)
+    evaluation = whole.evaluation
+    if timeline is not None:
+        write_timeline(timeline, whole, quiet=quiet)
     emit(
         to_mapping(evaluation),
         fmt=fmt,
         table=lambda: simulation_report(plan, evaluation, engine=engine),
         output=output,
     )
-    if options == ReplayOptions() and evaluation != plan.evaluation:
+    as_planned = ReplayOptions(max_spans=options.max_spans)
+    if options == as_planned and evaluation != plan.evaluation:
         text = "is not what was simulated when the plan was made: it has been edited"
         version = f"made by another version ({plan.tool_version})"
         say(f"{plan_file}: this {text}, or {version}", label="warning", quiet=quiet)

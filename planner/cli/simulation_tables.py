@@ -41,13 +41,16 @@ def simulation_report(
         ),
         ("Output", f"{evaluation.output_tokens_per_s:,.0f} tokens/s"),
     ]
+    if evaluation.joules_per_output_token is not None:
+        joules = f"{evaluation.joules_per_output_token:.3g} J of the GPUs a token"
+        facts.append(("Energy", f"{joules}, estimated from board limits"))
     if evaluation.disturbance is not None:
         facts.append(("Events", disturbance_text(evaluation.disturbance)))
     if engine is not None:
         facts[1:1] = engine_facts(EnginePreset.load(engine))
     return sections(
         ("", facts_table(facts)),
-        ("Latency", latency_table(evaluation)),
+        ("Latency", latency_table(evaluation, is_sure=True)),
         ("Load", load_table(evaluation)),
     )
 

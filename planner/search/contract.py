@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from clusters.fields import check_fields, spec
-from planner.deployment import Deployment
+from planner.deployment import Deployment, Replica
 from planner.evaluate import Evaluator
 from planner.goodput import Goodput
 from planner.objective import Goal
 from planner.plan import AllocationBound
 from planner.problem import Problem
+from planner.slo import Slo
 from planner.stop import StoppingCriterion
 
 
@@ -107,6 +108,8 @@ class SearchContext:
     stop: StoppingCriterion
     best_score: float | None = None
     is_stopped: bool = False
+    batched: dict[tuple[Replica, Slo], Deployment] = field(default_factory=dict)
+    """Replicas alone, with the batching found best for them (`search.batching`)."""
 
     @property
     def problem(self) -> Problem:

@@ -9,7 +9,7 @@ Idea
     with the same evaluator, so heuristics are tested against it.
 
 Steps
-    1. Usable shapes of each phase.
+    1. Usable shapes of each phase, each with its best batching for one replica.
     2. Every multiset of prefill shapes with every multiset of decode shapes, and every
        multiset of aggregated shapes, within the GPUs; every unit, once and repeated.
     3. Drop those whose capacity bound cannot beat the best found so far (no schedule
@@ -30,6 +30,7 @@ from clusters.fields import check_fields, spec
 from planner.deployment import Deployment, ReplicaShape
 from planner.objective import Goal
 from planner.problem import Problem
+from planner.search.batching import best_batching
 from planner.search.contract import (
     STOPPED,
     Candidate,
@@ -38,6 +39,7 @@ from planner.search.contract import (
     SearchOutcome,
     why_not_open,
 )
+from planner.search.phases import phase_slo
 from planner.search.ratios import RatedShape, gpu_budget
 from planner.search.refine import ShapeCounts, Simulated
 from planner.search.shapes import usable_shapes
@@ -73,10 +75,7 @@ class Exhaustive:
         ledger = Ledger()
         planner = context.evaluator.planner
         # 1. Shapes.
-        shapes = {
-            phase: [d.replicas[0].shape for d in usable_shapes(planner, phase, ledger)]
-            for phase in Phase
-        }
+        shapes = {phase: _shapes(context, phase, ledger) for phase in Phase}
         simulated = Simulated(self.name, context, ledger, planner.deploy)
         # 2. Deployments.
         seen: set[Deployment] = set()
@@ -98,6 +97,15 @@ class Exhaustive:
             is_exact=not context.is_stopped,
             is_stopped=context.is_stopped,
         )
+
+
+def _shapes(context: SearchContext, phase: Phase, ledger: Ledger) -> list[ReplicaShape]:
+    """Usable shapes of a phase, each with its best batching."""
+    part = phase_slo(context.problem.service.slo, phase)
+    usable = usable_shapes(context.evaluator.planner, phase, ledger)
+    if part is not None:
+        usable = tuple(best_batching(context, each, part) for each in usable)
+    return [alone.replicas[0].shape for alone in usable]
 
 
 def _can_win(

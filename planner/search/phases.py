@@ -1,4 +1,4 @@
-"""Goodput of one replica of a shape, for its phase alone."""
+"""Goodput of one replica of a shape, for its phase alone, with its best batching."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 from planner.capacity import replica_capacity_rps
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment
+from planner.search.batching import best_batching
 from planner.search.contract import STOPPED, Ledger, SearchContext
 from planner.search.ratios import RatedShape
 from planner.simulator.system import Phase
@@ -35,16 +36,18 @@ def rate_alone(
 
     A phase without a limit of its own is rated by its capacity. With `pool_sizes`, as
     many replicas share the arrivals, and the rate is that of one of them: a pool evens
-    out bursts that a single replica cannot.
+    out bursts that a single replica cannot. The shapes rated have the batch limits that
+    serve one replica best (`best_batching`).
     """
     sizes = pool_sizes or (1,) * len(usable)
     service = context.problem.service
     part = phase_slo(service.slo, phase)
     rated = []
-    for alone, size in zip(usable, sizes, strict=True):
+    for given, size in zip(usable, sizes, strict=True):
         if context.should_stop():
             ledger.reject(STOPPED)
             continue
+        alone = given if part is None else best_batching(context, given, part)
         system = context.evaluator.planner.system(alone)
         if part is None:
             sample = service.workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)

@@ -114,4 +114,6 @@ def test_an_unlimited_phase_leaves_the_other_to_decide():
     problem = tiny_problem(goal=Goal.MAX_GOODPUT, lengths="100x1")
     (rates,) = gpu_rates(planner_of(problem))
     bound = objective_bound(problem, (replace(rates, num_gpus=1),))
-    assert bound == pytest.approx(rates.prefill_rps, rel=1e-6)
+    # Where decodes could share the steps of prompts, a step is taken to hold more.
+    assert rates.prefill_rps <= rates.aggregated_rps < 1.05 * rates.prefill_rps
+    assert bound == pytest.approx(rates.aggregated_rps, rel=1e-6)

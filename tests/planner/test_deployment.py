@@ -21,8 +21,27 @@ def test_a_deployment_is_described_by_its_ratio_and_pools():
     )
     assert (
         PLANNER.deploy([shape(Phase.AGGREGATED)]).describe()
-        == "1 x aggregated tiny TP1 PP1"
+        == "1 x aggregated tiny TP1 PP1 prefill_first"
     )
+
+
+@pytest.mark.parametrize(
+    ("phase", "policy", "budget", "text"),
+    [
+        (
+            Phase.AGGREGATED,
+            Batching.CHUNKED,
+            512,
+            "aggregated tiny TP1 PP1 chunked 512",
+        ),
+        (Phase.PREFILL, Batching.CHUNKED, 8192, "prefill tiny TP1 PP1 chunked 8192"),
+        (Phase.PREFILL, Batching.PREFILL_FIRST, 768, "prefill tiny TP1 PP1 batch 768"),
+        (Phase.DECODE, Batching.CHUNKED, 512, "decode tiny TP1 PP1"),
+    ],
+)
+def test_a_shape_tells_how_prompts_are_served(phase, policy, budget, text):
+    limits = BatchLimits(policy=policy, max_batch_tokens=budget, max_num_seqs=64)
+    assert str(replace(shape(phase), limits=limits)) == text
 
 
 def test_pools_are_replicas_of_one_shape():

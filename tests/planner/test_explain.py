@@ -36,7 +36,7 @@ def test_phases_alone_are_at_least_as_good_as_the_whole(
 ) -> None:
     assert [room.phase for room in found.phases] == [Phase.PREFILL, Phase.DECODE]
     assert [room.shape for room in found.phases] == [
-        "1 x prefill tiny TP1 PP1",
+        f"1 x {plan.deployment.replicas[0].shape}",
         "1 x decode tiny TP1 PP1",
     ]
     # Up to the tolerance of both searches.

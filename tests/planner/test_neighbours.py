@@ -47,7 +47,8 @@ def test_nothing_is_added_where_no_gpu_is_free() -> None:
     base = deployed(
         Phase.AGGREGATED, Phase.AGGREGATED, Phase.AGGREGATED, Phase.AGGREGATED
     )
-    assert list(neighbours(PLANNER, base)) == ["- 1 aggregated tiny TP1 PP1"]
+    fewer = "- 1 aggregated tiny TP1 PP1 prefill_first"
+    assert list(neighbours(PLANNER, base)) == [fewer]
 
 
 def test_slices_come_and_go_whole() -> None:

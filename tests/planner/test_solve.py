@@ -8,6 +8,7 @@ import pytest
 from clusters.serde import dump_json
 from planner.errors import UnknownMethodError, UnsupportedProblemError
 from planner.files import plan_to_mapping
+from planner.finalists import NUM_FINALISTS, verify_kind
 from planner.goodput import Goodput
 from planner.objective import Goal
 from planner.plan import Plan
@@ -15,7 +16,7 @@ from planner.result import Status
 from planner.search.contract import Candidate
 from planner.simulator.system import Phase
 from planner.slo import Slo
-from planner.solve import NUM_FINALISTS, solve, verify_kind
+from planner.solve import solve
 from planner.stop import MaxEvaluations
 from planner.workload.requests import Requests
 from planner.workload.workload import Workload

@@ -5,7 +5,7 @@ import pytest
 from planner.goodput import Goodput
 from planner.objective import Goal
 from planner.search.contract import Candidate
-from planner.simulator.system import Phase
+from planner.simulator.system import Batching, BatchLimits, Phase
 from planner.verdict import verdict
 from tests.planner.tiny_problems import planner_of, shape, tiny_problem
 
@@ -44,7 +44,7 @@ def said(goal, *candidates, target=20.0):
             Goal.MAX_GOODPUT_PER_GPU,
             (candidate(SPLIT, 6.0), candidate(JOINT, 2.0)),
             "Disaggregate: 3.000 against 2.000 requests/s per GPU of the best "
-            "aggregated deployment (+50%).",
+            "aggregated deployment (prefill_first) (+50%).",
         ),
         (
             Goal.MAX_GOODPUT,
@@ -86,8 +86,8 @@ def said(goal, *candidates, target=20.0):
         (
             Goal.MIN_GPUS,
             (candidate(SPLIT, 25.0), candidate(LARGE, 20.0)),
-            "Disaggregate: 2 against 2 GPUs of the best aggregated deployment, "
-            "with +25% goodput.",
+            "Disaggregate: 2 against 2 GPUs of the best aggregated deployment "
+            "(prefill_first), with +25% goodput.",
         ),
         (
             Goal.MIN_GPUS,
@@ -99,7 +99,7 @@ def said(goal, *candidates, target=20.0):
             Goal.MIN_GPUS,
             (candidate(SPLIT, 15.0), candidate(JOINT, 10.0)),
             "Disaggregate: 15.000 against 10.000 requests/s of the best aggregated "
-            "deployment, though neither serves 20 requests/s.",
+            "deployment (prefill_first), though neither serves 20 requests/s.",
         ),
         (
             Goal.MIN_COST,
@@ -111,3 +111,10 @@ def said(goal, *candidates, target=20.0):
 )
 def test_the_sentence_says_who_wins_and_by_how_much(goal, finalists, sentence):
     assert said(goal, *finalists) == sentence
+
+
+def test_the_policy_and_budget_of_the_aggregated_side_are_named():
+    limits = BatchLimits(policy=Batching.CHUNKED, max_batch_tokens=512)
+    chunked = candidate(JOINT.with_limits(limits), 2.0)
+    text = said(Goal.MAX_GOODPUT_PER_GPU, candidate(SPLIT, 6.0), chunked)
+    assert text.endswith("of the best aggregated deployment (chunked 512) (+50%).")

@@ -17,7 +17,7 @@ from planner.objective import Goal, Objective
 from planner.problem import EngineSettings, Problem, SearchSpace, Service
 from planner.search.contract import SearchContext
 from planner.serving import Planner
-from planner.simulator.system import Phase
+from planner.simulator.system import BatchLimits, Phase
 from planner.slo import Slo
 from planner.stop import Never, StoppingCriterion
 from planner.workload.workload import Workload
@@ -124,5 +124,8 @@ def shape(
     phase: Phase, tp: int = 1, pp: int = 1, gpu_type: str = "tiny"
 ) -> ReplicaShape:
     return ReplicaShape(
-        phase=phase, gpu_type=gpu_type, parallelism=Parallelism(tp=tp, pp=pp)
+        phase=phase,
+        gpu_type=gpu_type,
+        parallelism=Parallelism(tp=tp, pp=pp),
+        limits=BatchLimits(),
     )

@@ -124,6 +124,59 @@ def test_engines_offered_are_the_presets() -> None:
     assert sorted(ENGINES) == list(EnginePreset.names())
 
 
+def test_the_timeline_is_a_chrome_trace(
+    phaseplan: Run, plan_file: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "timeline.json"
+    ended = phaseplan("simulate", plan_file, "--timeline", file, "--format", "json")
+    assert ended.code == 0
+    assert "perfetto" in ended.stderr
+    found = json.loads(file.read_text(encoding="utf-8"))
+    events = found["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    assert spans
+    assert all(event["dur"] >= 0 <= event["ts"] for event in spans)
+    # Every replica has its name, and every life of a request that begins also ends.
+    evaluation = json.loads(ended.stdout)
+    names = {e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert {replica["name"] for replica in evaluation["replicas"]} < names
+    begun, over = (
+        sorted((e["id"], e["name"]) for e in events if e["ph"] == ph) for ph in "be"
+    )
+    assert begun == over
+    # The numbers are those of a replay without it, and nothing is said to differ.
+    assert "warning" not in ended.stderr
+
+
+def test_a_timeline_in_no_folder_is_refused_at_once(
+    phaseplan: Run, plan_file: Path, tmp_path: Path
+) -> None:
+    ended = phaseplan("simulate", plan_file, "--timeline", tmp_path / "no" / "t.json")
+    assert ended.code == 2
+    assert "--timeline" in ended.stderr
+
+
+def test_gaps_intervals_bubbles_and_energy_are_told(
+    phaseplan: Run, plan_file: Path
+) -> None:
+    ended = phaseplan("simulate", plan_file, "--format", "json")
+    found = json.loads(ended.stdout)
+    metrics = {metric["metric"]: metric for metric in found["metrics"]}
+    assert list(metrics) == ["ttft", "tpot", "itl", "e2e"]
+    assert metrics["itl"]["p50_ms"] <= metrics["itl"]["p99_ms"]
+    for name in ("ttft", "tpot", "e2e"):
+        assert 0 <= metrics[name]["p50_half_ms"] < metrics[name]["p50_ms"]
+    assert found["joules_per_output_token"] > 0
+    watts = sum(replica["power_w"] for replica in found["replicas"])
+    joules = watts / found["output_tokens_per_s"]
+    assert found["joules_per_output_token"] == pytest.approx(joules)
+    assert all(replica["bubble_frac"] >= 0 for replica in found["replicas"])
+    table = phaseplan("simulate", plan_file).stdout
+    assert "±" in table
+    assert "ITL" in table
+    assert "bubbles" in table
+
+
 def test_events_from_outside_are_told(
     phaseplan: Run, plan_file: Path, planned: str, tmp_path: Path
 ) -> None:

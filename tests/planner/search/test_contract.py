@@ -122,7 +122,8 @@ def test_every_method_keeps_to_the_search_space(name, space):
 
 @pytest.mark.parametrize("name", METHODS[:-1])
 def test_nothing_is_counted_twice(name):
-    context = context_of(tiny_problem(goal=Goal.MAX_GOODPUT), effort=QUICK)
+    problem = tiny_problem(goal=Goal.MAX_GOODPUT, is_batching_searched=False)
+    context = context_of(problem, effort=QUICK)
     outcome = search(name, context)
     # Every goodput search is a shape rated alone or a whole deployment, once each
     # (an aggregated replica alone is both).

@@ -1,0 +1,32 @@
+"""Energy: an estimate of what the GPUs of a simulated deployment draw.
+
+A GPU draws a share of its board power limit that depends on what it does. The shares
+are those of the power model released with Splitwise (Patel et al., ISCA 2024): of 400 W
+on an A100 63 W idle, 250 W in decode steps and all of it in prefill steps; of 700 W on
+an H100 75, 380 and all of it. Their means stand for every GPU. Hosts, switches and
+cooling are left out. Nothing of it was measured with this package: an estimate.
+"""
+
+from clusters.topology import Topology
+from planner.deployment import Replica
+from planner.simulator.outcome import ReplicaStats
+
+IDLE_FRAC = (63 / 400 + 75 / 700) / 2
+"""Of the board power limit, waiting."""
+DECODE_FRAC = (250 / 400 + 380 / 700) / 2
+"""In decode steps."""
+PREFILL_FRAC = 1.0
+"""In prefill steps, and in steps of both."""
+
+
+def replica_power_w(replica: Replica, load: ReplicaStats, topology: Topology) -> float:
+    """Mean power of a replica's GPUs over a simulation, in W (an estimate)."""
+    prompts = load.prefill_busy_frac + load.mixed_busy_frac
+    decodes = load.decode_busy_frac
+    share = (
+        IDLE_FRAC
+        + (PREFILL_FRAC - IDLE_FRAC) * prompts
+        + (DECODE_FRAC - IDLE_FRAC) * decodes
+    )
+    limit_w = sum(topology.gpu(gpu).type.tdp_w for gpu in replica.gpu_indices)
+    return limit_w * min(1.0, share)
