@@ -29,8 +29,8 @@ from planner.search.registry import methods_of
 from planner.serving import Planner
 from planner.simulator.system import Phase
 from planner.slo import Slo
-from planner.solve import verify
 from planner.stop import Never
+from planner.verification import verify
 from planner.workload.workload import Workload
 
 MODELS = ("llama-2-70b", "opt-30b")
