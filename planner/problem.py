@@ -14,7 +14,9 @@ from models.llm import LlmSpec
 from models.memory import MemorySettings
 from planner.engines import EnginePreset
 from planner.objective import Objective
+from planner.simulator.control import RouterSettings
 from planner.simulator.system import BatchLimits, Routing
+from planner.simulator.transfer_settings import KvTransfer
 from planner.slo import Slo
 from planner.workload.workload import Workload
 
@@ -81,6 +83,9 @@ class EngineSettings:
     memory: MemorySettings = spec("Memory settings.", default_factory=MemorySettings)
     limits: BatchLimits = spec("Batch limits.", default_factory=BatchLimits)
     routing: Routing = spec("Request routing.", default=Routing.SHORTEST_QUEUE)
+    router: RouterSettings = spec(
+        "What the routing policy goes by.", default_factory=RouterSettings
+    )
     kv_link_efficiency_frac: float = spec(
         "Share of a link's rate that KV transfers reach (0.8: RDMA; 0.05: TCP).",
         unit="1",
@@ -93,6 +98,10 @@ class EngineSettings:
         unit="ms",
         ge=0,
         default=1.0,
+    )
+    kv_transfer: KvTransfer = spec(
+        "When KV caches are sent, and what their blocks cost.",
+        default_factory=KvTransfer,
     )
     latency_profile: Profile | None = spec(
         "Profile of measured latencies (its file), which come before every source.",

@@ -15,6 +15,7 @@ from planner.export.vllm_flags import (
 )
 from planner.plan import Plan
 from planner.simulator.system import Batching, Phase, Routing
+from planner.simulator.transfer_settings import TransferMode
 
 DESCRIPTOR_BLOCK_TOKENS = 64
 """Blocks from which descriptors stop to matter (vllm-project/vllm issue 50913)."""
@@ -152,11 +153,20 @@ def _slices(plan: Plan) -> Iterator[str]:
         )
 
 
+_UNKNOWN_ROUTINGS = (Routing.PENDING_TOKENS, Routing.TETRIINFER, Routing.SPLITWISE)
+"""Policies that vLLM's router has nothing like."""
+
+
 def _routing(plan: Plan) -> Iterator[str]:
     if plan.deployment.routing is Routing.SHORTEST_QUEUE:
         yield (
             "The simulation sends each request to the replica with the least work; the "
             "router's nearest policy, power_of_two, compares two at random."
+        )
+    elif plan.deployment.routing in _UNKNOWN_ROUTINGS:
+        yield (
+            f"The plan was simulated with {plan.deployment.routing} routing, which the "
+            "router does not know; power_of_two comes nearest, and lends no replica."
         )
 
 
@@ -183,6 +193,16 @@ def _listed(sizes: Set[int] | Set[str]) -> str:
     return ", ".join(str(size) for size in sorted(sizes))
 
 
+def _layer_wise(plan: Plan) -> Iterator[str]:
+    mode = plan.problem.engine.kv_transfer.mode
+    if plan.deployment.is_disaggregated and mode is not TransferMode.SERIALIZED:
+        yield (
+            f"The plan sends KV caches {mode.replace('_', ' ')}; NIXL connectors send "
+            "them after the prefill. Plan again with engine.kv_transfer.mode: "
+            "serialized."
+        )
+
+
 _RULES: tuple[Callable[[Plan], Iterator[str]], ...] = (
     _unservable,
     _decode_stages,
@@ -192,6 +212,7 @@ _RULES: tuple[Callable[[Plan], Iterator[str]], ...] = (
     _architectures,
     _push,
     _descriptors,
+    _layer_wise,
     _slices,
     _routing,
     _batching,

@@ -9,12 +9,13 @@ import numpy as np
 from clusters.fields import check_fields, spec
 from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
+from planner.simulator.control_build import fill_control
+from planner.simulator.outside_schedule import OutsideEvent
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import (
     Batching,
     BatchLimits,
     Phase,
-    Routing,
     ServingReplica,
     ServingSystem,
 )
@@ -80,6 +81,10 @@ class SimulationOptions:
         default=0,
     )
 
+    events: tuple[OutsideEvent, ...] = spec(
+        "What happens to replicas from outside, in any order.", default=()
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
 
@@ -99,11 +104,13 @@ def build_world(
     group = np.zeros(num_groups, dtype=state.GROUP)
     replica = _fill_replicas(system, stage, group, table_of)
     request = _fill_requests(requests, options)
+    clock = _fill_clock(system, requests, options)
+    fill_control(clock, request, replica, system)
     slot = np.zeros(num_stages + len(requests), dtype=state.SLOT)
     slot["position"] = NONE
     by_phase = {p: system.indices(p) for p in Phase}
     return World(
-        clock=_fill_clock(system, requests, options),
+        clock=clock,
         request=request,
         replica=replica,
         stage=stage,
@@ -123,6 +130,7 @@ def build_world(
         kv_samples=np.zeros((len(replicas), NUM_SAMPLES), dtype=np.float64),
         gap_counts=np.zeros(state.NUM_GAP_BINS, dtype=np.int64),
         span=np.zeros(options.max_spans, dtype=state.SPAN),
+        outside=np.zeros(0, dtype=state.OUTSIDE_EVENT),
     )
 
 
@@ -196,7 +204,8 @@ def _fill_replicas(
         blocks = given.kv_capacity_tokens // given.kv_block_tokens
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
         rep["watermark_blocks"] = int(blocks * _WATERMARK_FRAC)
-        rep["work_weight"] = _work_weight(given)
+        rep["work_weight"] = work_weight(given)
+        rep["is_open"] = 1
         for name in ("prompt", "partial", "pull", "join"):
             rep[f"{name}_head"] = rep[f"{name}_tail"] = NONE
         for position, table in enumerate(given.stages):
@@ -207,6 +216,7 @@ def _fill_replicas(
             st["is_last"] = position == num_stages - 1
             st["current"] = st["prefill_head"] = st["decode_head"] = NONE
         rep["idle_group"], rep["free_group"] = NONE, next_group
+        rep["first_group"] = next_group
         for position in range(num_stages + 1):
             grp = group[next_group + position]
             grp["replica"], grp["offset"] = index, next_member
@@ -236,7 +246,7 @@ def _fill_limits(rep: Any, limits: BatchLimits) -> None:
 
 
 @lru_cache(maxsize=256)
-def _work_weight(replica: ServingReplica) -> float:
+def work_weight(replica: ServingReplica) -> float:
     """Time this replica needs for a token of work, to compare unlike replicas."""
     tokens = replica.limits.max_batch_tokens
     if replica.phase is Phase.DECODE:
@@ -260,9 +270,16 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
         "decode_ready_ms",
         "finish_ms",
         "last_token_ms",
+        "begun_ms",
     ):
         request[name] = np.nan
-    for name in ("prefill_replica", "decode_replica", "next", "batch_next"):
+    for name in (
+        "prefill_replica",
+        "decode_replica",
+        "admission",
+        "next",
+        "batch_next",
+    ):
         request[name] = NONE
     return request
 
@@ -272,13 +289,20 @@ def _fill_clock(
 ) -> Array:
     array = np.zeros(1, dtype=state.CLOCK)
     clock = array[0]
-    is_round_robin = system.routing is Routing.ROUND_ROBIN
-    clock["routing"] = state.ROUND_ROBIN if is_round_robin else state.SHORTEST_QUEUE
     clock["counts_gaps"] = options.is_itl_counted
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0
     clock["hold_ms"] = options.hold_ms
+    clock["num_decodes"] = len(system.indices(Phase.DECODE))
+    clock["num_prefills"] = len(system.replicas) - clock["num_decodes"]
+    for name in ("wait_head", "wait_tail", "unsent_head", "unsent_tail"):
+        clock[name] = NONE
     clock["kv_bytes_per_token"] = system.kv_bytes_per_token
+    clock["num_layers"] = system.num_layers
+    least = system.kv_transfer.least_layer_wise_tokens
+    clock["least_layer_wise"] = _NO_LIMIT if least is None else least
+    clock["layer_wise_ms"] = system.kv_transfer.layer_wise_ms
+    clock["transfer_block_ms"] = system.kv_transfer.block_ms
     spread = max(requests.duration_ms, 1.0) / (NUM_SAMPLES - 1)
     clock["sample_ms"] = options.sample_ms or spread
     limits = options.stop_limits
@@ -296,8 +320,9 @@ def _fill_clock(
 
 def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     num = len(system.replicas)
-    by_pair = {route.source * num + route.target: route for route in system.routes}
-    names = sorted({share.edge for r in system.routes for share in r.edges})
+    given = (*system.routes, *system.switch_routes)
+    by_pair = {route.source * num + route.target: route for route in given}
+    names = sorted({share.edge for route in given for share in route.edges})
     number = {name: i for i, name in enumerate(names)}
     routes = np.zeros(num * num + 1, dtype=state.ROUTE)
     shares: list[tuple[int, float]] = []

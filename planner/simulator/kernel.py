@@ -1,9 +1,9 @@
 """The event loop: one clock, one heap, arrivals merged in from their sorted array.
 
 Everything that happens at one instant is handled first (ends of decode steps, then of
-prefill steps, then transfers, then arrivals); only then do replicas start new work, in
-the order of their indices. So what arrives together is batched together, and jumping
-over decode steps cannot change who comes first.
+prefill steps, then transfers, events from outside, arrivals); only then do replicas
+start new work, in the order of their indices. So what arrives together is batched
+together, and jumping over decode steps cannot change who comes first.
 """
 
 import math
@@ -12,7 +12,9 @@ from typing import Any
 from planner.simulator.compiled import entry_point, inlined
 from planner.simulator.events import pop
 from planner.simulator.lifecycle import arrive
-from planner.simulator.stages import end_stage, pump
+from planner.simulator.outside import flip_if_empty, happen
+from planner.simulator.stages import end_stage, pump, settle_run
+from planner.simulator.state import NONE
 from planner.simulator.transfers import end_transfer
 
 
@@ -20,7 +22,7 @@ from planner.simulator.transfers import end_transfer
 def run(w: Any) -> bool:
     """Run until every request has ended; False as soon as the limits are missed."""
     clock = w.clock[0]
-    num_stages = w.stage.shape[0]
+    num_stages, num_requests = w.stage.shape[0], w.request.shape[0]
     while True:
         arrival_ms = next_arrival_ms(w)
         event_ms = math.inf
@@ -34,18 +36,33 @@ def run(w: Any) -> bool:
             return False
         if upcoming == math.inf:
             return True
+        before_ms = clock.now_ms
         clock.now_ms = max(clock.now_ms, upcoming)
         clock.num_events += 1
         if event_ms <= arrival_ms:
             which = pop(w)
             if which < num_stages:
                 end_stage(w, which)
-            else:
+            elif which < num_stages + num_requests:
+                settle_source(w, which - num_stages)
                 end_transfer(w, which - num_stages)
+            elif clock.num_done + clock.num_rejected == num_requests:
+                clock.now_ms = before_ms  # nobody is left to see it
+                return True
+            else:
+                happen(w, which - num_stages - num_requests)
         else:
             request = clock.next_arrival
             clock.next_arrival += 1
             arrive(w, request)
+
+
+@inlined
+def settle_source(w: Any, request: int) -> None:
+    """A replica that decodes beside what it sends: its blocks are true at the end."""
+    source = w.request[request].prefill_replica
+    if source != NONE:
+        settle_run(w, w.replica[source].first_stage)
 
 
 @inlined
@@ -70,6 +87,8 @@ def pump_dirty(w: Any) -> None:
         replica = w.dirty[clock.num_dirty]
         w.replica[replica].dirty = 0
         pump(w, replica)
+        if w.replica[replica].is_flipping:
+            flip_if_empty(w, replica)
         if clock.heap_size > 0 and w.slot[w.heap[0]].time_ms <= clock.now_ms:
             return
 

@@ -4,10 +4,27 @@ import math
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
-from planner.simulator.kv import allocate, blocks_for, num_blocks
-from planner.simulator.queues import mark_dirty, push_join, push_prompt, push_pull
+from planner.simulator.gaps import count_token
+from planner.simulator.kv import allocate, blocks_for, num_blocks, stays
+from planner.simulator.promises import (
+    has_pools,
+    keeps_books,
+    promise_decode,
+    promise_prompt,
+    strike_departure,
+    strike_prompt,
+)
+from planner.simulator.queues import (
+    mark_dirty,
+    push_join,
+    push_prompt,
+    push_unsent,
+    push_waiting,
+)
 from planner.simulator.routing import choose_decode, choose_prefill
+from planner.simulator.splitwise import choose_pair
 from planner.simulator.state import DONE, NONE, REJECTED
+from planner.simulator.streams import drop_stream, end_stream, queue_pull
 
 
 @compiled
@@ -55,16 +72,39 @@ def arrive(w: Any, request: int) -> None:
     if w.prefill_replicas.shape[0] == 0:
         first_token(w, request)
         return
-    replica = choose_prefill(w)
+    route_prompt(w, request)
+
+
+@compiled
+def route_prompt(w: Any, request: int) -> None:
+    """Send a request to a prefill queue; it waits while no replica prefills."""
+    req = w.request[request]
+    if w.clock[0].num_prefills == 0:
+        push_waiting(w, request)
+        return
+    if has_pools(w):
+        choose_pair(w, request)
+        replica = req.prefill_replica
+        if not can_hold(w, req.decode_replica, request):
+            req.prefill_replica = req.decode_replica = NONE
+            reject(w, request)
+            return
+    else:
+        replica = choose_prefill(w, request)
     rep = w.replica[replica]
     kept = req.input_tokens
-    if rep.decodes:
+    if stays(w, replica, request):
         kept += req.output_tokens
     if blocks_for(w, replica, request, kept) > rep.capacity_blocks:
+        req.prefill_replica = req.decode_replica = NONE
         reject(w, request)
         return
     req.prefill_replica = replica
+    if has_pools(w):
+        promise_prompt(w, request)
+        promise_decode(w, req.decode_replica, request, 1)
     rep.work_tokens += req.input_tokens
+    rep.pending_tokens += req.input_tokens
     rep.num_requests += 1
     push_prompt(w, replica, request)
     mark_dirty(w, replica)
@@ -76,41 +116,74 @@ def first_token(w: Any, request: int) -> None:
     clock = w.clock[0]
     req = w.request[request]
     replica = req.prefill_replica
-    req.first_token_ms = clock.now_ms
-    req.last_token_ms = clock.now_ms
     req.done_tokens = 1
-    if missed_ttft(w, request):
-        clock.ttft_misses += 1
-    if replica != NONE and w.replica[replica].decodes:
+    if math.isnan(req.first_token_ms):
+        req.first_token_ms = clock.now_ms
+        req.last_token_ms = clock.now_ms
+        if missed_ttft(w, request):
+            clock.ttft_misses += 1
+    elif clock.counts_gaps:  # lost and computed again: not the first one
+        count_token(w, request, clock.now_ms)
+    if replica != NONE:
+        w.replica[replica].pending_tokens -= req.input_tokens
+        if has_pools(w):
+            strike_prompt(w, request)
+    if replica != NONE and stays(w, replica, request):
         req.decode_replica = replica
         enter_decode(w, request)
         return
     if replica != NONE:
         w.replica[replica].work_tokens -= req.input_tokens
     if w.decode_replicas.shape[0] == 0 or req.output_tokens == 1:
+        if not math.isnan(req.begun_ms):
+            drop_stream(w, request)
         if replica != NONE:
             leave_prefill(w, request)
+        if has_pools(w):
+            promise_decode(w, req.decode_replica, request, -1)
         finish(w, request)
         return
-    target = choose_decode(w, replica)
-    rep = w.replica[target]
-    total = req.input_tokens + req.output_tokens
-    if blocks_for(w, target, request, total) > rep.capacity_blocks:
+    if not math.isnan(req.begun_ms):
+        if not math.isnan(req.transfer_start_ms):
+            end_stream(w, request)
+        return
+    send_to_decode(w, request)
+
+
+@compiled
+def send_to_decode(w: Any, request: int) -> None:
+    """A prefilled request gets a decode replica; it waits while there is none."""
+    req = w.request[request]
+    replica = req.prefill_replica
+    if has_pools(w):
+        queue_pull(w, request, req.decode_replica)
+        return
+    target = choose_decode(w, replica, request)
+    if target == NONE:
+        push_unsent(w, request)
+        return
+    if not can_hold(w, target, request):
         if replica != NONE:
             leave_prefill(w, request)
         reject(w, request)
         return
-    req.decode_replica = target
-    rep.work_tokens += req.input_tokens
-    rep.num_requests += 1
-    push_pull(w, target, request)
-    mark_dirty(w, target)
+    queue_pull(w, request, target)
+
+
+@compiled
+def can_hold(w: Any, replica: int, request: int) -> bool:
+    """Whether the whole of `request` fits a decode replica that has nothing else."""
+    req = w.request[request]
+    blocks = blocks_for(w, replica, request, req.input_tokens + req.output_tokens)
+    return bool(blocks <= w.replica[replica].capacity_blocks)
 
 
 @compiled
 def leave_prefill(w: Any, request: int) -> None:
     """The prefill replica drops the request's KV cache."""
     req = w.request[request]
+    if has_pools(w):
+        strike_departure(w, request)
     rep = w.replica[req.prefill_replica]
     allocate(w, req.prefill_replica, -num_blocks(req.input_tokens, rep.block_tokens))
     mark_dirty(w, req.prefill_replica)
@@ -171,6 +244,8 @@ def leave_decode(w: Any, request: int) -> None:
     rep = w.replica[req.decode_replica]
     rep.work_tokens -= req.input_tokens
     rep.num_running -= 1
+    if keeps_books(w):
+        promise_decode(w, req.decode_replica, request, -1)
     mark_dirty(w, req.decode_replica)
     finish(w, request)
 
@@ -184,8 +259,8 @@ def finish(w: Any, request: int) -> None:
     req.status = DONE
     clock.num_done += 1
     missed = missed_ttft(w, request)
-    if req.output_tokens > 1:
-        gaps = float(req.output_tokens - 1)
+    if req.streamed_tokens + req.output_tokens > 1:
+        gaps = float(req.streamed_tokens + req.output_tokens - 1)
         if (req.finish_ms - req.first_token_ms) / gaps > clock.tpot_limit_ms:
             clock.tpot_misses += 1
             missed = True

@@ -18,9 +18,11 @@ from planner.simulator.batching import (
 )
 from planner.simulator.chunks import form_chunked, next_chunk
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.decode_admission import watches_steps
 from planner.simulator.events import schedule
 from planner.simulator.gaps import count_first_step, count_run
 from planner.simulator.kv import steps_that_fit
+from planner.simulator.prompt_order import take_window
 from planner.simulator.queues import mark_dirty, push_batch, push_group
 from planner.simulator.rotation import end_capped, form_capped, pass_on_capped
 from planner.simulator.state import (
@@ -139,16 +141,23 @@ def settle_run(w: Any, stage: int) -> None:
     st = w.stage[stage]
     if st.doing != DECODE or st.run_steps == 1:
         return
-    group = st.current
-    grp = w.group[group]
+    grp = w.group[st.current]
     elapsed = w.clock[0].now_ms - st.run_start_ms
     over = (
         steps_until(elapsed, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens)
         - 1
     )
-    over = min(over, st.run_steps - 1)
+    settle_steps(w, stage, min(over, st.run_steps - 1))
+
+
+@compiled
+def settle_steps(w: Any, stage: int, over: int) -> None:
+    """Count the first `over` steps of the run, which goes on after them."""
     if over <= 0:
         return
+    st = w.stage[stage]
+    group = st.current
+    grp = w.group[group]
     duration = run_ms(over, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens)
     if w.clock[0].counts_gaps:
         count_run(w, stage, over, duration)
@@ -329,6 +338,7 @@ def pump(w: Any, replica: int) -> None:
     rep = w.replica[replica]
     first = rep.first_stage
     st = w.stage[first]
+    take_window(w, replica)
     if rep.pull_head != NONE:
         settle_run(w, first)
         start_pulls(w, replica)
@@ -340,5 +350,7 @@ def pump(w: Any, replica: int) -> None:
     for stage in range(first + rep.num_stages - 1, first - 1, -1):
         if w.stage[stage].doing == IDLE:
             start_stage(w, stage)
-    if st.doing == DECODE and (rep.join_head != NONE or is_prompt_due(w, first)):
+    if st.doing == DECODE and (
+        rep.join_head != NONE or is_prompt_due(w, first) or watches_steps(w, replica)
+    ):
         cut_run(w, first)

@@ -23,15 +23,25 @@ ARRIVED, DONE, REJECTED = 0, 1, 2
 ANY_SLICE = -1
 """Replicas of any pairing group."""
 
-ROUND_ROBIN, SHORTEST_QUEUE = 0, 1
-"""Routing policies."""
+ROUND_ROBIN, SHORTEST_QUEUE, PENDING_TOKENS, RANDOM, POWER_OF_TWO = range(5)
+TETRIINFER, SPLITWISE = 5, 6
+"""Routing policies; the last two count what is promised to each replica."""
 
-DECODE_DONE, PREFILL_DONE, TRANSFER_DONE = 0, 1, 2
+FCFS, SHORTEST_FIRST, LONGEST_FIRST = range(3)
+"""Orders of the prompts of a window."""
+
+GREEDY, RESERVE_STATIC, RESERVE_DYNAMIC = range(3)
+"""Rules by which a decode replica fetches requests."""
+
+DECODE_DONE, PREFILL_DONE, TRANSFER_DONE, OUTSIDE, SERVES = 0, 1, 2, 3, 4
 """Event priorities at equal times; arrivals come last.
 
 Decode steps end first, so that whoever routes a prefilled request at the same time
 sees the work that is left, however many steps a run has jumped over.
 """
+
+FAIL, DRAIN, FLIP, OPEN = 0, 1, 2, 3
+"""What happens to a replica from outside; `OPEN`: it recovers, or scales up."""
 
 GAP_LEAST_MS, GAP_BINS_PER_E, NUM_GAP_BINS = 1e-3, 200.0, 4607
 """Histogram of the gaps between tokens: bins of 0.5 % from 1 us to 10^7 ms."""
@@ -57,7 +67,13 @@ REQUEST = np.dtype(
         ("decode_replica", "i8"),
         ("num_preemptions", "i8"),
         ("status", "i8"),
+        ("expected_output", "i8"),
+        ("dice", "i8"),
         ("next", "i8"),
+        ("pull_next", "i8"),
+        ("link_ms", "f8"),
+        ("begun_ms", "f8"),
+        ("streamed_tokens", "i8"),
         ("batch_next", "i8"),
         ("batch_count", "i8"),
         ("batch_tail", "i8"),
@@ -73,6 +89,7 @@ REPLICA = np.dtype(
         ("num_stages", "i8"),
         ("free_group", "i8"),
         ("idle_group", "i8"),
+        ("first_group", "i8"),
         ("num_flying", "i8"),
         ("max_batch_tokens", "i8"),
         ("max_num_seqs", "i8"),
@@ -109,6 +126,19 @@ REPLICA = np.dtype(
         ("dirty", "i8"),
         ("work_tokens", "f8"),
         ("work_weight", "f8"),
+        ("pending_tokens", "i8"),
+        ("promised_tokens", "i8"),
+        ("num_foreign", "i8"),
+        ("num_heavy", "i8"),
+        ("num_light", "i8"),
+        ("prompt_order", "i8"),
+        ("prompt_window", "i8"),
+        ("window_left", "i8"),
+        ("decode_admission", "i8"),
+        ("other_weight", "f8"),
+        ("is_open", "i8"),
+        ("is_flipping", "i8"),
+        ("switch_ms", "f8"),
         ("num_requests", "i8"),
         ("kv_last_ms", "f8"),
         ("kv_last_blocks", "f8"),
@@ -192,11 +222,28 @@ CLOCK = np.dtype(
         ("num_spans", "i8"),
         ("num_spans_left_out", "i8"),
         ("routing", "i8"),
+        ("heavy_output", "i8"),
+        ("takes_ratio", "i8"),
+        ("max_pending", "i8"),
         ("fast_forward", "i8"),
         ("concurrency", "i8"),
         ("hold_ms", "f8"),
         ("release_ms", "f8"),
         ("kv_bytes_per_token", "f8"),
+        ("least_layer_wise", "i8"),
+        ("num_layers", "f8"),
+        ("layer_wise_ms", "f8"),
+        ("transfer_block_ms", "f8"),
+        ("num_prefills", "i8"),
+        ("num_decodes", "i8"),
+        ("wait_head", "i8"),
+        ("wait_tail", "i8"),
+        ("unsent_head", "i8"),
+        ("unsent_tail", "i8"),
+        ("next_outside", "i8"),
+        ("num_recomputed", "i8"),
+        ("num_recomputed_tokens", "i8"),
+        ("num_rerouted", "i8"),
         ("sample_ms", "f8"),
         ("ttft_limit_ms", "f8"),
         ("tpot_limit_ms", "f8"),
@@ -234,6 +281,10 @@ ROUTE = np.dtype([("latency_ms", "f8"), ("ms_per_byte", "f8"), ("first_edge", "i
 EDGE_SHARE = np.dtype([("edge", "i8"), ("ms_per_byte", "f8")])
 """A shared link of a route."""
 
+OUTSIDE_EVENT = np.dtype(
+    [("at_ms", "f8"), ("kind", "i8"), ("replica", "i8"), ("takes_ms", "f8")]
+)
+
 SPAN = np.dtype(
     [
         ("start_ms", "f8"),
@@ -255,7 +306,8 @@ class World(NamedTuple):
     The kernel gets them behind one pointer (`planner.simulator.handle`).
 
     `heap` holds slot numbers; slot s < num_stages is a stage, slot num_stages + i the
-    KV transfer of request i. `knot` and `batch` have one row a distinct StepTable;
+    KV transfer of request i; with events from outside, a timer a replica follows, and
+    the next of these events. `knot` and `batch` have one row a distinct StepTable;
     `route` one record a (source, target) pair of replicas, `source * num_replicas +
     target`, and one more at the end.
     """
@@ -277,6 +329,7 @@ class World(NamedTuple):
     route: Array
     edge_share: Array
     edge_free_ms: Array
+    outside: Array
     kv_samples: Array
     gap_counts: Array
     span: Array

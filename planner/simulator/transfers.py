@@ -3,10 +3,12 @@
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.decode_admission import has_forecast_room
 from planner.simulator.events import schedule
 from planner.simulator.kv import allocate, blocks_for, can_allocate
 from planner.simulator.lifecycle import enter_decode, leave_prefill
 from planner.simulator.state import NONE, TRANSFER_DONE
+from planner.simulator.streams import transfer_ms
 
 
 @inlined
@@ -14,13 +16,15 @@ def start_pulls(w: Any, replica: int) -> None:
     """Fetch KV caches in order while this replica has blocks and places for them."""
     clock = w.clock[0]
     rep = w.replica[replica]
-    while rep.pull_head != NONE and rep.prompt_head == NONE:
+    while rep.pull_head != NONE and not is_preempted_waiting(w, replica):
         request = rep.pull_head
         req = w.request[request]
         blocks = blocks_for(w, replica, request, req.input_tokens + 1)
         if rep.num_running >= rep.max_num_seqs or not can_allocate(w, replica, blocks):
             break
-        rep.pull_head = req.next
+        if not has_forecast_room(w, replica, request):
+            break
+        rep.pull_head = req.pull_next
         if rep.pull_head == NONE:
             rep.pull_tail = NONE
         allocate(w, replica, blocks)
@@ -28,7 +32,14 @@ def start_pulls(w: Any, replica: int) -> None:
         req.admission = clock.admissions
         clock.admissions += 1
         req.transfer_start_ms = clock.now_ms
-        end = reserve_route(w, request, replica)
+        if req.prefill_replica == NONE:
+            end_transfer(w, request)
+            continue
+        req.link_ms = reserve_route(w, request, replica)
+        if req.done_tokens == 0:
+            continue  # its layers follow as they are prefilled: `streams`
+        route = req.prefill_replica * w.replica.shape[0] + replica
+        end = req.link_ms + w.route[route].latency_ms + transfer_ms(w, request)
         if end <= clock.now_ms:
             end_transfer(w, request)
         else:
@@ -36,16 +47,21 @@ def start_pulls(w: Any, replica: int) -> None:
 
 
 @inlined
+def is_preempted_waiting(w: Any, replica: int) -> bool:
+    """Whether a request that lost its KV cache here is to be computed again first."""
+    request = w.replica[replica].prompt_head
+    return bool(request != NONE and w.request[request].done_tokens > 0)
+
+
+@inlined
 def reserve_route(w: Any, request: int, target: int) -> float:
     """Book the transfer on every edge of its route, first come first served.
 
-    Returns the time it ends. Each shared edge carries its part of the bytes and is
-    taken for that long; the transfer starts when all its edges are free.
+    Returns the time it starts: when all its edges are free. Each carries its part of
+    the bytes and is taken for that long.
     """
     clock = w.clock[0]
     req = w.request[request]
-    if req.prefill_replica == NONE:
-        return float(clock.now_ms)
     route = req.prefill_replica * w.replica.shape[0] + target
     size = clock.kv_bytes_per_token * req.input_tokens
     start = clock.now_ms
@@ -56,8 +72,7 @@ def reserve_route(w: Any, request: int, target: int) -> float:
         w.edge_free_ms[w.edge_share[i].edge] = (
             start + size * w.edge_share[i].ms_per_byte
         )
-    duration = w.route[route].latency_ms + size * w.route[route].ms_per_byte
-    return float(start + duration)
+    return float(start)
 
 
 @compiled

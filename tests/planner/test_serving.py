@@ -4,10 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from clusters.fields import InputError
+from planner.check import check_deployment
 from planner.kv_paths import KvPaths, edge_loads
 from planner.problem import EngineSettings
 from planner.serving import deciding_edges
-from planner.simulator.system import Phase
+from planner.simulator.control import RouterSettings
+from planner.simulator.system import Phase, Routing
+from planner.simulator.transfer_settings import KvTransfer, TransferMode
 from tests.models.conftest import TINY
 from tests.planner.tiny_problems import planner_of, shape, tiny_cluster, tiny_problem
 
@@ -36,6 +40,28 @@ def test_a_layer_with_a_window_sends_no_more_than_the_window():
     system = planner.system(planner.deploy([shape(Phase.AGGREGATED)]))
     # Prompts of 100 tokens: 16 bytes a layer, 4 tokens in one and 100 in the other.
     assert system.kv_bytes_per_token == pytest.approx(16 * (4 + 100) / 100)
+
+
+def test_pools_that_lend_have_routes_within_each_phase():
+    """Two prefill and two decode replicas: 4 pairs across, 2 within each phase."""
+    problem = tiny_problem()
+    router = RouterSettings(max_pending_tokens=17)
+    engine = replace(problem.engine, routing=Routing.SPLITWISE, router=router)
+    problem = replace(problem, engine=engine)
+    planner = planner_of(problem)
+    shapes = [shape(phase) for phase in (Phase.PREFILL, Phase.DECODE) for _ in "ab"]
+    deployment = planner.deploy(shapes)
+    assert deployment is not None
+    check_deployment(problem, deployment)
+    system = planner.system(deployment)
+    assert system.routing is Routing.SPLITWISE
+    assert system.router.max_pending_tokens == 17
+    pairs = {(route.source, route.target) for route in system.routes}
+    across = {(0, 2), (0, 3), (1, 2), (1, 3)}
+    assert pairs == across | {(0, 1), (1, 0), (2, 3), (3, 2)}
+    lacking = replace(deployment, routes=deployment.routes[:-1])
+    with pytest.raises(InputError, match="a KV route a pair"):
+        check_deployment(problem, lacking)
 
 
 def test_a_route_between_nodes_runs_at_the_rate_of_the_nic():
@@ -139,3 +165,24 @@ def test_engine_settings_reach_the_replicas():
     settings = EngineSettings()
     replica = one_pair(PAIR, limits=settings.limits).replicas[0]
     assert replica.limits == settings.limits
+
+
+def test_a_change_of_phase_brings_routes_the_other_way():
+    problem = tiny_problem(cluster=tiny_cluster(2))
+    planner = planner_of(problem)
+    shapes = [shape(Phase.PREFILL), shape(Phase.DECODE), shape(Phase.DECODE)]
+    deployment = planner.deploy_at(shapes, [((0,),), ((1,),), ((4,),)])
+    system = planner.system(deployment, switching=frozenset({1}))
+    assert [(r.source, r.target) for r in system.routes] == [(0, 1), (0, 2)]
+    # Replica 1 may prefill for 2; between 0 and 1 nothing changes.
+    (route,) = system.switch_routes
+    assert (route.source, route.target) == (1, 2)
+    assert route.ms_per_byte == system.routes[1].ms_per_byte  # the NIC, too
+    assert planner.system(deployment).switch_routes == ()
+
+
+def test_the_engine_says_how_kv_caches_are_sent():
+    transfer = KvTransfer(mode=TransferMode.BY_SIZE, block_ms=0.25)
+    system = one_pair(ACROSS, kv_transfer=transfer)
+    assert system.kv_transfer == transfer
+    assert system.num_layers == TINY.num_layers
