@@ -8,13 +8,9 @@ import pytest
 from clusters.serde import dump_json
 from planner.errors import UnknownMethodError, UnsupportedProblemError
 from planner.files import plan_to_mapping
-from planner.finalists import NUM_FINALISTS, verify_kind
-from planner.goodput import Goodput
 from planner.objective import Goal
 from planner.plan import Plan
 from planner.result import Status
-from planner.search.contract import Candidate
-from planner.simulator.system import Phase
 from planner.slo import Slo
 from planner.solve import solve
 from planner.stop import MaxEvaluations
@@ -23,8 +19,6 @@ from planner.workload.workload import Workload
 from tests.planner.tiny_problems import (
     QUICK,
     TINY_LIBRARY,
-    context_of,
-    shape,
     tiny_cluster,
     tiny_problem,
 )
@@ -155,28 +149,3 @@ def test_every_goal_is_planned_on_mixed_prices(goal):
         assert best.deployment.num_gpus >= result.bound
     if goal is Goal.MIN_COST:
         assert best.usd_per_hour >= result.bound
-
-
-def test_finalists_go_on_until_one_is_confirmed_to_reach_the_target():
-    problem = tiny_problem(goal=Goal.MIN_GPUS, rate_rps=20.0)
-    evaluator = context_of(problem).evaluator
-    flattered = Goodput(
-        rate_rps=20.0,
-        low_rps=20.0,
-        high_rps=20.0,
-        confidence_frac=0.0,
-        num_seeds=1,
-        capacity_rps=100.0,
-    )
-    slow = evaluator.planner.deploy([shape(Phase.PREFILL, pp=2), shape(Phase.DECODE)])
-    quick = evaluator.planner.deploy([shape(Phase.AGGREGATED, tp=4)])
-    ranked = [
-        Candidate(method="test", deployment=deployment, goodput=flattered)
-        for deployment in [slow] * NUM_FINALISTS + [quick] * 2
-    ]
-    strict = replace(problem.service, slo=Slo(ttft_ms=12.0))
-    evaluator.planner = replace(
-        evaluator.planner, problem=replace(problem, services=(strict,))
-    )
-    verified = verify_kind(evaluator, ranked, QUICK)
-    assert [c.deployment for c in verified] == [slow] * NUM_FINALISTS + [quick]

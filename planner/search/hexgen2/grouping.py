@@ -36,7 +36,9 @@ class Judged:
     strategies: tuple[Strategy | None, ...] = spec("Replica of each group.")
     flow: KvFlow = spec("Flow from prefill to decode.")
     mix: Mix = spec("All replicas, with the flow as the promise.")
-    rank: tuple[float, ...] = spec("Sort key: the smaller, the better.")
+    rank: tuple[float, ...] = spec(
+        "Sort key: the smaller, the better.", unit="of the goal"
+    )
 
     def of(self, phase: Phase) -> list[int]:
         """Indices of the groups that run a replica of a phase."""

@@ -50,8 +50,10 @@ class KvFlow:
     """A maximum flow, and the cut that proves it."""
 
     rate_rps: float = spec("Its value.", unit="requests/s", ge=0)
-    prefilled_rps: tuple[float, ...] = spec("Of each prefill replica.")
-    decoded_rps: tuple[float, ...] = spec("Of each decode replica.")
+    prefilled_rps: tuple[float, ...] = spec(
+        "Of each prefill replica.", unit="requests/s"
+    )
+    decoded_rps: tuple[float, ...] = spec("Of each decode replica.", unit="requests/s")
     cut_prefills: tuple[int, ...] = spec("Prefill replicas in the cut (indices).")
     cut_decodes: tuple[int, ...] = spec("Decode replicas in the cut (indices).")
     cut_links: tuple[str, ...] = spec("Links in the cut, by what they join.")

@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from clusters.fields import spec
+
 _ROUNDING = 1e-12
 """Room below this share of the largest finite capacity is none."""
 
@@ -44,11 +46,11 @@ class Arc(NamedTuple):
 class MaxFlow:
     """A maximum flow."""
 
-    value: float
-    flows: tuple[float, ...]
-    """On each arc, in their order."""
-    reached: frozenset[int]
-    """The source's side of a minimum cut."""
+    value: float = spec("Its value.", unit="of the capacities")
+    flows: tuple[float, ...] = spec(
+        "On each arc, in their order.", unit="of the capacities"
+    )
+    reached: frozenset[int] = spec("The source's side of a minimum cut.")
 
 
 def max_flow(arcs: Sequence[Arc], source: int, sink: int) -> MaxFlow:

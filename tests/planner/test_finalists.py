@@ -1,0 +1,71 @@
+"""Verification: how many finalists are simulated long, and whose."""
+
+from dataclasses import replace
+
+from planner.finalists import NUM_FINALISTS, verify, verify_kind
+from planner.goodput import Goodput
+from planner.objective import Goal
+from planner.search.contract import Candidate, Ledger, SearchOutcome
+from planner.simulator.system import Phase
+from planner.slo import Slo
+from tests.planner.tiny_problems import QUICK, context_of, shape, tiny_problem
+
+
+def test_finalists_go_on_until_one_is_confirmed_to_reach_the_target():
+    problem = tiny_problem(goal=Goal.MIN_GPUS, rate_rps=20.0)
+    evaluator = context_of(problem).evaluator
+    flattered = Goodput(
+        rate_rps=20.0,
+        low_rps=20.0,
+        high_rps=20.0,
+        confidence_frac=0.0,
+        num_seeds=1,
+        capacity_rps=100.0,
+    )
+    slow = evaluator.planner.deploy([shape(Phase.PREFILL, pp=2), shape(Phase.DECODE)])
+    quick = evaluator.planner.deploy([shape(Phase.AGGREGATED, tp=4)])
+    ranked = [
+        Candidate(method="test", deployment=deployment, goodput=flattered)
+        for deployment in [slow] * NUM_FINALISTS + [quick] * 2
+    ]
+    strict = replace(problem.service, slo=Slo(ttft_ms=12.0))
+    evaluator.planner = replace(
+        evaluator.planner, problem=replace(problem, services=(strict,))
+    )
+    verified = verify_kind(evaluator, ranked, QUICK)
+    assert [c.deployment for c in verified] == [slow] * NUM_FINALISTS + [quick]
+
+
+def test_the_best_of_every_method_is_among_the_verified():
+    # By short runs one method's four deployments all look better than the other's.
+    problem = tiny_problem(goal=Goal.MAX_GOODPUT)
+    evaluator = context_of(problem).evaluator
+    flattered = Goodput(
+        rate_rps=1000.0,
+        low_rps=1000.0,
+        high_rps=1000.0,
+        confidence_frac=0.0,
+        num_seeds=1,
+        capacity_rps=2000.0,
+    )
+
+    def outcome(name, widths, rate_rps):
+        goodput = replace(flattered, rate_rps=rate_rps)
+        candidates = tuple(
+            Candidate(
+                method=name,
+                deployment=evaluator.planner.deploy(
+                    [shape(Phase.AGGREGATED, tp=tp, pp=pp)] * number
+                ),
+                goodput=goodput,
+            )
+            for tp, pp, number in widths
+        )
+        return SearchOutcome(method=name, candidates=candidates, ledger=Ledger())
+
+    loud = outcome("loud", [(1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2)], 1000.0)
+    humble = outcome("humble", [(2, 1, 2)], 1.0)
+    alone = verify(evaluator, (humble,), QUICK)
+    together = verify(evaluator, (loud, humble), QUICK)
+    assert together[0].rank(problem) <= alone[0].rank(problem)
+    assert "humble" in {candidate.method for candidate in together}
