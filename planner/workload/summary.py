@@ -100,11 +100,11 @@ def _peak_to_mean(requests: Requests, window_s: float) -> float:
 
 def _prefix_hit_frac(requests: Requests) -> float | None:
     """Share of blocks in the leading run that earlier requests have brought in."""
-    if requests.prefix_hashes is None:
+    if requests.prefix_blocks is None:
         return None
     cached: set[int] = set()
     num_blocks = num_hits = 0
-    for blocks in requests.prefix_hashes:
+    for blocks in requests.prefix_blocks.rows():
         num_blocks += len(blocks)
         for block in blocks:
             if block not in cached:
