@@ -54,7 +54,8 @@ def _split(
         rates += [system_capacity_rps(kind.system, sample)] * len(kind.cells)
     weights = np.array(rates) / sum(rates)
     rng = np.random.default_rng(seed)
-    return rng.choice(len(weights), size=len(requests), p=weights)
+    cell_of = rng.choice(len(weights), size=len(requests), p=weights)
+    return cell_of if requests.turns is None else cell_of[requests.turns.roots()]
 
 
 def _joined(

@@ -178,7 +178,9 @@ class Evaluator:
     ) -> Evaluation:
         """Simulate `requests` (drawn at `offered_rps`) to the end and summarise."""
         service = self.planner.problem.service
-        options = SimulationOptions(concurrency=service.workload.concurrency)
+        options = SimulationOptions(
+            concurrency=service.workload.concurrency, ramp_ms=service.workload.ramp_ms
+        )
         if is_large(len(deployment.replicas)) and options.concurrency is None:
             result = simulate_cells(
                 cell_kinds(self.planner, deployment), requests, seed=self.seed

@@ -129,11 +129,13 @@ def _served_by(
 ) -> Evaluation:
     """The same under an engine's defaults, with its handling of every request."""
     deployment = with_engine(preset, planner, deployment)
-    concurrency = planner.problem.service.workload.concurrency
+    workload = planner.problem.service.workload
     result = simulate(
         planner.system(deployment),
         requests,
-        options=SimulationOptions(concurrency=concurrency),
+        options=SimulationOptions(
+            concurrency=workload.concurrency, ramp_ms=workload.ramp_ms
+        ),
     )
     later = {
         name: getattr(result, name) + preset.fit.overheads.request_ms

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from clusters.fields import check_fields, spec
+from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
+from planner.simulator.prefix_build import prefix_arrays
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import (
     Batching,
@@ -25,6 +26,13 @@ NUM_SAMPLES = 256
 
 _NO_LIMIT = 1 << 40
 """More tokens or requests than any simulation has."""
+
+_ROUTINGS = {
+    Routing.ROUND_ROBIN: state.ROUND_ROBIN,
+    Routing.SHORTEST_QUEUE: state.SHORTEST_QUEUE,
+    Routing.RANDOM: state.RANDOM,
+    Routing.CACHE_AWARE: state.CACHE_AWARE,
+}
 
 _WATERMARK_FRAC = 0.01
 """Share of the KV blocks that admission leaves free (vLLM's default)."""
@@ -58,6 +66,12 @@ class SimulationOptions:
         gt=0,
         default=None,
     )
+    ramp_ms: float = spec(
+        "Closed loop: the clients begin one after the other over this time.",
+        unit="ms",
+        ge=0,
+        default=0.0,
+    )
     hold_ms: float = spec(
         "Closed loop: a next request is held back this long, with those that follow it "
         "meanwhile (an engine that looks for new requests at intervals).",
@@ -87,7 +101,17 @@ class SimulationOptions:
 def build_world(
     system: ServingSystem, requests: Requests, options: SimulationOptions
 ) -> World:
-    """Allocate and fill the arrays of one simulation."""
+    """Allocate and fill the arrays of one simulation.
+
+    Raises
+    ------
+    InputError
+        For a closed loop of requests that are turns of sessions.
+    """
+    if options.concurrency is not None and requests.turns is not None:
+        raise InputError(
+            "concurrency", options.concurrency, "None where requests are sessions"
+        )
     replicas = system.replicas
     num_stages = sum(len(r.stages) for r in replicas)
     num_groups = sum(len(r.stages) + 1 for r in replicas)
@@ -123,6 +147,7 @@ def build_world(
         kv_samples=np.zeros((len(replicas), NUM_SAMPLES), dtype=np.float64),
         gap_counts=np.zeros(state.NUM_GAP_BINS, dtype=np.int64),
         span=np.zeros(options.max_spans, dtype=state.SPAN),
+        **prefix_arrays(system, requests, replica),
     )
 
 
@@ -195,6 +220,7 @@ def _fill_replicas(
         rep["block_tokens"] = given.kv_block_tokens
         blocks = given.kv_capacity_tokens // given.kv_block_tokens
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
+        rep["least_free_blocks"], rep["cache"] = blocks, NONE
         rep["watermark_blocks"] = int(blocks * _WATERMARK_FRAC)
         rep["work_weight"] = _work_weight(given)
         for name in ("prompt", "partial", "pull", "join"):
@@ -248,9 +274,15 @@ def _work_weight(replica: ServingReplica) -> float:
 def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
     request = np.zeros(len(requests), dtype=state.REQUEST)
     request["arrival_ms"] = requests.arrival_ms
-    if options.concurrency is not None:
-        request["arrival_ms"][: options.concurrency] = 0.0
-        request["arrival_ms"][options.concurrency :] = np.inf
+    clients = options.concurrency
+    num_open = _num_open(requests, options)
+    if clients is not None:
+        starts_ms = np.arange(clients) * (options.ramp_ms / clients)
+        request["arrival_ms"][:clients] = starts_ms[: len(requests)]
+    if clients is not None or requests.turns is not None:
+        first = num_open if clients is None else clients
+        request["arrival_ms"][first:] = np.inf
+    request["status"][num_open:] = state.AWAITED
     request["input_tokens"] = requests.input_tokens
     request["output_tokens"] = requests.output_tokens
     for name in (
@@ -267,13 +299,21 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
     return request
 
 
+def _num_open(requests: Requests, options: SimulationOptions) -> int:
+    """Requests, the first ones, that arrive in order; others follow from events."""
+    if options.concurrency is not None and options.ramp_ms > 0:
+        return min(options.concurrency, len(requests))
+    return len(requests) if requests.turns is None else requests.turns.num_first
+
+
 def _fill_clock(
     system: ServingSystem, requests: Requests, options: SimulationOptions
 ) -> Array:
     array = np.zeros(1, dtype=state.CLOCK)
     clock = array[0]
-    is_round_robin = system.routing is Routing.ROUND_ROBIN
-    clock["routing"] = state.ROUND_ROBIN if is_round_robin else state.SHORTEST_QUEUE
+    clock["routing"] = _ROUTINGS[system.routing]
+    clock["num_open"] = _num_open(requests, options)
+    clock["is_ramped"] = options.concurrency is not None and options.ramp_ms > 0
     clock["counts_gaps"] = options.is_itl_counted
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0

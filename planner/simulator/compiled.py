@@ -17,7 +17,7 @@ from typing import Any
 import numba
 from numba.core import config as numba_config
 
-_SOURCES_BESIDE = ("compiled", "handle", "state")
+_SOURCES_BESIDE = ("compiled", "handle", "prefix_state", "state")
 """Modules that hold the constants, types and look-ups that are compiled in."""
 
 _DECORATORS = (b"\n@compiled\n", b"\n@inlined\n", b"\n@entry_point\n")

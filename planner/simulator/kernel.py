@@ -13,6 +13,7 @@ from planner.simulator.compiled import entry_point, inlined
 from planner.simulator.events import pop
 from planner.simulator.lifecycle import arrive
 from planner.simulator.stages import end_stage, pump
+from planner.simulator.state import AWAITED
 from planner.simulator.transfers import end_transfer
 
 
@@ -40,6 +41,8 @@ def run(w: Any) -> bool:
             which = pop(w)
             if which < num_stages:
                 end_stage(w, which)
+            elif w.request[which - num_stages].status == AWAITED:
+                arrive(w, which - num_stages)
             else:
                 end_transfer(w, which - num_stages)
         else:
@@ -52,7 +55,7 @@ def run(w: Any) -> bool:
 def next_arrival_ms(w: Any) -> float:
     """Time of the next arrival; infinity when none is due yet or none is left."""
     clock = w.clock[0]
-    if clock.next_arrival >= w.request.shape[0]:
+    if clock.next_arrival >= clock.num_open:
         return math.inf
     return float(w.request[clock.next_arrival].arrival_ms)
 

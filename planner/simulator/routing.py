@@ -3,20 +3,51 @@
 import math
 from typing import Any
 
+import numpy as np
+
+from planner.simulator.cache_routing import choose_by_ttft
 from planner.simulator.compiled import compiled, inlined
-from planner.simulator.state import ANY_SLICE, NONE, ROUND_ROBIN
+from planner.simulator.state import (
+    ANY_SLICE,
+    CACHE_AWARE,
+    NONE,
+    RANDOM,
+    ROUND_ROBIN,
+)
 
 
 @inlined
-def choose_prefill(w: Any) -> int:
-    """Replica that gets the next arrival: in turn, or the least work in the system."""
+def choose_prefill(w: Any, request: int) -> int:
+    """Replica that gets an arrival.
+
+    In turn, at random, by the least expected TTFT, or the least work in the system.
+    """
     clock = w.clock[0]
     candidates = w.prefill_replicas
     if clock.routing == ROUND_ROBIN:
         chosen = candidates[clock.next_prefill]
         clock.next_prefill = (clock.next_prefill + 1) % candidates.shape[0]
         return int(chosen)
+    if clock.routing == RANDOM:
+        return int(candidates[drawn(request, candidates.shape[0])])
+    if clock.routing == CACHE_AWARE:
+        return int(choose_by_ttft(w, request))
     return int(least_work(w, candidates, ANY_SLICE))
+
+
+@inlined
+def drawn(request: int, count: int) -> int:
+    """A number below `count` that looks random, the same for a request in every run.
+
+    The finalizer of MurmurHash3 (Appleby, 2011) in 64 bits.
+    """
+    bits = np.uint64(request + 1)
+    bits ^= bits >> np.uint64(33)
+    bits *= np.uint64(0xFF51AFD7ED558CCD)
+    bits ^= bits >> np.uint64(33)
+    bits *= np.uint64(0xC4CEB9FE1A85EC53)
+    bits ^= bits >> np.uint64(33)
+    return int(bits % np.uint64(count))
 
 
 @inlined

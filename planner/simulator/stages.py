@@ -61,6 +61,10 @@ def run_prefill(w: Any, stage: int, batch: int) -> None:
     count_active(w, st.replica)
     first = w.request[batch]
     duration = prefill_ms(w, stage, first.batch_tokens, first.batch_squares)
+    if w.replica[st.replica].cache != NONE:
+        reuse = w.reuse[batch]
+        loaded = max(reuse.batch_load_ms, reuse.batch_ready_ms - w.clock[0].now_ms)
+        duration = max(duration, loaded)
     st.doing = PREFILL
     st.current = batch
     st.run_start_ms = w.clock[0].now_ms
@@ -81,6 +85,9 @@ def run_group(w: Any, stage: int, group: int) -> None:
     st.run_steps = 1
     w.group[group].width = w.group[group].num_members
     duration = mixed_ms(w, stage, group)
+    if w.replica[st.replica].cache != NONE:
+        grp = w.group[group]
+        duration = max(duration, grp.load_ms, grp.ready_ms - w.clock[0].now_ms)
     schedule(w, stage, w.clock[0].now_ms + duration, PREFILL_DONE)
 
 
@@ -100,7 +107,8 @@ def run_decode(w: Any, stage: int, group: int) -> None:
     st.run_fixed_ms = batch.fixed_ms
     st.run_slope_ms = batch.slope_ms
     st.run_steps = 1
-    if clock.fast_forward and rep.num_stages == 1 and rep.max_step_context == 0:
+    is_long = rep.max_step_context == 0 and rep.is_stepwise == 0
+    if clock.fast_forward and rep.num_stages == 1 and is_long:
         wanted = w.member[grp.offset].finish - grp.step
         st.run_steps = steps_that_fit(w, group, wanted, rep.block_tokens)
     schedule_run(w, stage)

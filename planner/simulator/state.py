@@ -17,16 +17,20 @@ NONE = -1
 IDLE, PREFILL, DECODE, MIXED = 0, 1, 2, 3
 """What a stage is doing; `MIXED`: a step with prompt chunks, with decodes or not."""
 
-ARRIVED, DONE, REJECTED = 0, 1, 2
-"""Status of a request: in the system, finished, refused (longer than the KV cache)."""
+ARRIVED, DONE, REJECTED, AWAITED = 0, 1, 2, 3
+"""Status of a request: in the system, finished, refused (longer than the KV cache, or
+by early rejection), or its time of arrival follows from how others are served."""
 
 ANY_SLICE = -1
 """Replicas of any pairing group."""
 
-ROUND_ROBIN, SHORTEST_QUEUE = 0, 1
+ROUND_ROBIN, SHORTEST_QUEUE, RANDOM, CACHE_AWARE = 0, 1, 2, 3
 """Routing policies."""
 
-DECODE_DONE, PREFILL_DONE, TRANSFER_DONE = 0, 1, 2
+ADMIT_ALL, ADMIT_BY_CURRENT, ADMIT_BY_PREDICTED = 0, 1, 2
+"""Rules of early rejection."""
+
+DECODE_DONE, PREFILL_DONE, TRANSFER_DONE, TURN_DUE = 0, 1, 2, 3
 """Event priorities at equal times; arrivals come last.
 
 Decode steps end first, so that whoever routes a prefilled request at the same time
@@ -98,6 +102,11 @@ REPLICA = np.dtype(
         ("capacity_blocks", "i8"),
         ("watermark_blocks", "i8"),
         ("free_blocks", "i8"),
+        ("least_free_blocks", "i8"),
+        ("cache", "i8"),
+        ("own_blocks", "i8"),
+        ("queue_ms", "f8"),
+        ("is_stepwise", "i8"),
         ("num_running", "i8"),
         ("prompt_head", "i8"),
         ("prompt_tail", "i8"),
@@ -167,6 +176,8 @@ GROUP = np.dtype(
         ("width", "i8"),
         ("chunk_tokens", "i8"),
         ("chunk_squares", "f8"),
+        ("load_ms", "f8"),
+        ("ready_ms", "f8"),
     ]
 )
 
@@ -180,6 +191,7 @@ CLOCK = np.dtype(
         ("sequence", "i8"),
         ("heap_size", "i8"),
         ("next_arrival", "i8"),
+        ("num_open", "i8"),
         ("num_dirty", "i8"),
         ("admissions", "i8"),
         ("next_prefill", "i8"),
@@ -196,6 +208,7 @@ CLOCK = np.dtype(
         ("concurrency", "i8"),
         ("hold_ms", "f8"),
         ("release_ms", "f8"),
+        ("is_ramped", "i8"),
         ("kv_bytes_per_token", "f8"),
         ("sample_ms", "f8"),
         ("ttft_limit_ms", "f8"),
@@ -280,3 +293,13 @@ class World(NamedTuple):
     kv_samples: Array
     gap_counts: Array
     span: Array
+    cache: Array
+    cache_node: Array
+    cache_entry: Array
+    block_id: Array
+    block_offset: Array
+    reuse: Array
+    forecast: Array
+    early_rejection: Array
+    decode_start: Array
+    turn: Array

@@ -6,6 +6,7 @@ from itertools import product
 
 from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable
+from planner.simulator.prefix_settings import EarlyRejection, PrefixCache
 
 
 class Phase(StrEnum):
@@ -17,10 +18,16 @@ class Phase(StrEnum):
 
 
 class Routing(StrEnum):
-    """How requests are spread over the replicas of a phase."""
+    """How requests are spread over the replicas of a phase.
+
+    `RANDOM` and `CACHE_AWARE` (least expected TTFT, see `cache_routing`) are for
+    prefill or aggregated replicas; the decode replica then has the shortest queue.
+    """
 
     ROUND_ROBIN = "round_robin"
     SHORTEST_QUEUE = "shortest_queue"
+    RANDOM = "random"
+    CACHE_AWARE = "cache_aware"
 
 
 class Batching(StrEnum):
@@ -190,9 +197,14 @@ class ServingReplica:
         ge=0,
         default=0,
     )
+    prefix_cache: PrefixCache | None = spec(
+        "Cache of past prompts, for replicas that prefill.", default=None
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.prefix_cache is not None and self.limits.is_batch_padded:
+            raise InputError("is_batch_padded", True, "False with a prefix cache")
         if not self.stages:
             raise InputError("stages", self.stages, "at least one pipeline stage")
         is_request_level = self.limits.policy is Batching.REQUEST_LEVEL
@@ -242,6 +254,9 @@ class ServingSystem:
     routes: tuple[KvRoute, ...] = spec("KV routes, one a pair.", default=())
     kv_bytes_per_token: float = spec("KV cache of one token.", unit="bytes/token", ge=0)
     routing: Routing = spec("Routing policy.", default=Routing.SHORTEST_QUEUE)
+    early_rejection: EarlyRejection | None = spec(
+        "Refusal of requests that are bound to miss their limits.", default=None
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

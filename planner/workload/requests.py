@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from clusters.fields import InputError, spec
 from clusters.units import MS_PER_S
 from planner.workload.prefix_blocks import PrefixBlocks
+from planner.workload.turns import Turns
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -30,6 +31,9 @@ class Requests:
         output token comes from the prefill step.
     prefix_blocks
         Which blocks of the prompts are shared (Mooncake traces), if known.
+    turns
+        Which requests are later turns of a session. They come last, and their arrival
+        time, if later than any, is overruled by the end of the turn before.
     """
 
     arrival_ms: FloatArray = spec("Arrival times.", unit="ms")
@@ -38,6 +42,7 @@ class Requests:
     prefix_blocks: PrefixBlocks | None = spec(
         "Blocks of each prompt that may be shared.", default=None
     )
+    turns: Turns | None = spec("Which follow which in a session.", default=None)
 
     def __post_init__(self) -> None:
         num = len(self.arrival_ms)
@@ -62,6 +67,8 @@ class Requests:
             raise InputError("arrival_ms", "…", "finite times >= 0 in rising order")
         if self.prefix_blocks is not None and len(self.prefix_blocks) != num:
             raise InputError("prefix_blocks", len(self.prefix_blocks), f"{num} entries")
+        if self.turns is not None and len(self.turns) != num:
+            raise InputError("turns", len(self.turns), f"{num} entries")
 
     def __len__(self) -> int:
         return len(self.arrival_ms)
@@ -94,11 +101,12 @@ class Requests:
 
     def take(self, index: IntArray) -> Self:
         """The requests at `index`, which rises, shape ``(num_taken,)``."""
-        blocks = self.prefix_blocks
+        blocks, turns = self.prefix_blocks, self.turns
         return replace(
             self,
             arrival_ms=self.arrival_ms[index],
             input_tokens=self.input_tokens[index],
             output_tokens=self.output_tokens[index],
             prefix_blocks=None if blocks is None else blocks.take(index),
+            turns=None if turns is None else turns.take(index),
         )

@@ -8,6 +8,8 @@ from typing import Any, Self
 import numpy as np
 
 from clusters.fields import InputError, check_fields, spec
+from clusters.mapping import to_mapping
+from clusters.units import s_to_ms
 from planner.workload.arrivals import (
     ArrivalProcess,
     ClosedLoop,
@@ -19,6 +21,7 @@ from planner.workload.lengths import EmpiricalLengths, LengthDistribution
 from planner.workload.presets import named_lengths
 from planner.workload.replay import replay
 from planner.workload.requests import FloatArray, Requests
+from planner.workload.sessions import Sessions
 from planner.workload.streams import Stream, generator_for
 from planner.workload.trace_source import TraceSource
 from planner.workload.workload_file import (
@@ -26,6 +29,9 @@ from planner.workload.workload_file import (
     arrivals_to_file,
     lengths_to_file,
 )
+
+_MEAN_REQUESTS = 4096
+"""Drawn for the mean prompt of sessions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,11 +63,14 @@ class Workload:
         default=0.0,
     )
     source: TraceSource | None = spec("File of the trace.", default=None)
+    sessions: Sessions | None = spec(
+        "Turns that follow each other; the rate is that of all turns.", default=None
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.trace is not None:
-            if self.lengths is not None or self.arrivals is not None:
+            if (self.lengths, self.arrivals, self.sessions) != (None, None, None):
                 raise InputError("trace", self.name, "no lengths or arrivals beside it")
             return
         if self.lengths is None or self.arrivals is None:
@@ -69,6 +78,8 @@ class Workload:
         if (self.rate_rps is None) != isinstance(self.arrivals, ClosedLoop):
             expected = "a rate for open arrivals, and none for a closed loop"
             raise InputError("rate_rps", self.rate_rps, expected)
+        if self.sessions is not None and isinstance(self.arrivals, ClosedLoop):
+            raise InputError("sessions", "...", "none in a closed loop")
         if self.jitter_ms > 0:
             raise InputError("jitter_ms", self.jitter_ms, "0 where there is no trace")
 
@@ -80,12 +91,19 @@ class Workload:
         arrivals: ArrivalProcess | ClosedLoop,
         rate_rps: float | None = None,
         name: str | None = None,
+        sessions: Sessions | None = None,
     ) -> Self:
         """Lengths (a distribution, a preset's name or ``512x64``) with arrivals."""
         named = name or (lengths if isinstance(lengths, str) else "synthetic")
         if isinstance(lengths, str):
             lengths = named_lengths(lengths)
-        return cls(name=named, lengths=lengths, arrivals=arrivals, rate_rps=rate_rps)
+        return cls(
+            name=named,
+            lengths=lengths,
+            arrivals=arrivals,
+            rate_rps=rate_rps,
+            sessions=sessions,
+        )
 
     @classmethod
     def poisson(cls, *, rate_rps: float, lengths: LengthDistribution | str) -> Self:
@@ -191,6 +209,7 @@ class Workload:
                 arrivals=form.arrival_process(),
                 rate_rps=form.rate_rps,
                 name=form.lengths if isinstance(form.lengths, str) else None,
+                sessions=form.sessions,
             )
         return workload if form.name is None else replace(workload, name=form.name)
 
@@ -214,6 +233,8 @@ class Workload:
             form["lengths"] = lengths_to_file(self.lengths)
         if self.arrivals is not None:
             form["arrivals"] = arrivals_to_file(self.arrivals)
+        if self.sessions is not None:
+            form["sessions"] = to_mapping(self.sessions)
         form["rate_rps"] = self.rate_rps
         return {key: value for key, value in form.items() if value is not None}
 
@@ -223,6 +244,13 @@ class Workload:
         if isinstance(self.arrivals, ClosedLoop):
             return self.arrivals.concurrency
         return None
+
+    @property
+    def ramp_ms(self) -> float:
+        """How long the clients of a closed loop take to begin, in ms."""
+        if isinstance(self.arrivals, ClosedLoop):
+            return s_to_ms(self.arrivals.ramp_s)
+        return 0.0
 
     @property
     def mean_rate_rps(self) -> float | None:
@@ -236,6 +264,8 @@ class Workload:
         """Mean prompt length."""
         if self.trace is not None:
             return float(self.trace.input_tokens.mean())
+        if self.sessions is not None:
+            return float(self.draw(_MEAN_REQUESTS, seed=0).input_tokens.mean())
         return self._lengths.mean_input_tokens
 
     @property
@@ -269,7 +299,7 @@ class Workload:
         """Requests of this workload; equal arguments give equal requests.
 
         For one seed, lengths are the same at every rate and gaps only scale, and the
-        first of many requests are those of a shorter draw.
+        first of many requests are those of a shorter draw (not so with sessions).
 
         Parameters
         ----------
@@ -307,6 +337,21 @@ class Workload:
         input_tokens, output_tokens = self._lengths.draw(
             num_requests, generator_for(Stream.LENGTHS, seed=seed)
         )
+        if self.sessions is not None:
+            rng = generator_for(Stream.SESSIONS, seed=seed)
+            turns = self.sessions.deal(num_requests, rng)
+            share = turns.num_first / num_requests
+            starts_ms = self._arrival_ms(
+                turns.num_first,
+                seed=seed,
+                rate_rps=None if rate is None else rate * share,
+            )
+            return self.sessions.requests(
+                turns,
+                starts_ms=starts_ms,
+                new_tokens=input_tokens,
+                output_tokens=output_tokens,
+            )
         return Requests(
             arrival_ms=self._arrival_ms(num_requests, seed=seed, rate_rps=rate),
             input_tokens=input_tokens,

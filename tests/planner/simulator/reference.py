@@ -40,7 +40,7 @@ class ReferenceSimulator(ChunkedSteps):
             strict=True,
         )
         self.jobs = [Job(*row) for row in rows]
-        self.clients = clients
+        self.clients, self.num_open = clients, len(self.jobs)
         for number, job in enumerate(self.jobs if clients else []):
             job.arrival = 0.0 if number < clients else math.inf
         self.system = system
@@ -59,7 +59,7 @@ class ReferenceSimulator(ChunkedSteps):
         arriving = 0
         while True:
             event = self.events[0][0] if self.events else math.inf
-            more = arriving < len(self.jobs)
+            more = arriving < self.num_open
             arrival = self.jobs[arriving].arrival if more else math.inf
             upcoming = min(event, arrival)
             if upcoming > self.now and self.start_all():
@@ -82,7 +82,7 @@ class ReferenceSimulator(ChunkedSteps):
         """In turn, passing over those of other slices, or whoever has least work."""
         everyone = self.decoders if phase is Phase.DECODE else self.prefills
         fitting = [r for r in everyone if slice in (None, r.given.slice)]
-        if self.system.routing is Routing.SHORTEST_QUEUE:
+        if self.system.routing is not Routing.ROUND_ROBIN:
             return min(fitting, key=ReplicaState.work)
         while True:
             chosen = everyone[next(self.turn[phase]) % len(everyone)]
@@ -232,11 +232,7 @@ class ReferenceSimulator(ChunkedSteps):
             group = [] if batch else self.next_group(rep, stage)
         table = rep.given.stages[stage]
         if batch:
-            lengths = [job.context for job in batch]
-            if rep.is_padded:
-                lengths = [max(lengths)] * len(lengths)
-            duration = table.prefill_step_ms(lengths)
-            end = self.now + duration
+            end = self.now + self.prefill_duration(rep, table, batch)
             self.at(end, PREFILL_END, self.end_prefill, rep, stage, batch)
         elif group:
             computed = group + (rep.ended if rep.is_padded else [])
@@ -248,6 +244,15 @@ class ReferenceSimulator(ChunkedSteps):
         rep.busy[stage] = bool(batch or group)
         return rep.busy[stage]
 
+    def prefill_duration(self, rep: ReplicaState, table, batch: list[Job]) -> float:
+        lengths = [job.uncached for job in batch]
+        if rep.is_padded:
+            lengths = [max(lengths)] * len(lengths)
+        return table.prefill_step_ms(lengths, [job.cached for job in batch])
+
+    def find_prefix(self, rep: ReplicaState, job: Job | None) -> None:
+        """How much of a waiting prompt is cached: nothing, without a prefix cache."""
+
     def form_batch(self, rep: ReplicaState) -> list[Job]:
         batch: list[Job] = []
         limits = rep.given.limits
@@ -255,7 +260,8 @@ class ReferenceSimulator(ChunkedSteps):
             return []
         while rep.prompts and len(batch) < limits.max_num_seqs and rep.has_place():
             job = rep.prompts[0]
-            tokens = sum(j.context for j in batch) + job.context
+            self.find_prefix(rep, job)
+            tokens = sum(j.uncached for j in batch) + job.uncached
             blocks = rep.blocks_for(job, job.context + rep.decodes)
             if rep.is_padded:
                 longest = max(j.context for j in [*batch, job])
