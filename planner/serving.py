@@ -100,6 +100,7 @@ class Planner:
 
         `crowding` tells by what factor links are slower since others cross them too.
         """
+        cache = self.problem.service.prefix_cache
         replicas = tuple(
             ServingReplica(
                 phase=replica.phase,
@@ -108,6 +109,7 @@ class Planner:
                 kv_capacity_tokens=replica.kv_capacity_tokens,
                 kv_block_tokens=replica.kv_block_tokens,
                 slice=replica.slice,
+                prefix_cache=None if replica.phase is Phase.DECODE else cache,
             )
             for replica in deployment.replicas
         )
@@ -116,6 +118,7 @@ class Planner:
             routes=self._simulated_routes(deployment, crowding or {}),
             kv_bytes_per_token=self._sent_bytes_per_token(),
             routing=deployment.routing,
+            early_rejection=self.problem.service.early_rejection,
         )
 
     def _sent_bytes_per_token(self) -> float:

@@ -86,6 +86,21 @@ class PrefixBlocks:
             block_tokens=self.block_tokens,
         )
 
+    def num_repeated(self) -> IntArray:
+        """Leading blocks of each request that earlier requests have had.
+
+        That is what a cache without limit would hold, shape ``(num_requests,)``.
+        """
+        _, first, which = np.unique(self.ids, return_index=True, return_inverse=True)
+        counts = np.diff(self.offsets)
+        start = np.repeat(self.offsets[:-1], counts)
+        position = np.arange(len(self.ids)) - start
+        run = counts.copy()
+        is_new = first[which] >= start
+        owner = np.repeat(np.arange(len(self)), counts)
+        np.minimum.at(run, owner[is_new], position[is_new])
+        return run
+
     def renamed(self, lap: IntArray) -> Self:
         """Ids that no two laps share; `lap` counts from 0, shape ``(num_requests,)``.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from clusters.fields import check_fields, spec
 from clusters.units import s_to_ms
+from planner.workload.lengths import LengthDistribution
 from planner.workload.prefix_blocks import PrefixBlocks
 from planner.workload.requests import IntArray, Requests
 from planner.workload.turns import FIRST_TURN, Turns
@@ -46,6 +47,20 @@ class Sessions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def mean_input_tokens(self, lengths: LengthDistribution) -> float:
+        """Mean prompt: its own tokens after those of `mean_turns - 1` turns.
+
+        Where conversations are cut at the longest context it is at most that.
+        """
+        own = self.shared_prompt_tokens + lengths.mean_input_tokens
+        turn = lengths.mean_input_tokens + lengths.mean_output_tokens
+        mean = own + (self.mean_turns - 1.0) * turn
+        return (
+            mean
+            if self.max_context_tokens is None
+            else min(mean, float(self.max_context_tokens))
+        )
 
     def deal(self, num_requests: int, rng: np.random.Generator) -> Turns:
         """Requests dealt into sessions: first turns, then second ones, and so on.

@@ -30,9 +30,6 @@ from planner.workload.workload_file import (
     lengths_to_file,
 )
 
-_MEAN_REQUESTS = 4096
-"""Drawn for the mean prompt of sessions."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Workload:
@@ -265,7 +262,7 @@ class Workload:
         if self.trace is not None:
             return float(self.trace.input_tokens.mean())
         if self.sessions is not None:
-            return float(self.draw(_MEAN_REQUESTS, seed=0).input_tokens.mean())
+            return self.sessions.mean_input_tokens(self._lengths)
         return self._lengths.mean_input_tokens
 
     @property

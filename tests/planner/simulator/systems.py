@@ -240,7 +240,7 @@ def systems(
         ),
         routes=draw(kv_routes(num_prefill, num_decode)),
         kv_bytes_per_token=draw(st.sampled_from([0.0, 0.25, 1.0])),
-        routing=draw(st.sampled_from(Routing)),
+        routing=draw(st.sampled_from([Routing.ROUND_ROBIN, Routing.SHORTEST_QUEUE])),
     )
 
 

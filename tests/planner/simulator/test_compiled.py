@@ -15,7 +15,8 @@ def test_every_module_with_compiled_functions_counts_for_the_cache() -> None:
             for line in path.read_text(encoding="utf-8").splitlines()
         )
     }
-    beside = {folder / "simulator" / f"{n}.py" for n in ("state", "handle", "compiled")}
+    names = ("state", "prefix_state", "handle", "compiled")
+    beside = {folder / "simulator" / f"{name}.py" for name in names}
     assert {path for path, _ in compiled.kernel_sources()} == decorated | beside
 
 

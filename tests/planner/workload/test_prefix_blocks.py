@@ -25,6 +25,17 @@ def test_chosen_rows_are_those_of_the_index(rows, data):
     assert taken.rows() == tuple(rows[i] for i in index)
 
 
+@given(ROWS)
+def test_repeated_blocks_are_those_of_a_cache_without_limit(rows):
+    held: set[int] = set()
+    expected = []
+    for row in rows:
+        run = next((i for i, block in enumerate(row) if block not in held), len(row))
+        expected.append(run)
+        held.update(row)
+    assert PrefixBlocks.of(rows).num_repeated().tolist() == expected
+
+
 def test_laps_share_no_ids():
     # Ids 3 to 5: a lap is 3 apart.
     blocks = PrefixBlocks.of(((3, 5), (4,), (3,)))
