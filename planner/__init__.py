@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from planner.errors import PlannerError, UnknownMethodError, UnsupportedProblemError
     from planner.explain import explain
     from planner.files import read_plan, write_plan
+    from planner.multiplexing.problem import SharedProblem
+    from planner.multiplexing.shared_plan import SharedPlan, plan_services
     from planner.objective import Goal, Objective
     from planner.plan import Plan
     from planner.problem import EngineSettings, Problem, SearchSpace, Service
@@ -50,6 +52,8 @@ _HOMES = {
     "Result": "planner.result",
     "SearchSpace": "planner.problem",
     "Service": "planner.problem",
+    "SharedPlan": "planner.multiplexing.shared_plan",
+    "SharedProblem": "planner.multiplexing.problem",
     "Slo": "planner.slo",
     "SloRule": "planner.slo",
     "Status": "planner.result",
@@ -58,6 +62,7 @@ _HOMES = {
     "Workload": "planner.workload.workload",
     "check_plan": "planner.check",
     "explain": "planner.explain",
+    "plan_services": "planner.multiplexing.shared_plan",
     "read_plan": "planner.files",
     "replay": "planner.replay",
     "solve": "planner.solve",
@@ -85,6 +90,8 @@ __all__ = [
     "Result",
     "SearchSpace",
     "Service",
+    "SharedPlan",
+    "SharedProblem",
     "Slo",
     "SloRule",
     "Status",
@@ -93,6 +100,7 @@ __all__ = [
     "Workload",
     "check_plan",
     "explain",
+    "plan_services",
     "read_plan",
     "replay",
     "solve",

@@ -19,12 +19,17 @@ def plan_to_mapping(plan: Plan, *, folder: str | Path = ".") -> dict[str, Any]:
     A trace is named as seen from `folder`, where the plan's file is going to be.
     """
     mapping: dict[str, Any] = to_mapping(plan)
-    for service in mapping["problem"]["services"]:
+    name_traces(mapping["problem"], folder)
+    return mapping
+
+
+def name_traces(problem: dict[str, Any], folder: str | Path) -> None:
+    """Let the plain data of a problem name its traces as seen from `folder`."""
+    for service in problem["services"]:
         workload = service["workload"]
         for part in (workload, workload.get("lengths")):
             if isinstance(part, dict) and part.get("trace") is not None:
                 part["trace"] = seen_from(folder, part["trace"])
-    return mapping
 
 
 def seen_from(folder: str | Path, path: str | Path) -> str:

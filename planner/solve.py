@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from models.latency.library import LatencyLibrary
 from models.latency.measured import MeasuredSource
@@ -23,7 +24,7 @@ from planner.plan import (
     Plan,
     ShapeEvidence,
 )
-from planner.problem import Problem
+from planner.problem import EngineSettings, Problem
 from planner.result import Result, Status, gap_to, goal_value
 from planner.search.contract import Candidate, SearchContext, SearchOutcome
 from planner.search.registry import methods_of
@@ -114,7 +115,16 @@ def solve(
     )
 
 
-def library_for(problem: Problem, latency: LatencyLibrary | None) -> LatencyLibrary:
+class HasEngine(Protocol):
+    """A problem of one service or of several."""
+
+    @property
+    def engine(self) -> EngineSettings:
+        """Its engine settings."""
+        ...
+
+
+def library_for(problem: HasEngine, latency: LatencyLibrary | None) -> LatencyLibrary:
     """The library with the sources that the problem asks for."""
     library = latency or LatencyLibrary.default()
     profile = problem.engine.latency_profile

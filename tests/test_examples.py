@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from planner.files import plan_to_mapping
+from planner.multiplexing.problem import SharedProblem
+from planner.multiplexing.shared_plan import SharedPlan, plan_services
 from planner.problem import Problem
 from planner.solve import solve
 from planner.workload.traces import read_trace
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PROBLEMS = sorted(path.name for path in EXAMPLES.glob("*.yaml"))
+SHARED = "shared_llms_a100.yaml"
+"""Several services: planned by `plan_services`."""
+PROBLEMS = sorted(path.name for path in EXAMPLES.glob("*.yaml") if path.name != SHARED)
 SLOW = {"azure_code_h200.yaml", "azure_trace_a100.yaml", "dont_disaggregate.yaml"}
 """More than about three seconds."""
 
@@ -46,6 +50,15 @@ def test_example_has_a_plan(name: str) -> None:
     assert result.best.evaluation.attainment.is_met
     assert result.best.verdict.startswith(ANSWERS.get(name, ""))
     json.dumps(plan_to_mapping(result.best), allow_nan=False)
+
+
+def test_unpopular_llms_share_gpus() -> None:
+    plan = plan_services(SharedProblem.load(EXAMPLES / SHARED))
+    assert isinstance(plan, SharedPlan)
+    assert plan.status.is_success
+    assert plan.verdict.startswith("share GPUs")
+    (spatial,) = (each for each in plan.alternatives if each.method == "spatial")
+    assert plan.placed.num_gpus < spatial.num_gpus
 
 
 def test_distserve_example_gives_the_shapes_of_its_header() -> None:

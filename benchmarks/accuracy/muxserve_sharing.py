@@ -5,8 +5,9 @@
 LLaMA 7B to 65B with the lengths of ShareGPT on A100s, published latencies, rates by a
 power law as in MuxServe (Duan et al., ICML 2024). For each exponent and SLO the load
 that the exact units serve, the published greedy, the best dedicated GPUs (spatial) and
-the best turns (temporal); then 40 LLMs on 128 GPUs, with gap and time. These figures
-are the planner's own estimate.
+the best turns (temporal), as estimated and as simulated with adaptive batch scheduling,
+where LLMs that miss their SLO are given less until they meet it; then 40 LLMs on 128
+GPUs, with gap and time.
 
 One LLM alone on its GPUs, with steps in turns, is what the simulator runs as well: the
 estimate of such units is compared with the simulated goodput.
@@ -31,8 +32,16 @@ from planner.goodput import Effort
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.meshes import MeshKind, MeshSupply
 from planner.multiplexing.problem import SharedProblem
-from planner.multiplexing.solve import SharedPlan, SharingMethod, place_services
-from planner.multiplexing.unit_model import UnitModel, UnitSpace
+from planner.multiplexing.serve import serve
+from planner.multiplexing.shared_plan import hold
+from planner.multiplexing.solve import (
+    SharedResult,
+    SharingMethod,
+    book_of,
+    place_services,
+)
+from planner.multiplexing.space import UnitSpace
+from planner.multiplexing.unit_model import UnitModel
 from planner.problem import Problem, Service
 from planner.serving import Planner
 from planner.simulator.system import Phase
@@ -96,7 +105,7 @@ def library() -> LatencyLibrary:
     return LatencyLibrary(sources=(PublishedTableSource(publication="muxserve"),))
 
 
-def figures(plan: SharedPlan) -> dict[str, Any]:
+def figures(plan: SharedResult) -> dict[str, Any]:
     """What is told of a plan."""
     units = plan.placed.units if plan.placed is not None else ()
     shared = sum(len(each.gpu_indices) for each in units if each.unit.is_shared)
@@ -113,17 +122,41 @@ def figures(plan: SharedPlan) -> dict[str, Any]:
     }
 
 
+def simulated(
+    problem: SharedProblem, book: CostBook, plan: SharedResult
+) -> dict[str, Any]:
+    """What the simulation says of a placement, and of its first promises."""
+    if plan.placed is None:
+        return {"within_slo_rps": 0.0, "num_missed": 0, "is_met": False}
+    first = serve(problem, book, plan.placed)
+    missed = [e for e in first.services if e.attainment and not e.attainment.is_met]
+    held = hold(problem, book, plan, seed=0)
+    return {
+        "within_slo_rps": held.evaluation.within_slo_rps,
+        "first_within_slo_rps": first.within_slo_rps,
+        "num_missed_first": len(missed),
+        "is_met": held.evaluation.is_met,
+    }
+
+
 def popularity(alpha: float, slo: str) -> dict[str, Any]:
     """All methods on 19 LLMs and 32 GPUs."""
     rates = power_law_rates(len(NINETEEN), alpha=alpha, busiest_rps=1.0)
     scaled = tuple(rate * TOTAL_RPS / sum(rates) for rate in rates)
     problem = shared_problem(NINETEEN, scaled, SCALES[slo], 4)
-    found = {
-        str(m): figures(place_services(problem, library(), method=m))
-        for m in SharingMethod
-    }
+    book = book_of(problem, library())
+    found: dict[str, dict[str, Any]] = {}
+    for method in SharingMethod:
+        plan = place_services(problem, library(), method=method)
+        found[str(method)] = figures(plan) | simulated(problem, book, plan)
     exact, spatial = (found[m]["served_rps"] for m in ("exact", "spatial"))
+    simulated_exact, simulated_spatial = (
+        found[m]["within_slo_rps"] for m in ("exact", "spatial")
+    )
     return {
+        "simulated_exact_over_spatial": (
+            simulated_exact / simulated_spatial if simulated_spatial > 0 else None
+        ),
         "alpha": alpha,
         "slo": slo,
         "methods": found,

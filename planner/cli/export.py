@@ -34,21 +34,40 @@ def export(
     ] = False,
 ) -> None:
     """Write scripts that start a plan on its cluster; list them on stdout."""
-    from planner.export import registry
-    from planner.files import read_plan
-
-    plan = read_plan(plan_file)
-    files = registry.export(plan, to)
+    files, told = exported(plan_file, to)
     folder = output_dir or Path(f"{plan_file.stem}-{to}")
     others = check_folder(folder, files, overwrite=overwrite)
     if not dry_run:
         write_files(folder, files)
     for name in files:
         typer.echo(folder / name)
-    for caveat in registry.exporter_for(to).caveats(plan):
+    for caveat in told:
         say(caveat, label="note")
     if others:
         say(f"not of this plan, and left in {folder}: {', '.join(others)}")
+
+
+def exported(plan_file: Path, to: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Files of a plan of one service or of several, and what users should know.
+
+    Raises
+    ------
+    InputError
+        If the plan does not hold, or there is no such target for it.
+    """
+    from clusters.serde import read_mapping
+    from planner.export import registry, vllm_shared
+    from planner.files import read_plan
+    from planner.multiplexing.shared_files import is_shared_plan, read_shared_plan
+
+    if is_shared_plan(read_mapping(plan_file)):
+        if to != "vllm":
+            raise InputError("--to", to, "vllm, for a plan of several services")
+        shared = read_shared_plan(plan_file)
+        return vllm_shared.export_shared(shared), vllm_shared.caveats(shared)
+    plan = read_plan(plan_file)
+    files = registry.export(plan, to)
+    return files, registry.exporter_for(to).caveats(plan)
 
 
 def check_folder(

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clusters.fields import InputError
+from clusters.mapping import from_mapping
 from planner.cli.failures import ExitCode
 from planner.cli.output import (
     OutputFormat,
@@ -17,13 +19,15 @@ from planner.cli.problem_file import (
     MethodOption,
     SeedOption,
     SettingsOption,
+    check_one_service,
     check_positive,
     check_supported,
     errors_name,
     files_of,
-    read_problem,
+    read_data,
 )
 from planner.cli.progress import progress
+from planner.cli.shared_plan import plan_shared
 
 if TYPE_CHECKING:
     from planner.plan import Plan
@@ -77,10 +81,31 @@ def plan(
     from dataclasses import replace
 
     from planner.files import input_hashes, write_plan
+    from planner.multiplexing.shared_files import is_shared_problem
+    from planner.problem import Problem
     from planner.solve import solve
     from planner.stop import MaxRuntime, Never
 
-    problem = read_problem(problem_file, settings)
+    data = read_data(problem_file, settings)
+    if is_shared_problem(data):
+        if profile is not None:
+            form = (
+                "engine.latency_profile in the file, where there are several services"
+            )
+            raise InputError("--profile", str(profile), form)
+        plan_shared(
+            problem_file,
+            data,
+            method=method,
+            seed=seed,
+            time_limit_s=time_limit,
+            fmt=fmt,
+            output=output,
+            quiet=quiet,
+        )
+        return
+    check_one_service(method)
+    problem = from_mapping(Problem, data, file=str(problem_file))
     if profile is not None:
         problem = with_profile(problem, profile)
     check_supported(problem, method, problem_file)

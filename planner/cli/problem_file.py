@@ -26,6 +26,9 @@ METHODS = (
 )
 """Names of search methods; written out so that help and completion import nothing."""
 
+SHARED_METHODS = ("exact", "muxserve", "spatial", "temporal")
+"""Those for several services on one cluster, beside ``auto``."""
+
 _STEP = re.compile(r"[\w-]+|\[\d+\]")
 _PATH = re.compile(r"[\w-]+(\[\d+\])*(\.[\w-]+(\[\d+\])*)*")
 
@@ -38,11 +41,23 @@ def check_method(name: str) -> str:
     InputError
         Naming the nearest method.
     """
-    if name not in METHODS:
-        raise InputError(
-            "--method", name, f"a search method ({nearest(name, METHODS)})"
-        )
+    known = (*METHODS, *SHARED_METHODS)
+    if name not in known:
+        raise InputError("--method", name, f"a search method ({nearest(name, known)})")
     return name
+
+
+def check_one_service(method: str) -> None:
+    """Refuse a method that is for several services.
+
+    Raises
+    ------
+    InputError
+        Naming those for one.
+    """
+    if method in SHARED_METHODS:
+        form = f"a method for one service ({', '.join(METHODS)})"
+        raise InputError("--method", method, form)
 
 
 def check_positive(option: typer.CallbackParam, value: float | None) -> float | None:
@@ -54,7 +69,8 @@ def check_positive(option: typer.CallbackParam, value: float | None) -> float | 
 
 def complete_method(incomplete: str) -> list[str]:
     """Methods that begin with what has been typed."""
-    return [name for name in METHODS if name.startswith(incomplete)]
+    known = (*METHODS, *SHARED_METHODS)
+    return [name for name in known if name.startswith(incomplete)]
 
 
 MethodOption = Annotated[
@@ -62,7 +78,7 @@ MethodOption = Annotated[
     typer.Option(
         callback=check_method,
         autocompletion=complete_method,
-        help=f"{', '.join(METHODS)}.",
+        help=f"{', '.join(METHODS)}; several services: {', '.join(SHARED_METHODS)}.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
@@ -85,13 +101,25 @@ def read_problem(path: Path, settings: Sequence[str] | None = None) -> "Problem"
     InputError
         For the file, a setting, or what they make together.
     """
-    from clusters.serde import read_mapping
     from planner.problem import Problem
+
+    return from_mapping(Problem, read_data(path, settings), file=str(path))
+
+
+def read_data(path: Path, settings: Sequence[str] | None = None) -> dict[str, Any]:
+    """The mapping of a problem file, with some of its keys set anew.
+
+    Raises
+    ------
+    InputError
+        For the file or a setting.
+    """
+    from clusters.serde import read_mapping
 
     data = read_mapping(path)
     for setting in settings or ():
         assign(data, setting)
-    return from_mapping(Problem, data, file=str(path))
+    return data
 
 
 def assign(data: dict[str, Any], setting: str) -> None:

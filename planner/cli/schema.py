@@ -22,6 +22,8 @@ DOCUMENTED = {
     "step-table": "models.latency.step_table:StepTable",
     "problem": "planner.problem:Problem",
     "plan": "planner.plan:Plan",
+    "shared-problem": "planner.multiplexing.problem:SharedProblem",
+    "shared-plan": "planner.multiplexing.shared_plan:SharedPlan",
     "workload": "planner.workload.workload_file:WorkloadFile",
 }
 """The classes of files by the name of their schema; imported when asked for."""

@@ -11,6 +11,7 @@ from planner.cli.failures import ExitCode
 from planner.cli.output import FormatOption, OutputOption, QuietOption, emit, say
 from planner.cli.problem_file import check_positive, errors_name
 from planner.cli.progress import progress
+from planner.cli.shared_plan import check_not_given, simulate_shared
 
 ENGINES = ("vllm", "sglang", "trtllm")
 """Names of the presets; written out so that help and completion import nothing."""
@@ -72,10 +73,24 @@ def simulate(
     Exit code 3: the SLO is missed.
     """
     from clusters.mapping import to_mapping
+    from clusters.serde import read_mapping
     from planner.cli.simulation_tables import simulation_report
     from planner.files import read_plan
+    from planner.multiplexing.shared_files import is_shared_plan
     from planner.replay import ReplayOptions, replay
 
+    if is_shared_plan(read_mapping(plan_file)):
+        given = {
+            "TRACE": trace,
+            "--concurrency": concurrency,
+            "--head": head,
+            "--engine": engine,
+        }
+        check_not_given(given)
+        simulate_shared(
+            plan_file, rate_rps=rate, seed=seed, fmt=fmt, output=output, quiet=quiet
+        )
+        return
     plan = read_plan(plan_file)
     options = ReplayOptions(
         trace=None if trace is None else str(trace),

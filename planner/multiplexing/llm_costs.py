@@ -7,16 +7,16 @@ from itertools import product
 import numpy as np
 
 from clusters.fields import spec
-from clusters.gpu import Dtype, GpuType
+from clusters.gpu import GpuType
 from clusters.links import GroupLinks
-from models.flops import StageWork, decode_work, prefill_work, stage_shapes
 from models.latency.contention import SmSharing, StepDemand
 from models.latency.library import LatencyLibrary, LatencyRequest
 from models.latency.request import LatencyUnavailableError
-from models.latency.step_table import FloatArray, StepTable
+from models.latency.step_table import FloatArray
 from models.memory import memory_of
 from models.parallelism import Parallelism
 from planner.deployment import ReplicaShape
+from planner.multiplexing.llm_steps import LlmSteps
 from planner.multiplexing.meshes import MeshKind
 from planner.multiplexing.problem import LlmDemand, SharedProblem
 from planner.placement import place
@@ -78,9 +78,10 @@ class CostBook:
     ) -> None:
         self.demands = problem.demands
         self._problem, self._library = problem, library
-        self._sharing, self._shares = sharing, tuple(shares)
+        self.sharing, self._shares = sharing, tuple(shares)
         self._prompts = tuple(prompts)
         self._known: dict[tuple[int, MeshKind], LlmCosts | str] = {}
+        self._steps: dict[tuple[int, MeshKind], LlmSteps] = {}
 
     def costs(self, llm: int, mesh: MeshKind) -> LlmCosts | None:
         """Costs of an LLM on a mesh, None when it cannot run there."""
@@ -92,13 +93,19 @@ class CostBook:
         found = self._find(llm, mesh)
         return found if isinstance(found, str) else None
 
+    def steps(self, llm: int, mesh: MeshKind) -> LlmSteps | None:
+        """Steps of an LLM on a mesh, None when it cannot run there."""
+        self._find(llm, mesh)
+        return self._steps.get((llm, mesh))
+
     def _find(self, llm: int, mesh: MeshKind) -> LlmCosts | str:
         key = (llm, mesh)
         if key not in self._known:
-            self._known[key] = self._work_out(self.demands[llm], mesh)
+            self._known[key] = self._work_out(llm, mesh)
         return self._known[key]
 
-    def _work_out(self, demand: LlmDemand, mesh: MeshKind) -> LlmCosts | str:
+    def _work_out(self, llm: int, mesh: MeshKind) -> LlmCosts | str:
+        demand = self.demands[llm]
         parallelism = Parallelism(tp=mesh.num_gpus)
         gpu, links = self._hardware(mesh)
         memory = memory_of(demand.llm, parallelism, gpu, self._problem.engine.memory)
@@ -111,13 +118,23 @@ class CostBook:
             (table,) = self._library.choose(request).stages
         except LatencyUnavailableError as error:
             return str(error)
-        steps = _Steps(demand, parallelism, gpu, links, self._sharing)
+        steps = LlmSteps(
+            llm=demand.llm,
+            parallelism=parallelism,
+            gpu=gpu,
+            links=links,
+            table=table,
+            sharing=self.sharing,
+        )
         if memory.max_kv_tokens < demand.longest_tokens:
             return f"no room for one request of {demand.longest_tokens:.0f} tokens"
         room = int(memory.max_kv_tokens // demand.context_tokens)
         most = min(self._problem.engine.limits.max_num_seqs, room)
         batches = (*(knot for knot in _KNOTS if knot < most), most)
-        decodes = tuple(steps.decode(table, batch) for batch in batches)
+        self._steps[llm, mesh] = steps
+        decodes = tuple(
+            steps.decode(batch, batch * demand.context_tokens) for batch in batches
+        )
 
         def by_batch(values: Iterable[float]) -> FloatArray:
             return np.interp(np.arange(most + 1), batches, list(values))
@@ -125,8 +142,9 @@ class CostBook:
         budget = self._problem.engine.limits.max_batch_tokens
         most_prompts = max(1, int(budget // demand.input_tokens))
         prompts = {num: min(num, most_prompts) for num in self._prompts}
-        prefill = {num: steps.prefill(table, prompts[num]) for num in self._prompts}
-        alone_ms = self._sharing.alone_ms
+        prompt = round(demand.input_tokens)
+        prefill = {num: steps.prefill([prompt] * prompts[num]) for num in self._prompts}
+        alone_ms = self.sharing.alone_ms
         return LlmCosts(
             demand=demand,
             fixed_bytes=memory.weights_bytes + memory.activation_bytes,
@@ -161,46 +179,3 @@ class CostBook:
         topology = self._problem.cluster.topology
         (stage_gpus,) = placed
         return topology.gpu(stage_gpus[0][0]).type, topology.group_links(stage_gpus)
-
-
-class _Steps:
-    """Steps of one LLM on one mesh as demands on its GPUs."""
-
-    def __init__(
-        self,
-        demand: LlmDemand,
-        parallelism: Parallelism,
-        gpu: GpuType,
-        links: GroupLinks,
-        sharing: SmSharing,
-    ) -> None:
-        self._demand, self._gpu, self._sharing = demand, gpu, sharing
-        (self._stage,) = stage_shapes(demand.llm, parallelism)
-        self._ring = (links.tp[0], parallelism.tp) if parallelism.tp > 1 else None
-
-    def prefill(self, table: StepTable, num_prompts: int) -> StepDemand:
-        """Mean prompts together."""
-        tokens = [round(self._demand.input_tokens)] * num_prompts
-        return self._of(
-            prefill_work(self._stage, tokens), table.prefill_step_ms(tokens)
-        )
-
-    def decode(self, table: StepTable, batch: int) -> StepDemand:
-        """A batch in the middle of its answers."""
-        attended = batch * self._demand.context_tokens
-        return self._of(
-            decode_work(self._stage, batch, attended),
-            table.decode_step_ms(batch, attended),
-        )
-
-    def _of(self, work: StageWork, whole_ms: float) -> StepDemand:
-        return self._sharing.demand(
-            work, whole_ms, gpu=self._gpu, dtype=self._dtype, ring=self._ring
-        )
-
-    @property
-    def _dtype(self) -> Dtype:
-        """What most of the weights are multiplied in."""
-        precision = self._demand.llm.precision
-        is_moe = any(group.is_moe for group in self._stage.groups)
-        return (precision.experts if is_moe else precision.mlp).compute_dtype

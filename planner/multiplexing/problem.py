@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Self
 
 from clusters.cluster import Cluster
 from clusters.fields import InputError, check_fields, spec
+from clusters.mapping import from_mapping
+from clusters.serde import read_mapping
 from models.llm import LlmSpec
-from planner.problem import EngineSettings, Service
+from planner.multiplexing.space import UnitSpace
+from planner.problem import API_VERSION, EngineSettings, Service
 from planner.slo import Slo
 
 
@@ -23,15 +27,26 @@ class SharedGoal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedObjective:
+    """The goal of a placement of several services."""
+
+    goal: SharedGoal = spec("What is best.", default=SharedGoal.SERVED_LOAD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SharedProblem:
     """A cluster and the services that share it."""
 
-    cluster: Cluster = spec("The hardware.")
+    api_version: str = spec("Format of the file.", default=API_VERSION)
+    cluster: Cluster = spec("The hardware (name of an example, path, or nodes).")
     services: tuple[Service, ...] = spec("What is to be served.")
+    objective: SharedObjective = spec("The goal.", default_factory=SharedObjective)
     engine: EngineSettings = spec("Engine settings.", default_factory=EngineSettings)
-    goal: SharedGoal = spec("What is best.", default=SharedGoal.SERVED_LOAD)
+    search: UnitSpace = spec("Which units are considered.", default_factory=UnitSpace)
 
     def __post_init__(self) -> None:
+        if self.api_version != API_VERSION:
+            raise InputError("api_version", self.api_version, f"'{API_VERSION}'")
         if not self.services:
             raise InputError("services", self.services, "at least one service")
         seen: dict[str, int] = {}
@@ -50,9 +65,19 @@ class SharedProblem:
                 raise InputError(f"{where}.slo.e2e_ms", service.slo.e2e_ms, form)
 
     @property
+    def goal(self) -> SharedGoal:
+        """What is best."""
+        return self.objective.goal
+
+    @property
     def demands(self) -> tuple["LlmDemand", ...]:
         """The services as the placement sees them."""
         return tuple(LlmDemand.of(service) for service in self.services)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a problem file (YAML or JSON); paths in it start from its folder."""
+        return from_mapping(cls, read_mapping(path), file=str(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.meshes import MeshSupply
 from planner.multiplexing.placed import PlacedUnits, place_units
 from planner.multiplexing.problem import LlmDemand, SharedGoal, SharedProblem
-from planner.multiplexing.unit_model import UnitModel, UnitSpace
+from planner.multiplexing.space import UnitSpace
+from planner.multiplexing.unit_model import UnitModel
 from planner.plan import Status
 from planner.stop import MaxEvaluations
 
@@ -46,8 +47,8 @@ class SharingMethod(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedPlan:
-    """Units on GPUs, and how good they are known to be."""
+class SharedResult:
+    """What a search found: units on GPUs, and how good they are known to be."""
 
     method: SharingMethod = spec("How they were found.")
     status: Status = spec("How good they are known to be.")
@@ -91,7 +92,7 @@ def place_services(
     method: SharingMethod = SharingMethod.EXACT,
     space: UnitSpace | None = None,
     settings: Settings | None = None,
-) -> SharedPlan:
+) -> SharedResult:
     """Find units for all services.
 
     Parameters
@@ -103,7 +104,8 @@ def place_services(
     method
         How to search.
     space, settings
-        Which units are considered, and how far the exact search goes.
+        Which units are considered (None: as the problem says), and how far the exact
+        search goes.
 
     Raises
     ------
@@ -111,15 +113,9 @@ def place_services(
         When a service fits no mesh of the cluster at all, with the reasons.
     """
     started = time.monotonic()
-    space = space_of(method, space or UnitSpace())
+    book = book_of(problem, latency, space)
+    space = space_of(method, space or problem.search)
     settings = settings or Settings(gap_frac=GAP_FRAC)
-    book = CostBook(
-        problem,
-        latency or LatencyLibrary.default(),
-        sharing=SmSharing.published(),
-        shares=sorted({*space.sm_shares, 1.0}),
-        prompts=sorted({1, *(prompts for _, prompts in space.prefills)}),
-    )
     supply = MeshSupply.of(problem.cluster)
     model = UnitModel(book, supply, space)
     check_fits(model)
@@ -132,6 +128,22 @@ def place_services(
             start = greedy_units(model, goals, max_groups=GREEDY_START_GROUPS).units
         chosen = choose_units(goals, supply, model, start=start, settings=settings)
     return plan_of(problem, model, method, chosen, time.monotonic() - started)
+
+
+def book_of(
+    problem: SharedProblem,
+    latency: LatencyLibrary | None = None,
+    space: UnitSpace | None = None,
+) -> CostBook:
+    """Costs of a problem's LLMs at the SM shares of its units."""
+    space = space or problem.search
+    return CostBook(
+        problem,
+        latency or LatencyLibrary.default(),
+        sharing=SmSharing.published(),
+        shares=sorted({*space.sm_shares, 1.0}),
+        prompts=sorted({1, *(prompts for _, prompts in space.prefills)}),
+    )
 
 
 def space_of(method: SharingMethod, space: UnitSpace) -> UnitSpace:
@@ -270,7 +282,7 @@ def plan_of(
     method: SharingMethod,
     chosen: ChosenUnits,
     runtime_s: float,
-) -> SharedPlan:
+) -> SharedResult:
     """Units on GPUs, with what they serve."""
     names = [problem.services[llm].name for llm in chosen.homeless]
     reasons = (f"no room for {', '.join(names)}",) if names else ()
@@ -280,7 +292,7 @@ def plan_of(
     served = 0.0
     if placed is not None:
         served = sum(min(placed.served_rps(d.name), d.rate_rps) for d in demands)
-    return SharedPlan(
+    return SharedResult(
         method=method,
         status=chosen.status,
         reasons=reasons,

@@ -2,75 +2,18 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
-from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import FloatArray
 from planner.multiplexing.columns import NOISE, Column, Offer, Prices
 from planner.multiplexing.knapsack import all_sets, best_set
 from planner.multiplexing.llm_costs import CostBook, LlmCosts
 from planner.multiplexing.loads import Loads, OperatingPoint, loads_at, most_rps
 from planner.multiplexing.meshes import MeshKind, MeshSupply
+from planner.multiplexing.space import UnitSpace
 from planner.multiplexing.unit import LlmUnit, UnitMember
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitSpace:
-    """Which units are considered."""
-
-    sm_shares: tuple[float, ...] = spec(
-        "SM shares that prefills and decodes may have.",
-        unit="1",
-        default=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-    )
-    prefills: tuple[tuple[float, int], ...] = spec(
-        "Most of the time that prefills may take, with the prompts of each step.",
-        unit="1",
-        default=((0.5, 1), (0.85, 1), (0.85, 4)),
-    )
-    stretches: tuple[float, ...] = spec(
-        "Slowdowns of memory-bound parts by each other.",
-        unit="1",
-        default=(1.0, 1.4, 2.0, 2.8, 4.0),
-    )
-    cycles: tuple[float, ...] = spec(
-        "Cycles of LLMs in turns, as parts of a TPOT limit.",
-        unit="1",
-        default=(0.15, 0.25, 0.4, 0.6, 0.8, 1.0),
-    )
-    unlimited_cycle_ms: float = spec(
-        "Stands for the TPOT limit where there is none.",
-        unit="ms",
-        gt=0,
-        default=200.0,
-    )
-    parts: tuple[float, ...] = spec(
-        "Parts of an LLM's load, or of what fits a mesh, that a unit may serve.",
-        unit="1",
-        default=(1.0, 0.75, 0.5, 0.25),
-    )
-    shares_space: bool = spec("Whether steps may run side by side.", default=True)
-    shares_time: bool = spec("Whether LLMs may take turns.", default=True)
-    max_llms: int | None = spec(
-        "Most LLMs of a unit; 1: dedicated GPUs. None: any.",
-        unit="LLMs",
-        ge=1,
-        default=None,
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for key in ("sm_shares", "cycles", "parts"):
-            for index, value in enumerate(getattr(self, key)):
-                if not 0 < value <= 1:
-                    form = "a number > 0 and <= 1"
-                    raise InputError(f"{key}[{index}]", value, form)
-        if self.shares_space and 2 * min(self.sm_shares, default=1.0) > 1:
-            form = "shares of which one for prefills and one for decodes add up to 1"
-            raise InputError("sm_shares", self.sm_shares, form)
 
 
 class UnitModel:
@@ -139,7 +82,7 @@ class UnitModel:
         assert isinstance(loads, Loads), "a column of this model"
         return LlmUnit(
             mesh=column.mesh,
-            members=tuple(self._member(loads, row) for row in rows),
+            members=tuple(self._member(column.mesh, loads, row) for row in rows),
             prefill_share_frac=loads.point.prefill_share_frac,
             stretch=loads.point.stretch,
             cycle_ms=loads.point.cycle_ms,
@@ -190,7 +133,7 @@ class UnitModel:
             found.append((llm, cost, tuple(sorted(rates, reverse=True))))
         return found
 
-    def _member(self, loads: Loads, row: int) -> UnitMember:
+    def _member(self, mesh: MeshKind, loads: Loads, row: int) -> UnitMember:
         llm = int(loads.llm[row])
         demand = self.book.demands[llm]
         batch = math.ceil(loads.batch[row] - NOISE)
@@ -199,10 +142,28 @@ class UnitModel:
             served_rps=float(loads.served_rps[row]),
             decode_share_frac=float(loads.sm_share_frac[row]),
             kv_quota_tokens=math.ceil(batch * demand.context_tokens),
-            max_num_seqs=batch,
+            max_num_seqs=self._max_num_seqs(mesh, loads, row, batch),
             prefill_ms=float(loads.prefill_ms[row]),
             tpot_ms=float(loads.tpot_ms[row]),
         )
+
+    def _max_num_seqs(self, mesh: MeshKind, loads: Loads, row: int, batch: int) -> int:
+        """Largest batch whose step still meets the TPOT limit, at least the planned.
+
+        A tighter limit would make requests wait that could be served in time.
+        """
+        llm = int(loads.llm[row])
+        cost = self.book.costs(llm, mesh)
+        assert cost is not None, "a load of an LLM that runs on the mesh"
+        share = float(loads.sm_share_frac[row])
+        stretched = (loads.point.stretch - 1.0) * cost.memory_ms
+        step_ms = cost.decode_ms[share] + stretched
+        limit_ms = cost.demand.slo.tpot_ms
+        most = len(step_ms) - 1
+        if limit_ms is not None:
+            planned = step_ms[min(batch, most)] / float(loads.tpot_ms[row])
+            most = int(np.searchsorted(step_ms, limit_ms * planned, side="right")) - 1
+        return max(batch, min(most, len(step_ms) - 1))
 
 
 _MOST_WAYS = 50_000

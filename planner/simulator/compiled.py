@@ -17,7 +17,7 @@ from typing import Any
 import numba
 from numba.core import config as numba_config
 
-_SOURCES_BESIDE = ("compiled", "handle", "prefix_state", "state")
+_SOURCES_BESIDE = ("compiled", "handle", "state")
 """Modules that hold the constants, types and look-ups that are compiled in."""
 
 _DECORATORS = (b"\n@compiled\n", b"\n@inlined\n", b"\n@entry_point\n")
@@ -29,17 +29,24 @@ _NUM_KEPT = 3
 def kernel_sources() -> list[tuple[Path, bytes]]:
     """Files that are compiled, in whole or in part, with their text, in order.
 
-    Those of the simulator, and the kernels of other packages of the planner.
+    Those of the simulator, and kernels of other packages of the planner with their
+    states (`*_kernel.py`, `*_state.py`).
     """
     folder = Path(__file__).parent
-    paths = sorted((*folder.glob("*.py"), *folder.parent.glob("*/*_kernel.py")))
+    others = (path for kind in ("kernel", "state") for path in _beside(folder, kind))
+    paths = sorted((*folder.glob("*.py"), *others))
     sources = [(path, path.read_bytes()) for path in paths]
     return [
         (path, source)
         for path, source in sources
         if any(word in source for word in _DECORATORS)
-        or (path.parent == folder and path.stem in _SOURCES_BESIDE)
+        or path.stem in _SOURCES_BESIDE
+        or path.stem.endswith("_state")
     ]
+
+
+def _beside(folder: Path, kind: str) -> list[Path]:
+    return list(folder.parent.glob(f"*/*_{kind}.py"))
 
 
 def cache_directory() -> Path:

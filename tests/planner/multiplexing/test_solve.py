@@ -11,9 +11,9 @@ from models.latency.contention import SmSharing
 from planner.multiplexing import solve
 from planner.multiplexing.exact import Settings
 from planner.multiplexing.placed import check_units
-from planner.multiplexing.problem import SharedGoal
+from planner.multiplexing.problem import SharedGoal, SharedObjective
 from planner.multiplexing.solve import SharingMethod, place_services
-from planner.multiplexing.unit_model import UnitSpace
+from planner.multiplexing.space import UnitSpace
 from planner.plan import Status
 from planner.slo import Slo
 from tests.planner.multiplexing.tiny_shared import SMALL_SPACE, model_of, tiny_shared
@@ -94,7 +94,9 @@ def test_small_problems_equal_trial_of_everything(rates: tuple[float, ...]) -> N
 @pytest.mark.usefixtures("heavy_gpu_part")
 @pytest.mark.parametrize("goal", list(SharedGoal))
 def test_the_exact_search_is_never_worse_than_the_others(goal: SharedGoal) -> None:
-    problem = tiny_shared(8.0, 5.0, 1.0, slo=BUSY, gpus=4, goal=goal)
+    problem = tiny_shared(
+        8.0, 5.0, 1.0, slo=BUSY, gpus=4, objective=SharedObjective(goal=goal)
+    )
     values = {m: place(problem, method=m).value for m in SharingMethod}
     exact = values.pop(SharingMethod.EXACT)
     assert exact is not None
@@ -103,7 +105,9 @@ def test_the_exact_search_is_never_worse_than_the_others(goal: SharedGoal) -> No
 
 
 def test_the_least_cost_is_one_gpu_where_all_fit_it() -> None:
-    problem = tiny_shared(2.0, 1.0, gpus=4, goal=SharedGoal.MIN_COST)
+    problem = tiny_shared(
+        2.0, 1.0, gpus=4, objective=SharedObjective(goal=SharedGoal.MIN_COST)
+    )
     plan = place(problem)
     assert plan.placed.num_gpus == 1
     assert plan.usd_per_hour == pytest.approx(2.5)
@@ -175,6 +179,8 @@ def test_shares_that_cannot_add_up_are_refused() -> None:
 
 def test_the_goal_min_cost_needs_prices() -> None:
     cluster = tiny_cluster(1, 2, usd_per_hour=None)
-    problem = tiny_shared(1.0, cluster=cluster, goal=SharedGoal.MIN_COST)
+    problem = tiny_shared(
+        1.0, cluster=cluster, objective=SharedObjective(goal=SharedGoal.MIN_COST)
+    )
     with pytest.raises(InputError, match="usd_per_hour"):
         place(problem)

@@ -3,7 +3,7 @@
 import pytest
 
 from planner.multiplexing.columns import Prices
-from planner.multiplexing.unit_model import UnitSpace
+from planner.multiplexing.space import UnitSpace
 from tests.planner.multiplexing.tiny_shared import SMALL_SPACE, model_of, tiny_shared
 
 

@@ -5,7 +5,8 @@ from models.memory import MemorySettings
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.meshes import MeshSupply
 from planner.multiplexing.problem import SharedProblem
-from planner.multiplexing.unit_model import UnitModel, UnitSpace
+from planner.multiplexing.space import UnitSpace
+from planner.multiplexing.unit_model import UnitModel
 from planner.problem import EngineSettings, Service
 from planner.slo import Slo
 from planner.workload.workload import Workload

@@ -15,8 +15,8 @@ def test_every_module_with_compiled_functions_counts_for_the_cache() -> None:
             for line in path.read_text(encoding="utf-8").splitlines()
         )
     }
-    names = ("state", "prefix_state", "handle", "compiled")
-    beside = {folder / "simulator" / f"{name}.py" for name in names}
+    beside = {folder / "simulator" / f"{n}.py" for n in ("state", "handle", "compiled")}
+    beside |= set(folder.rglob("*_state.py"))
     assert {path for path, _ in compiled.kernel_sources()} == decorated | beside
 
 

@@ -1,0 +1,252 @@
+"""Export of several services to vLLM under CUDA MPS: one engine for each LLM of a unit.
+
+Sources
+-------
+CUDA MPS (docs.nvidia.com/deploy/mps): ``nvidia-cuda-mps-control -d`` starts the server
+of a node, ``CUDA_MPS_ACTIVE_THREAD_PERCENTAGE`` limits the SMs of a client. vLLM 0.26:
+``vllm serve --help`` (``--num-gpu-blocks-override`` gives an engine exactly so many KV
+blocks).
+
+vLLM runs prefills and decodes of a model in one process, so an engine gets the SMs of
+its decode and those of the unit's prefills; shares of one unit then add up to more than
+all SMs, as prefills take turns.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from clusters.fields import spec
+from clusters.serde import dump_json
+from models.memory import memory_of
+from models.parallelism import Parallelism
+from planner.export.shell import (
+    Variable,
+    assignment,
+    command_lines,
+    comment,
+    export_line,
+    one_line,
+)
+from planner.export.vllm_flags import Options, kv_dtype_flag, model_id
+from planner.export.vllm_scripts import HOSTS_FILE, PREAMBLE, script
+from planner.multiplexing.placed import PlacedUnit
+from planner.multiplexing.shared_files import shared_plan_to_mapping
+from planner.multiplexing.shared_plan import SharedPlan
+from planner.multiplexing.unit import UnitMember
+from planner.problem import Service
+
+FIRST_PORT = 8100
+MPS_SCRIPT = "start-mps.sh"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedEngine:
+    """One LLM on one unit, as vLLM runs it."""
+
+    label: str = spec("Name of its script.")
+    unit: PlacedUnit = spec("Its unit.")
+    member: UnitMember = spec("Its part of the unit.")
+    service: Service = spec("Whose requests it serves.")
+    node: int = spec("Index of its node.", unit="index")
+    node_name: str = spec("Name of its node.")
+    local_gpus: tuple[int, ...] = spec("Its GPUs on the node.", unit="index")
+    port: int = spec("Where its API listens.", unit="1")
+    model_variable: str = spec("Shell variable of its model.")
+
+    @property
+    def sm_percentage(self) -> int:
+        """SMs that the engine may use, in percent."""
+        if self.unit.unit.cycle_ms is not None:
+            return 100
+        share = self.member.decode_share_frac + self.unit.unit.prefill_share_frac
+        return min(100, round(100 * share))
+
+
+def engines_of(plan: SharedPlan) -> tuple[SharedEngine, ...]:
+    """All engines, unit by unit; ports count up on each node."""
+    topology = plan.problem.cluster.topology
+    services = {service.name: service for service in plan.problem.services}
+    models = list(dict.fromkeys(service.llm for service in plan.problem.services))
+    ports: dict[int, int] = {}
+    engines = []
+    for index, each in enumerate(plan.placed.units):
+        first = topology.gpu(each.gpu_indices[0])
+        for place, member in enumerate(each.unit.members):
+            port = ports.setdefault(first.node, FIRST_PORT)
+            ports[first.node] += 1
+            engines.append(
+                SharedEngine(
+                    label=f"unit-{index}-{place}",
+                    unit=each,
+                    member=member,
+                    service=services[member.service],
+                    node=first.node,
+                    node_name=first.node_name,
+                    local_gpus=tuple(
+                        topology.gpu(gpu).local_index for gpu in each.gpu_indices
+                    ),
+                    port=port,
+                    model_variable=f"MODEL_{models.index(services[member.service].llm)}",
+                )
+            )
+    return tuple(engines)
+
+
+def export_shared(plan: SharedPlan) -> dict[str, str]:
+    """The files that serve a plan of several services with vLLM.
+
+    Parameters
+    ----------
+    plan
+        A plan that holds.
+
+    Returns
+    -------
+    dict[str, str]
+        ``hosts.env``, ``start-mps.sh``, a script for each LLM of each unit, and
+        ``README.md``.
+    """
+    engines = engines_of(plan)
+    digest = hashlib.sha256(dump_json(shared_plan_to_mapping(plan)).encode())
+    stamp = f"phaseplan {plan.tool_version}, plan sha256 {digest.hexdigest()}"
+    files = {HOSTS_FILE: _hosts(engines, stamp), MPS_SCRIPT: _mps_script(stamp)}
+    for engine in engines:
+        files[f"{engine.label}.sh"] = _launch_script(plan, engine, stamp)
+    files["README.md"] = _readme(plan, engines, stamp)
+    return files
+
+
+def caveats(plan: SharedPlan) -> tuple[str, ...]:
+    """What users should know before they run the files."""
+    found = [
+        "vLLM runs prefills and decodes of a model in one process, so the SM share of "
+        "an engine covers both; the simulation keeps them apart.",
+        "KV quotas are fixed at start; the simulation lets them move (adbs).",
+    ]
+    if any(each.unit.cycle_ms is not None for each in plan.placed.units):
+        found.append(
+            "Units in turns: vLLM engines do not wait for each other; the GPU's time "
+            "slices stand in for turns."
+        )
+    return tuple(found)
+
+
+def _launch_script(plan: SharedPlan, engine: SharedEngine, stamp: str) -> str:
+    gpus = ",".join(map(str, engine.local_gpus))
+    name = engine.service.name
+    kind = engine.unit.unit.mesh.gpu_type
+    return script(
+        comment(f"{name} on {engine.node_name}, {kind} GPUs {gpus}"),
+        comment(stamp),
+        *PREAMBLE,
+        "",
+        comment("GPU indices as nvidia-smi shows them."),
+        export_line("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+        export_line("CUDA_VISIBLE_DEVICES", gpus),
+        comment("Share of the SMs; needs the MPS server of start-mps.sh."),
+        export_line("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", str(engine.sm_percentage)),
+        "",
+        command_lines(
+            ("exec", "vllm", "serve", Variable(engine.model_variable)),
+            [
+                ("--host", "0.0.0.0"),
+                ("--port", str(engine.port)),
+                *_engine_options(plan, engine),
+            ],
+        ),
+    )
+
+
+def _engine_options(plan: SharedPlan, engine: SharedEngine) -> Options:
+    settings, llm = plan.problem.engine, engine.service.llm
+    block = settings.memory.block_tokens
+    quota = engine.member.kv_quota_tokens
+    options: Options = [
+        ("--served-model-name", engine.service.name),
+        ("--tensor-parallel-size", str(len(engine.local_gpus))),
+        ("--block-size", str(block)),
+        ("--num-gpu-blocks-override", str(max(1, quota // block))),
+        ("--max-model-len", str(min(llm.max_positions, quota))),
+        ("--max-num-batched-tokens", str(settings.limits.max_batch_tokens)),
+        ("--max-num-seqs", str(engine.member.max_num_seqs)),
+        ("--gpu-memory-utilization", f"{_memory_frac(plan, engine):.3f}"),
+    ]
+    kv_dtype = kv_dtype_flag(llm) or "auto"
+    if kv_dtype != "auto":
+        options.append(("--kv-cache-dtype", kv_dtype))
+    return options
+
+
+def _memory_frac(plan: SharedPlan, engine: SharedEngine) -> float:
+    """Share of a GPU's memory that the engine takes: weights, activations, quota."""
+    gpu = plan.problem.cluster.topology.gpu(engine.unit.gpu_indices[0]).type
+    parallelism = Parallelism(tp=len(engine.local_gpus))
+    memory = memory_of(engine.service.llm, parallelism, gpu, plan.problem.engine.memory)
+    kv_bytes = memory.kv_bytes_per_token * engine.member.kv_quota_tokens
+    used = memory.weights_bytes + memory.activation_bytes + memory.reserve_bytes
+    return float(min(0.99, (used + kv_bytes) / gpu.memory_bytes))
+
+
+def _hosts(engines: tuple[SharedEngine, ...], stamp: str) -> str:
+    models = {each.model_variable: each.service.llm for each in engines}
+    lines = [
+        comment("Fill in, and put the same file beside the scripts on every node."),
+        comment(stamp),
+        "# shellcheck shell=bash disable=SC2034",
+        "",
+        comment("Hugging Face id or folder of each model, the same on every node."),
+        *(assignment(name, model_id(llm)) for name, llm in sorted(models.items())),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _mps_script(stamp: str) -> str:
+    return script(
+        comment("Start the MPS server of this node, once, before the engines."),
+        comment(stamp),
+        "set -euo pipefail",
+        export_line("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+        command_lines(("exec", "nvidia-cuda-mps-control", "-d"), []),
+    )
+
+
+def _readme(plan: SharedPlan, engines: tuple[SharedEngine, ...], stamp: str) -> str:
+    rows = [_row(each) for each in engines]
+    lines = [
+        "# Several models on shared GPUs",
+        "",
+        one_line(stamp) + ".",
+        "",
+        f"1. Fill in `{HOSTS_FILE}` and copy the folder to every node.",
+        f"2. On every node: `./{MPS_SCRIPT}`, once.",
+        "3. Start the scripts below on their nodes; the first of a GPU first.",
+        "4. Send each service's requests to its ports in proportion to req/s.",
+        "",
+        "| Script | Service | Node | GPUs | SMs | KV tokens | req/s | Port |",
+        "|---|---|---|---|---:|---:|---:|---:|",
+        *rows,
+        "",
+        "## Before you rely on it",
+        "",
+        *(f"- {one_line(text)}" for text in caveats(plan)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(engine: SharedEngine) -> str:
+    member = engine.member
+    cells = [
+        f"`{engine.label}.sh`",
+        _cell(engine.service.name),
+        _cell(engine.node_name),
+        ",".join(map(str, engine.local_gpus)),
+        f"{engine.sm_percentage} %",
+        f"{member.kv_quota_tokens:,}",
+        f"{member.served_rps:.3g}",
+        str(engine.port),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    return one_line(text).replace("|", "\\|")

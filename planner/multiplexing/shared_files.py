@@ -1,0 +1,80 @@
+"""Plan files of several services: read, checked, written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clusters.fields import InputError
+from clusters.mapping import from_mapping, to_mapping
+from clusters.serde import dump_json, dump_yaml, read_mapping, write_text_atomic
+from planner.files import name_traces
+from planner.multiplexing.placed import check_units
+from planner.multiplexing.problem import SharedGoal
+from planner.multiplexing.shared_plan import SHARED_PLAN_VERSION, SharedPlan
+from planner.multiplexing.solve import book_of
+from planner.objective import Goal
+from planner.solve import library_for
+
+
+def is_shared_problem(data: Mapping[str, Any]) -> bool:
+    """Whether a problem's mapping is about services that share the cluster.
+
+    It has several, or a goal that only they have.
+    """
+    services, objective = data.get("services"), data.get("objective")
+    goal = objective.get("goal") if isinstance(objective, Mapping) else None
+    is_shared_goal = goal in set(SharedGoal) - {str(each) for each in Goal}
+    return is_shared_goal or (isinstance(services, list) and len(services) > 1)
+
+
+def is_shared_plan(data: Mapping[str, Any]) -> bool:
+    """Whether a mapping is a plan for several services."""
+    return data.get("api_version") == SHARED_PLAN_VERSION
+
+
+def shared_plan_to_mapping(
+    plan: SharedPlan, *, folder: str | Path = "."
+) -> dict[str, Any]:
+    """Plain data of a plan; traces are named as seen from `folder`."""
+    mapping: dict[str, Any] = to_mapping(plan)
+    name_traces(mapping["problem"], folder)
+    return mapping
+
+
+def write_shared_plan(plan: SharedPlan, path: str | Path) -> None:
+    """Write a plan file, whole or not at all: JSON, or YAML where the name ends so."""
+    mapping = shared_plan_to_mapping(plan, folder=Path(path).parent)
+    dump = dump_yaml if Path(path).suffix in (".yaml", ".yml") else dump_json
+    write_text_atomic(path, dump(mapping))
+
+
+def read_shared_plan(path: str | Path) -> SharedPlan:
+    """Read and check a plan file of several services.
+
+    Raises
+    ------
+    InputError
+        If it is no such plan, or its units do not hold.
+    """
+    data = read_mapping(path)
+    if not is_shared_plan(data):
+        found, form = data.get("api_version"), f"'{SHARED_PLAN_VERSION}'"
+        raise InputError("api_version", found, form, file=str(path))
+    plan = from_mapping(SharedPlan, data, file=str(path))
+    try:
+        check_shared_plan(plan)
+    except InputError as error:
+        raise error.in_file(str(path)) from None
+    return plan
+
+
+def check_shared_plan(plan: SharedPlan) -> None:
+    """Check a plan against its own problem.
+
+    Raises
+    ------
+    InputError
+        Naming the first thing that does not hold.
+    """
+    book = book_of(plan.problem, library_for(plan.problem, None))
+    check_units(plan.problem, book, plan.placed)

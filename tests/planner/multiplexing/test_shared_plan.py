@@ -1,0 +1,106 @@
+"""Plans for several services: simulated, compared, written and read again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clusters.fields import InputError
+from planner.multiplexing.problem import SharedGoal, SharedObjective
+from planner.multiplexing.shared_files import (
+    check_shared_plan,
+    is_shared_problem,
+    read_shared_plan,
+    write_shared_plan,
+)
+from planner.multiplexing.shared_plan import SharedPlan, plan_services, worth_rps
+from planner.multiplexing.solve import SharedResult
+from planner.plan import Status
+from planner.slo import Slo
+from tests.planner.multiplexing.tiny_shared import SMALL_SPACE, tiny_shared
+from tests.planner.tiny_problems import TINY_LIBRARY
+
+SLO = Slo(ttft_ms=200.0, tpot_ms=20.0)
+
+
+def plan_of(
+    *rates: float, method: str = "auto", **changes
+) -> SharedPlan | SharedResult:
+    given = {"slo": SLO, "search": SMALL_SPACE, **changes}
+    return plan_services(tiny_shared(*rates, **given), TINY_LIBRARY, method=method)
+
+
+def test_auto_is_never_worse_than_a_single_method() -> None:
+    best = plan_of(6.0, 1.0, 0.5)
+    assert isinstance(best, SharedPlan)
+    for method in ("exact", "spatial", "temporal", "muxserve"):
+        single = plan_of(6.0, 1.0, 0.5, method=method)
+        if isinstance(single, SharedPlan):
+            least = worth_rps(single.problem, single.evaluation) - 1e-3
+            assert worth_rps(best.problem, best.evaluation) >= least
+
+
+def test_more_llms_than_gpus_must_share() -> None:
+    plan = plan_of(1.0, 1.0, 1.0)
+    assert isinstance(plan, SharedPlan)
+    assert plan.status is Status.FEASIBLE
+    assert any(each.unit.is_shared for each in plan.placed.units)
+    assert plan.verdict.startswith("share GPUs")
+    lonely = plan_of(1.0, 1.0, 1.0, method="spatial")
+    assert isinstance(lonely, SharedResult)
+    assert lonely.status is Status.INFEASIBLE
+
+
+def test_an_llm_alone_does_not_share() -> None:
+    plan = plan_of(3.0, gpus=1)
+    assert isinstance(plan, SharedPlan)
+    assert "do not share" in plan.verdict
+
+
+def test_promises_are_lowered_until_they_are_kept() -> None:
+    # Far more than two GPUs serve: what is promised is what the simulation confirms.
+    plan = plan_of(400.0, 300.0, 200.0)
+    assert isinstance(plan, SharedPlan)
+    assert plan.status.is_success == plan.evaluation.is_met
+    assert plan.evaluation.within_slo_rps <= plan.promised_rps * 1.05
+
+
+def test_a_plan_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    plan = plan_of(2.0, 1.0)
+    assert isinstance(plan, SharedPlan)
+    for name in ("plan.json", "plan.yaml"):
+        write_shared_plan(plan, tmp_path / name)
+        # The tiny library is not the one a file is checked with: only the form is.
+        assert (tmp_path / name).read_text(encoding="utf-8").count(
+            "shared-plan-v1"
+        ) == 1
+
+
+def test_a_plan_with_a_gpu_twice_does_not_hold() -> None:
+    plan = plan_of(2.0, 1.0, 1.0)
+    assert isinstance(plan, SharedPlan)
+    twice = replace(plan.placed, units=(plan.placed.units[0],) * 2)
+    with pytest.raises(InputError, match="each GPU in one unit only"):
+        check_shared_plan(replace(plan, placed=twice))
+
+
+def test_another_kind_of_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text('{"api_version": "phaseplan/plan-v1"}', encoding="utf-8")
+    with pytest.raises(InputError, match="shared-plan-v1"):
+        read_shared_plan(path)
+
+
+def test_problems_of_several_services_are_told_from_others() -> None:
+    assert is_shared_problem({"services": [{}, {}]})
+    assert is_shared_problem({"services": [{}], "objective": {"goal": "served_load"}})
+    assert not is_shared_problem({"services": [{}], "objective": {"goal": "min_cost"}})
+    assert not is_shared_problem({"services": "chat"})
+
+
+def test_least_cost_serves_everything() -> None:
+    goal = SharedObjective(goal=SharedGoal.MIN_COST)
+    plan = plan_of(2.0, 1.0, gpus=4, objective=goal)
+    assert isinstance(plan, SharedPlan)
+    assert plan.placed.num_gpus == 1
+    assert plan.evaluation.is_met
