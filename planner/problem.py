@@ -14,7 +14,7 @@ from models.llm import LlmSpec
 from models.memory import MemorySettings
 from planner.engines import EnginePreset
 from planner.objective import Objective
-from planner.simulator.prefix_settings import EarlyRejection, PrefixCache
+from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.system import BatchLimits, Routing
 from planner.slo import Slo
 from planner.workload.workload import Workload
@@ -32,9 +32,6 @@ class Service:
     slo: Slo = spec("Its latency objectives.", default_factory=Slo)
     prefix_cache: PrefixCache | None = spec(
         "Cache of past prompts on every replica that prefills.", default=None
-    )
-    early_rejection: EarlyRejection | None = spec(
-        "Refusal of requests that are bound to miss their limits.", default=None
     )
 
 

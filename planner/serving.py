@@ -118,7 +118,6 @@ class Planner:
             routes=self._simulated_routes(deployment, crowding or {}),
             kv_bytes_per_token=self._sent_bytes_per_token(),
             routing=deployment.routing,
-            early_rejection=self.problem.service.early_rejection,
         )
 
     def _sent_bytes_per_token(self) -> float:

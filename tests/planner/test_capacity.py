@@ -1,6 +1,7 @@
 """Capacity: bounds by hand, and that no simulation exceeds them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from planner.capacity import (
     slowest_ms,
     system_capacity_rps,
 )
+from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.simulate import simulate
 from planner.simulator.system import BatchLimits, Phase, ServingReplica, ServingSystem
 from planner.slo import Slo
 from planner.step_costs import decode_cost
+from planner.workload.prefix_blocks import PrefixBlocks
 from planner.workload.requests import Requests
 from tests.planner.simulator.systems import tiny_table
 
@@ -109,3 +112,13 @@ def test_no_burst_is_served_faster_than_the_bound(
     system = ServingSystem(replicas=(replica,), kv_bytes_per_token=0.0)
     served = simulate(system, requests).served_rps()
     assert served <= system_capacity_rps(system, requests) * (1 + 1e-9)
+
+
+def test_what_a_cache_without_limit_holds_costs_no_prefill():
+    # 1 ms a token: 20 for the first prompt, and 20 - 16 for the second.
+    plain = replica_of(Phase.PREFILL, tiny_table(per_prompt_token_ms=1.0))
+    blocks = PrefixBlocks.of(((1, 2), (1, 2, 3)), block_tokens=8)
+    requests = replace(requests_of([20, 20], [1, 1]), prefix_blocks=blocks)
+    assert replica_capacity_rps(plain, requests) == pytest.approx(1000 / 20)
+    cached = replace(plain, prefix_cache=PrefixCache(capacity_tokens=8))
+    assert replica_capacity_rps(cached, requests) == pytest.approx(1000 / 12)
