@@ -296,7 +296,8 @@ class Workload:
         """Requests of this workload; equal arguments give equal requests.
 
         For one seed, lengths are the same at every rate and gaps only scale, and the
-        first of many requests are those of a shorter draw (not so with sessions).
+        first of many requests are those of a shorter draw. Sessions are others at
+        another rate, since more of them are under way.
 
         Parameters
         ----------
@@ -336,18 +337,15 @@ class Workload:
         )
         if self.sessions is not None:
             rng = generator_for(Stream.SESSIONS, seed=seed)
-            turns = self.sessions.deal(num_requests, rng)
-            share = turns.num_first / num_requests
-            starts_ms = self._arrival_ms(
-                turns.num_first,
-                seed=seed,
-                rate_rps=None if rate is None else rate * share,
+            dealt = self.sessions.deal(
+                num_requests,
+                rate_rps=self._open_rate(rate),
+                arrivals=self._open_arrivals,
+                rng=rng,
+                arrivals_rng=generator_for(Stream.ARRIVALS, seed=seed),
             )
             return self.sessions.requests(
-                turns,
-                starts_ms=starts_ms,
-                new_tokens=input_tokens,
-                output_tokens=output_tokens,
+                dealt, new_tokens=input_tokens, output_tokens=output_tokens, rng=rng
             )
         return Requests(
             arrival_ms=self._arrival_ms(num_requests, seed=seed, rate_rps=rate),
@@ -362,10 +360,21 @@ class Workload:
             if rate_rps is not None:
                 raise InputError("rate_rps", rate_rps, "no rate for a closed loop")
             return np.zeros(num_requests)
+        rng = generator_for(Stream.ARRIVALS, seed=seed)
+        return self.arrivals.arrival_ms(
+            num_requests, rate_rps=self._open_rate(rate_rps), rng=rng
+        )
+
+    def _open_rate(self, rate_rps: float | None) -> float:
         if rate_rps is None:
             raise InputError("rate_rps", rate_rps, "a number > 0")
-        rng = generator_for(Stream.ARRIVALS, seed=seed)
-        return self.arrivals.arrival_ms(num_requests, rate_rps=rate_rps, rng=rng)
+        return rate_rps
+
+    @property
+    def _open_arrivals(self) -> ArrivalProcess:
+        if self.arrivals is None or isinstance(self.arrivals, ClosedLoop):
+            raise InputError("sessions", "...", "open arrivals")
+        return self.arrivals
 
     @property
     def _lengths(self) -> LengthDistribution:

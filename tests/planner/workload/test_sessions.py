@@ -5,20 +5,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.simulator.simulate import simulate
+from planner.simulator.system import Phase
 from planner.workload.arrivals import PoissonArrivals
-from planner.workload.sessions import Sessions
+from planner.workload.sessions import Dealt, Sessions
 from planner.workload.turns import Turns
 from planner.workload.workload import Workload
+from tests.planner.simulator.systems import tiny_replica, tiny_system, tiny_table
 
 THREE = Turns(previous=np.array([-1, -1, 0]), think_ms=np.zeros(3))
 
 
-def drawn(sessions: Sessions, new=(10, 20, 7), answers=(6, 5, 4)):
+def drawn(sessions: Sessions, new=(10, 20, 7), answers=(6, 5, 4), earlier=(0, 0)):
+    dealt = Dealt(
+        turns=THREE, starts_ms=np.array([0.0, 3.0]), num_earlier=np.array(earlier)
+    )
     return sessions.requests(
-        THREE,
-        starts_ms=np.array([0.0, 3.0]),
+        dealt,
         new_tokens=np.array(new),
         output_tokens=np.array(answers),
+        rng=np.random.default_rng(0),
+    )
+
+
+def dealt_of(sessions: Sessions, num_requests: int, *, rate_rps=8.0, seed=1) -> Dealt:
+    return sessions.deal(
+        num_requests,
+        rate_rps=rate_rps,
+        arrivals=PoissonArrivals(),
+        rng=np.random.default_rng(seed),
+        arrivals_rng=np.random.default_rng(seed + 1),
     )
 
 
@@ -49,32 +65,62 @@ def test_beyond_the_longest_context_a_new_conversation_begins():
     assert drawn(whole).input_tokens.tolist() == [10, 20, 23]
 
 
-@given(st.integers(1, 400), st.floats(1, 20), st.integers(0, 99))
+def test_a_session_under_way_has_said_something():
+    # Three earlier turns of 8 + 4 tokens each.
+    lengths = {"new": (8, 8, 8), "answers": (4, 4, 4), "earlier": (0, 3)}
+    requests = drawn(Sessions(mean_turns=2, think_s=1), **lengths)
+    assert requests.input_tokens.tolist() == [8, 44, 20]
+    short = Sessions(mean_turns=2, think_s=1, max_context_tokens=47)
+    assert drawn(short, **lengths).input_tokens.tolist() == [8, 8, 20]
+
+
+@given(st.integers(1, 400), st.floats(1, 20), st.floats(0, 30), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
-def test_every_request_is_in_one_session(num_requests, mean_turns, seed):
-    sessions = Sessions(mean_turns=mean_turns, think_s=1)
-    turns = sessions.deal(num_requests, np.random.default_rng(seed))
-    assert len(turns) == num_requests  # the checks of Turns say the rest
+def test_every_request_is_in_one_session(num_requests, mean_turns, think_s, seed):
+    sessions = Sessions(mean_turns=mean_turns, think_s=think_s)
+    dealt = dealt_of(sessions, num_requests, seed=seed)
+    assert len(dealt.turns) == num_requests  # the checks of Turns say the rest
+    assert len(dealt.starts_ms) == len(dealt.num_earlier) == dealt.turns.num_first
+    assert dealt.starts_ms[0] == 0
+    assert (np.diff(dealt.starts_ms) >= 0).all()
 
 
-def test_turns_and_think_times_have_the_asked_means():
-    sessions = Sessions(mean_turns=4, think_s=10)
-    turns = sessions.deal(40_000, np.random.default_rng(1))
-    assert len(turns) / turns.num_first == pytest.approx(4, rel=0.03)
-    assert turns.think_ms.mean() == pytest.approx(10_000, rel=0.03)
+def test_think_times_have_the_asked_mean():
+    dealt = dealt_of(Sessions(mean_turns=4, think_s=10), 40_000)
+    assert dealt.turns.think_ms.mean() == pytest.approx(10_000, rel=0.03)
 
 
-def test_the_rate_is_that_of_all_turns():
+@pytest.mark.parametrize("num_requests", [1000, 20_000])
+def test_requests_come_at_the_rate_from_the_first_to_the_last(num_requests):
+    """Answers in no time: turns come at 8 a second, in either half of the run.
+
+    A session lasts 30 s on average and 1,000 requests 125 s: without sessions that
+    are under way at the start the first half would have fewer.
+    """
+    workload = Workload.of_lengths(
+        "64x1",
+        arrivals=PoissonArrivals(),
+        rate_rps=8,
+        sessions=Sessions(mean_turns=4, think_s=10),
+    )
+    system = tiny_system(tiny_replica(Phase.PREFILL, tiny_table()))
+    result = simulate(system, workload.draw(num_requests, seed=3))
+    assert result.num_done == num_requests
+    arrival_ms = np.sort(result.arrival_ms)
+    half = num_requests // 2
+    for part in (arrival_ms[:half], arrival_ms[half:]):
+        rate_rps = (len(part) - 1) * 1000 / (part[-1] - part[0])
+        assert rate_rps == pytest.approx(8, rel=4 / np.sqrt(half))
+
+
+def test_the_mean_prompt_is_that_of_the_draw():
+    # Turns before a turn: mean - 1 = 3 of 80 tokens each, and its own 64.
     workload = Workload.of_lengths(
         "64x16",
         arrivals=PoissonArrivals(),
         rate_rps=8,
         sessions=Sessions(mean_turns=4, think_s=10),
     )
+    assert workload.mean_input_tokens == 64 + 3 * 80
     requests = workload.draw(20_000, seed=3)
-    assert requests.rate_rps == pytest.approx(8, rel=0.03)
-    # Turns before a turn: mean - 1 = 3 of 80 tokens each, and its own 64.
-    assert workload.mean_input_tokens == pytest.approx(64 + 3 * 80, rel=0.1)
-    faster = workload.draw(20_000, seed=3, rate_rps=16)
-    assert faster.input_tokens.tolist() == requests.input_tokens.tolist()
-    np.testing.assert_allclose(2 * faster.arrival_ms, requests.arrival_ms)
+    assert requests.input_tokens.mean() == pytest.approx(64 + 3 * 80, rel=0.05)
