@@ -19,6 +19,7 @@ from planner.simulator.system import (
     ServingReplica,
     ServingSystem,
 )
+from planner.simulator.transfer_settings import LinkSharing
 from planner.workload.requests import Requests
 
 NUM_SAMPLES = 256
@@ -104,8 +105,10 @@ def build_world(
     group = np.zeros(num_groups, dtype=state.GROUP)
     replica = _fill_replicas(system, stage, group, table_of)
     request = _fill_requests(requests, options)
-    slot = np.zeros(num_stages + len(requests), dtype=state.SLOT)
+    num_slots = num_stages + len(requests) + 1
+    slot = np.zeros(num_slots, dtype=state.SLOT)
     slot["position"] = NONE
+    is_fair = system.kv_transfer.sharing is LinkSharing.FAIR
     by_phase = {p: system.indices(p) for p in Phase}
     return World(
         clock=_fill_clock(system, requests, options),
@@ -115,7 +118,7 @@ def build_world(
         group=group,
         member=np.zeros(num_members, dtype=state.MEMBER),
         residues=np.zeros((num_groups, max_block), dtype=np.int64),
-        heap=np.zeros(num_stages + len(requests), dtype=np.int64),
+        heap=np.zeros(num_slots, dtype=np.int64),
         slot=slot,
         dirty=np.zeros(len(replicas), dtype=np.int64),
         prefill_replicas=np.array(
@@ -128,6 +131,7 @@ def build_world(
         kv_samples=np.zeros((len(replicas), NUM_SAMPLES), dtype=np.float64),
         gap_counts=np.zeros(state.NUM_GAP_BINS, dtype=np.int64),
         span=np.zeros(options.max_spans, dtype=state.SPAN),
+        flow=np.zeros(len(requests) if is_fair else 0, dtype=np.int64),
         outside=np.zeros(0, dtype=state.OUTSIDE_EVENT),
     )
 
@@ -268,6 +272,7 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
         "finish_ms",
         "last_token_ms",
         "begun_ms",
+        "made_ms",
     ):
         request[name] = np.nan
     for name in (
@@ -300,6 +305,7 @@ def _fill_clock(
     clock["num_layers"] = system.num_layers
     least = system.kv_transfer.least_layer_wise_tokens
     clock["least_layer_wise"] = _NO_LIMIT if least is None else least
+    clock["is_fair"] = system.kv_transfer.sharing is LinkSharing.FAIR
     clock["layer_wise_ms"] = system.kv_transfer.layer_wise_ms
     clock["transfer_block_ms"] = system.kv_transfer.block_ms
     spread = max(requests.duration_ms, 1.0) / (NUM_SAMPLES - 1)
@@ -335,5 +341,5 @@ def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     return {
         "route": routes,
         "edge_share": np.array(shares, dtype=state.EDGE_SHARE),
-        "edge_free_ms": np.zeros(len(names)),
+        "edge": np.zeros(len(names), dtype=state.EDGE),
     }

@@ -14,7 +14,7 @@ from planner.simulator.events import pop
 from planner.simulator.lifecycle import arrive
 from planner.simulator.outside import flip_if_empty, happen
 from planner.simulator.stages import end_stage, pump
-from planner.simulator.transfers import end_transfer
+from planner.simulator.transfers import end_flows, end_transfer
 
 
 @entry_point
@@ -44,11 +44,13 @@ def run(w: Any) -> bool:
                 end_stage(w, which)
             elif which < num_stages + num_requests:
                 end_transfer(w, which - num_stages)
+            elif which == num_stages + num_requests:
+                end_flows(w)
             elif clock.num_done + clock.num_rejected == num_requests:
                 clock.now_ms = before_ms  # nobody is left to see it
                 return True
             else:
-                happen(w, which - num_stages - num_requests)
+                happen(w, which - num_stages - num_requests - 1)
         else:
             request = clock.next_arrival
             clock.next_arrival += 1

@@ -64,6 +64,10 @@ REQUEST = np.dtype(
         ("pull_next", "i8"),
         ("link_ms", "f8"),
         ("begun_ms", "f8"),
+        ("made_ms", "f8"),
+        ("is_streamed", "i8"),
+        ("left_bytes", "f8"),
+        ("rate_bytes_per_ms", "f8"),
         ("streamed_tokens", "i8"),
         ("batch_next", "i8"),
         ("batch_count", "i8"),
@@ -212,6 +216,10 @@ CLOCK = np.dtype(
         ("num_layers", "f8"),
         ("layer_wise_ms", "f8"),
         ("transfer_block_ms", "f8"),
+        ("is_fair", "i8"),
+        ("num_flows", "i8"),
+        ("first_flow", "i8"),
+        ("flows_ms", "f8"),
         ("num_prefills", "i8"),
         ("num_decodes", "i8"),
         ("wait_head", "i8"),
@@ -259,6 +267,9 @@ ROUTE = np.dtype([("latency_ms", "f8"), ("ms_per_byte", "f8"), ("first_edge", "i
 EDGE_SHARE = np.dtype([("edge", "i8"), ("ms_per_byte", "f8")])
 """A shared link of a route."""
 
+EDGE = np.dtype([("free_ms", "f8"), ("room", "f8"), ("demand", "f8")])
+"""A shared link: until when it is booked; or what fair rates leave of it."""
+
 OUTSIDE_EVENT = np.dtype(
     [("at_ms", "f8"), ("kind", "i8"), ("replica", "i8"), ("takes_ms", "f8")]
 )
@@ -284,8 +295,9 @@ class World(NamedTuple):
     The kernel gets them behind one pointer (`planner.simulator.handle`).
 
     `heap` holds slot numbers; slot s < num_stages is a stage, slot num_stages + i the
-    KV transfer of request i; with events from outside, a timer a replica follows, and
-    the next of these events. `knot` and `batch` have one row a distinct StepTable;
+    KV transfer of request i. The next slot is the first end of fairly shared transfers;
+    with events from outside, a timer a replica follows, and the next of these events.
+    `knot` and `batch` have one row a distinct StepTable;
     `route` one record a (source, target) pair of replicas, `source * num_replicas +
     target`, and one more at the end.
     """
@@ -306,7 +318,8 @@ class World(NamedTuple):
     batch: Array
     route: Array
     edge_share: Array
-    edge_free_ms: Array
+    edge: Array
+    flow: Array
     outside: Array
     kv_samples: Array
     gap_counts: Array

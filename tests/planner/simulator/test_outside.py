@@ -15,6 +15,7 @@ from planner.simulator.outside_schedule import (
 )
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Batching, KvRoute, Phase, Routing
+from planner.simulator.transfer_settings import LinkSharing
 from tests.planner.simulator.reference_outside import ReferenceWithEvents
 from tests.planner.simulator.systems import (
     CHUNKED,
@@ -296,6 +297,9 @@ def test_nothing_is_lost_twice_invented_or_done_by_a_replica_that_is_down(
     drawn, requests
 ):
     system, events = drawn
+    sharing = LinkSharing.FAIR if len(requests) % 2 else LinkSharing.FIRST_COME
+    transfer = replace(system.kv_transfer, sharing=sharing)
+    system = replace(system, kv_transfer=transfer)
     options = {"is_itl_counted": True, "max_spans": 1 << 14}
     result = serve(system, requests, *events, **options)
     assert result.is_complete
