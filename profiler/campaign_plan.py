@@ -20,16 +20,9 @@ from profiler.layers.linear import why_not_fp8
 from profiler.layers.settings import LayerSettings
 from profiler.serving import ServingPolicy
 from profiler.subject import Subject, subjects_of
-from profiler.suite import SUITES, suite_subjects
+from profiler.suite import SMALL_LIMITS, SUITES, suite_subjects
 from profiler.validation_plan import LOADS, ValidationPlan
 
-_SMALL_LIMITS = GridLimits(
-    max_prompt_tokens=256,
-    max_past_tokens=256,
-    max_requests=16,
-    max_context_tokens=256,
-    max_kv_tokens=2048,
-)
 _BUILD_SHARE = 0.2
 """Of the time for validation, what building and calibrating the engine takes."""
 _MAX_SLOTS = 128
@@ -113,7 +106,7 @@ def plan_campaign(
         main=main,
         rest=rest,
         shares=shares,
-        limits=_SMALL_LIMITS if small else GridLimits(),
+        limits=SMALL_LIMITS if small else GridLimits(),
         max_refinements=1 if small else 6,
         dtype=dtype,
         total_s=total_s,

@@ -13,9 +13,11 @@ import argparse
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import product
 
 import numpy as np
 import torch
@@ -184,6 +186,16 @@ def _maximum(group: Group, times: FloatArray) -> FloatArray:
     return found
 
 
+def _records(group: Group, chosen: argparse.Namespace) -> Iterator[Record]:
+    """Every operation and size, then the links between hosts."""
+    for operation, size in product(chosen.operations, chosen.bytes):
+        yield measure_collective(group, operation, size, num_samples=chosen.samples)
+    if chosen.links:
+        from profiler.host_links import measure_links
+
+        yield from measure_links(group, chosen.bytes, num_samples=chosen.samples)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every operation and size; the first process writes the records."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -198,18 +210,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     group = join_group(chosen.device)
     try:
-        records: list[Record] = [
-            measure_collective(group, operation, size, num_samples=chosen.samples)
-            for operation in chosen.operations
-            for size in chosen.bytes
-        ]
-        if chosen.links:
-            from profiler.host_links import measure_links
-
-            records += measure_links(group, chosen.bytes, num_samples=chosen.samples)
-        if group.rank == 0:
-            with RecordWriter(chosen.out) as writer:
-                for record in records:
+        with ExitStack() as held:
+            # Each record is on the disk before the next one starts.
+            writer = None
+            if group.rank == 0:
+                writer = held.enter_context(RecordWriter(chosen.out))
+            for record in _records(group, chosen):
+                if writer is not None:
                     writer.append(record)
     finally:
         dist.destroy_process_group()

@@ -68,10 +68,12 @@ def profile_endpoint(
     settings: EndpointSettings | None = None,
     rng: np.random.Generator,
     progress: Callable[[str], None] = lambda _: None,
+    keep: Callable[[StepRecord], None] = lambda _: None,
 ) -> tuple[StepRecord, ...]:
     """Records of the part ``whole``: prefill by length, decode by batch and context.
 
-    A point that fails after all its tries is recorded with the server's words.
+    A point that fails after all its tries is recorded with the server's words. `keep`
+    gets every record before the next point starts.
 
     Raises
     ------
@@ -84,10 +86,14 @@ def profile_endpoint(
     for tokens in settings.prompt_tokens:
         progress(f"prefill of {tokens} tokens")
         records.append(run.prefill(tokens))
+        keep(records[-1])
     for concurrency in settings.concurrencies:
         for context in settings.contexts:
             progress(f"decode of {concurrency} requests after {context} tokens")
-            records += run.decode(concurrency, context)
+            found = run.decode(concurrency, context)
+            records += found
+            for record in found:
+                keep(record)
     if all(record.status is not Status.OK for record in records):
         raise InputError("endpoint", endpoint.url, f"an answer ({records[-1].note})")
     return tuple(records)

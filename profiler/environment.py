@@ -1,5 +1,6 @@
 """Environment: what device this is, in which versions and in which state."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -163,16 +164,41 @@ def _instant_milliwatts(nvml: Any, handle: Any) -> float | None:
     return float(found.value.uiVal) if found.nvmlReturn == 0 else None
 
 
-def other_users(device: Device) -> str | None:
-    """Who else is on the device, or None: measurements would be blurred."""
+def other_users(device: Device, *, own_bytes: int = 2 * _FOREIGN_BYTES) -> str | None:
+    """Who else is on the device, or None: measurements would be blurred.
+
+    Memory tells: what is neither free nor this process's own. The driver names the
+    processes where it can (within a container they may have other numbers).
+
+    Parameters
+    ----------
+    device
+        Where to look.
+    own_bytes
+        What contexts and loaded kernels of this process may take beside its tensors.
+    """
     if not device.is_cuda:
         return None
     free, total = torch.cuda.mem_get_info(device.index)
     foreign = total - free - torch.cuda.memory_reserved(device.index)
-    # The CUDA context of this process is in `foreign` as well.
-    if foreign > 2 * _FOREIGN_BYTES:
-        return f"{foreign / MIB:.0f} MiB of the GPU are held by other processes"
+    if foreign > own_bytes:
+        held = f"{foreign / MIB:.0f} MiB of the GPU are held by other processes"
+        others = [str(pid) for pid in _processes(device) if pid != os.getpid()]
+        return f"{held} (pid {', '.join(others)})" if others else held
     return None
+
+
+def _processes(device: Device) -> list[int]:
+    """Processes that compute on the device, as far as the driver tells."""
+    handle = _nvml_handle(device.index)
+    if handle is None:
+        return []
+    nvml = _nvml()
+    try:
+        found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        return []
+    return sorted(int(each.pid) for each in found)
 
 
 @cache

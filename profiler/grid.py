@@ -19,6 +19,8 @@ from models.latency.step_table import StepTable
 from models.profile_records import Role, StepPoint, StepRecord
 
 _FIRST_TOKENS = 16
+_BEFORE_HOLDOUT = 0.6
+"""Of the fitted points, those that are measured before the held-out ones."""
 _TILE = 256
 """Tokens of a tile edge: one token more costs a whole new wave of tiles."""
 
@@ -68,10 +70,14 @@ def grid_of(part: str, limits: GridLimits) -> tuple[GridPoint, ...]:
     fit = _alternate(
         _interleave(_prefill_fit(limits)), _interleave(_decode_fit(limits))
     )
+    fitted = _with_role(_unique(fit), Role.FIT)
     held = [*_prefill_holdout(limits), *_decode_holdout(limits)]
+    # A cut that leaves no held-out point would leave a fit whose error nobody knows.
+    first = round(_BEFORE_HOLDOUT * len(fitted))
     return (
-        *_with_role(_unique(fit), Role.FIT),
+        *fitted[:first],
         *_with_role([p for p in _unique(held) if p not in fit], Role.HOLDOUT),
+        *fitted[first:],
         *_with_role(_tile_edges(limits), Role.PROBE),
     )
 

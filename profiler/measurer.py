@@ -173,6 +173,7 @@ class TorchMeasurer:
             point=target.point,
             role=target.role,
             status=Status.OK if found.is_stable else Status.UNSTABLE,
+            note=runner.stand_ins,
             step=found.spread,
             fixed_ms=fixed_ms,
             num_layers=1 if subject.is_ends else max(self._layer_counts),

@@ -4,13 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from clusters.fields import InputError
+from models.latency.measured import single_gpu_table
+from models.latency.profile import Profile
+from models.latency.profile_mixed import mixed_laws
 from models.profile_records import Role, StepRecord
 from models.profile_table import read_profile_table
+from profiler.facts import chunk_efficiency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _NAME = "plots.png"
+_PROMPT = 4096
+"""Tokens of the prompt that is cut into chunks."""
 Curve = tuple[str, list[float], list[float]]
 
 
@@ -23,12 +32,16 @@ def write_plots(folder: Path) -> list[str]:
     table = read_profile_table(folder / "records.jsonl")
     steps = [r for r in table.steps if r.step is not None]
     fitted = [r for r in steps if r.role is not Role.PROBE]
-    figure: Any = Figure(figsize=(14, 10))
-    axes = figure.subplots(2, 2)
+    figure: Any = Figure(figsize=(20, 10))
+    axes = figure.subplots(2, 3)
     plot_times([r for r in fitted if r.point.phase == "prefill"], ax=axes[0][0])
     plot_times([r for r in fitted if r.point.phase == "decode"], ax=axes[0][1])
     plot_rates([r for r in fitted if r.point.phase == "prefill"], ax=axes[1][0])
     plot_shares([r for r in steps if r.point.phase != "mixed"], ax=axes[1][1])
+    if (folder / "profile.json").exists():
+        profile = Profile.load(folder / "profile.json")
+        plot_chunks(profile, ax=axes[0][2])
+        plot_mixed(steps, profile, ax=axes[1][2])
     figure.tight_layout()
     figure.savefig(folder / _NAME, dpi=100)
     return [_NAME]
@@ -45,7 +58,12 @@ def plot_times(records: Sequence[StepRecord], *, ax: "Axes") -> "Axes":
 
 def plot_rates(records: Sequence[StepRecord], *, ax: "Axes") -> "Axes":
     """Prompt tokens a second of a layer by prompt tokens: where it saturates."""
-    for label, xs, ys in _curves([r for r in records if len(r.point.new_tokens) == 1]):
+    alone = [
+        r
+        for r in records
+        if len(r.point.new_tokens) == 1 and not any(r.point.past_tokens)
+    ]
+    for label, xs, ys in _curves(alone):
         pairs = sorted((x, x / y) for x, y in zip(xs, ys, strict=True))
         ax.plot([x for x, _ in pairs], [y for _, y in pairs], ".-", label=label)
     _finish(ax, "prompt tokens", "tokens a ms, one layer")
@@ -74,9 +92,47 @@ def plot_shares(records: Sequence[StepRecord], *, ax: "Axes") -> "Axes":
     return ax
 
 
-def _finish(ax: "Axes", xlabel: str, ylabel: str) -> None:
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+def plot_chunks(profile: Profile, *, ax: "Axes") -> "Axes":
+    """Speed of a prompt in chunks over its speed in one piece, by chunk size."""
+    for model in profile.models:
+        try:
+            table = single_gpu_table(profile, model.llm)
+        except InputError:  # not on one GPU, or a part of it was not measured
+            continue
+        if model.tp == 1:
+            longest = int(table.prefill_tokens[-1])
+            found = chunk_efficiency(table, min(_PROMPT, longest))
+            ax.plot(list(found), list(found.values()), ".-", label=model.llm.name)
+    ax.set_ylim(0.0, 1.05)
+    _finish(ax, "tokens of a chunk", "speed of the prompt in chunks", log="x")
+    return ax
+
+
+def plot_mixed(
+    records: Sequence[StepRecord], profile: Profile, *, ax: "Axes"
+) -> "Axes":
+    """Each law of mixed steps over what was measured, by what was measured."""
+    found = []
+    for model in profile.models:
+        mine = [r for r in records if (r.llm, r.tp) == (model.llm, model.tp)]
+        for part in model.parts:
+            own = [r for r in mine if r.part == part.part and r.sm_share_frac == 1.0]
+            found.append(mixed_laws(own, part.table))
+    laws = [each for each in found if each is not None]
+    for name in ("shared", "sum", "max") if laws else ():
+        measured = np.concatenate([each.measured_ms for each in laws])
+        law = np.concatenate([getattr(each, f"{name}_ms") for each in laws])
+        ax.plot(measured, law / measured, "o", markersize=3, label=name)
+    ax.axhline(1.0, color="grey", linewidth=0.5)
+    _finish(ax, "measured ms of a mixed step", "law over measured", log="x")
+    return ax
+
+
+def _finish(ax: "Axes", xlabel: str, ylabel: str, *, log: str = "xy") -> None:
+    if "x" in log:
+        ax.set_xscale("log")
+    if "y" in log:
+        ax.set_yscale("log")
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     if ax.get_legend_handles_labels()[0]:

@@ -11,7 +11,7 @@ from clusters.mapping import from_mapping
 from clusters.serde import read_mapping
 from models.latency.measured import single_gpu_table
 from models.latency.profile import Profile, ProfiledModel
-from models.profile_records import RateRecord, Status, StepPoint
+from models.profile_records import RateRecord, Status, StepPoint, StepRecord
 from models.profile_table import ProfileTable, read_profile_table
 from profiler.facts import (
     BATCHES,
@@ -20,6 +20,9 @@ from profiler.facts import (
     saturation_tokens,
     tile_edges,
 )
+from profiler.markdown import markdown_table
+from profiler.shipped import compare_shipped
+from profiler.shipped_report import shipped_section
 
 _SHARES = (
     ("layer_products", "matmul"),
@@ -37,6 +40,7 @@ def campaign_report(folder: Path, summary: Mapping[str, Any]) -> str:
     if (folder / "profile.json").exists():
         profile = Profile.load(folder / "profile.json")
         parts += [_fits(profile), _facts(profile), _tiles(table), _mixed(profile)]
+        parts.append(shipped_section(compare_shipped(table, profile)))
         parts.append(_sm_shares(profile, summary))
     if (folder / "repeat.jsonl").exists():
         parts.append(_repeat(table, read_profile_table(folder / "repeat.jsonl")))
@@ -75,15 +79,41 @@ def _environment(table: ProfileTable) -> str:
     backends = sorted({r.backend for r in steps if r.backend})
     return "\n".join(
         [
-            f"- device: {where.device_name} ({where.gpu}), driver {where.driver}, "
-            f"CUDA {where.cuda}, torch {where.torch}",
+            f"- device: {where.device_name} ({where.gpu}), "
+            f"driver {where.driver or '-'}, CUDA {where.cuda or '-'}, "
+            f"torch {where.torch}",
+            *_conditions(steps),
             f"- points: {len(steps)}: "
             + ", ".join(f"{n} {name}" for name, n in counts.items() if n),
             *(f"- kernels: {backend}" for backend in backends),
+            *(f"- **measured with {words}**" for words in _stand_ins(steps)),
             *(f"- not measured: {note}" for note in notes),
             *(f"- unreadable: {problem}" for problem in table.problems),
         ]
     )
+
+
+def _conditions(steps: Sequence[StepRecord]) -> list[str]:
+    """Clocks, power and temperature of all points, least and most."""
+    kinds = (
+        ("SM clock", "sm_clock_mhz", "MHz"),
+        ("memory clock", "memory_clock_mhz", "MHz"),
+        ("power", "power_w", "W"),
+        ("temperature", "temperature_c", "C"),
+    )
+    found = []
+    for name, key, unit in kinds:
+        values = [getattr(r.conditions, key) for r in steps if r.step is not None]
+        read = [value for value in values if value is not None]
+        if read:
+            found.append(f"{name} {min(read):.0f} to {max(read):.0f} {unit}")
+    told = "; ".join(found) or "clocks, power and temperature cannot be read"
+    return [f"- while measuring: {told}"]
+
+
+def _stand_ins(steps: Sequence[StepRecord]) -> list[str]:
+    notes = {(r.note, r.llm.name) for r in steps if r.step is not None and r.note}
+    return [f"{note}: {llm}" for note, llm in sorted(notes)]
 
 
 def _features(summary: Mapping[str, Any]) -> str:
@@ -98,7 +128,9 @@ def _features(summary: Mapping[str, Any]) -> str:
 def _rates(rates: Sequence[RateRecord]) -> str:
     latest = {r.name: r for r in rates}
     rows = [[r.name, f"{r.per_s:.4g} {r.rate_unit}", r.size] for r in latest.values()]
-    text = "## Ceilings and kernels\n\n" + _table(["rate", "measured", "of"], rows)
+    text = "## Ceilings and kernels\n\n" + markdown_table(
+        ["rate", "measured", "of"], rows
+    )
     shares = []
     for name, ceiling in _SHARES:
         found = latest.get(name)
@@ -134,7 +166,7 @@ def _fits(profile: Profile) -> str:
     medians = np.median([error.median_frac for error in errors])
     p90s = np.median([error.p90_frac for error in errors])
     overall = f"Median over all: {medians:.1%} median, {p90s:.1%} p90."
-    return f"## Held-out errors\n\n{_table(headers, rows)}\n\n{overall}"
+    return f"## Held-out errors\n\n{markdown_table(headers, rows)}\n\n{overall}"
 
 
 def _facts(profile: Profile) -> str:
@@ -163,7 +195,7 @@ def _facts(profile: Profile) -> str:
         f"decode/prefill per token at batch {batches}",
         "speed in chunks of",
     ]
-    return "## Phases\n\n" + _table(headers, rows) if rows else ""
+    return "## Phases\n\n" + markdown_table(headers, rows) if rows else ""
 
 
 def _tiles(table: ProfileTable) -> str:
@@ -179,7 +211,7 @@ def _tiles(table: ProfileTable) -> str:
             rows.append([name, told])
     if not rows:
         return ""
-    return "## Tile edges\n\n" + _table(["layer", "one token more than"], rows)
+    return "## Tile edges\n\n" + markdown_table(["layer", "one token more than"], rows)
 
 
 def _mixed(profile: Profile) -> str:
@@ -207,7 +239,7 @@ def _mixed(profile: Profile) -> str:
         "best factors on chunk and decode attention",
         "steps",
     ]
-    return "## Mixed steps\n\n" + _table(headers, rows) if rows else ""
+    return "## Mixed steps\n\n" + markdown_table(headers, rows) if rows else ""
 
 
 def _sm_shares(profile: Profile, summary: Mapping[str, Any]) -> str:
@@ -227,7 +259,7 @@ def _sm_shares(profile: Profile, summary: Mapping[str, Any]) -> str:
         return ""
     headers = ["model", "share of the SMs", "steps", "slowdown", "points"]
     return "\n\n".join(
-        ["## SM shares", how, *([_table(headers, rows)] if rows else [])]
+        ["## SM shares", how, *([markdown_table(headers, rows)] if rows else [])]
     )
 
 
@@ -262,7 +294,7 @@ def _calibration(found: Mapping[str, Any]) -> str:
         facts.append(f"- decodes are not captured: {found['no_graphs']}")
     headers = ["step", "engine", "its layers", "difference"]
     text = "\n".join(facts)
-    return f"## Engine and layers\n\n{text}\n\n{_table(headers, rows)}"
+    return f"## Engine and layers\n\n{text}\n\n{markdown_table(headers, rows)}"
 
 
 def _validation(levels: Sequence[dict[str, Any]]) -> str:
@@ -282,7 +314,7 @@ def _validation(levels: Sequence[dict[str, Any]]) -> str:
                 ]
             )
     headers = ["policy", "load", "number", "predicted", "measured", "error"]
-    return "## Predicted and measured\n\n" + _table(headers, rows)
+    return "## Predicted and measured\n\n" + markdown_table(headers, rows)
 
 
 def _steps(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -302,7 +334,7 @@ def _steps(entries: Sequence[Mapping[str, Any]]) -> str:
         *("policy", "load", "steps", "number", "predicted over measured, median"),
         *("all time", "p90 error"),
     ]
-    return "## Steps of the engine\n\n" + _table(headers, rows) if rows else ""
+    return "## Steps of the engine\n\n" + markdown_table(headers, rows) if rows else ""
 
 
 def _stages(summary: Mapping[str, Any]) -> str:
@@ -333,8 +365,3 @@ def _point(point: Mapping[str, Any]) -> str:
 
 def _name(model: ProfiledModel) -> str:
     return f"{model.llm.name} TP{model.tp} {model.dtype}"
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

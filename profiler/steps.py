@@ -17,6 +17,7 @@ from profiler.kernel_errors import KERNEL_ERRORS, first_line
 from profiler.layers.attention import KvCache
 from profiler.layers.batch import Sequences, StepBatch, build_batch
 from profiler.layers.block import DecoderLayer, Ends
+from profiler.layers.formats import stand_ins
 from profiler.layers.linear import random_tensor
 from profiler.layers.settings import LayerSettings
 from profiler.subject import Subject
@@ -85,6 +86,18 @@ class StepRunner:
         words.append("eager" if self._why_eager else "graph")
         words += ["fused"] if self.settings.pointwise.is_fused else []
         return " ".join(words)
+
+    @property
+    def stand_ins(self) -> str:
+        """Formats that stand in for the model's own, e.g. ``bf16 for 8-bit experts``.
+
+        The ends are plain matrices in every model.
+        """
+        if self.subject.is_ends:
+            return ""
+        has_experts = self._layers[0].has_experts
+        found = stand_ins(self.subject.llm, self.settings, has_experts=has_experts)
+        return ", ".join(found)
 
     @property
     def weight_bytes(self) -> int:

@@ -31,14 +31,15 @@ class Subject:
         why_not = Parallelism(tp=self.tp).why_not(self.llm)
         if why_not:
             raise InputError("tp", self.tp, f"another degree: {why_not}")
-        for name in ("linear", "indexer"):
-            if getattr(self.llm, name):
-                form = f"a model without {name} attention: no layer measures it yet"
+        unknown = {
+            "linear attention": self.llm.linear,
+            "sparse attention": self.llm.indexer,
+            "attention gates": self.llm.attention_gate,
+        }
+        for name, is_there in unknown.items():
+            if is_there:
+                form = f"a model without {name}: no layer measures it yet"
                 raise InputError("model", self.llm.name, form)
-        if self.llm.linear or self.llm.indexer:
-            raise InputError(
-                "llm", self.llm.name, "a model without linear or sparse attention"
-            )
 
     @property
     def is_ends(self) -> bool:

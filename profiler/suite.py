@@ -11,6 +11,7 @@ from clusters.fields import spec
 from clusters.gpu import Dtype
 from models.latency.profile import ENDS, layer_parts
 from models.llm import LlmSpec, Precision, WeightFormat
+from profiler.grid import GridLimits
 from profiler.subject import Subject
 
 
@@ -42,6 +43,15 @@ FULL = (
 """What one campaign measures, the most wanted first."""
 
 SUITES = {"quick": QUICK, "full": FULL}
+
+SMALL_LIMITS = GridLimits(
+    max_prompt_tokens=256,
+    max_past_tokens=256,
+    max_requests=16,
+    max_context_tokens=256,
+    max_kv_tokens=2048,
+)
+"""A grid for trying things on a CPU."""
 
 
 def suite_subjects(

@@ -98,6 +98,31 @@ def test_campaign_that_does_not_end_is_ended_and_reported(
     assert "--report-only" in commands[1]
 
 
+def test_minutes_that_are_no_number_are_a_mistake(
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(script, "PACKAGES", ())
+    monkeypatch.setattr(sys, "argv", ["gpu_campaign", "--minutes", "soon"])
+    assert script.main() == 2
+    assert capsys.readouterr().err == (
+        "error: --minutes = 'soon'; a number is needed\n"
+    )
+
+
+def test_packages_that_are_missing_are_named_at_once(
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(script, "PACKAGES", ("sys", "no_such_one", "nor_this"))
+    monkeypatch.setattr(sys, "argv", ["gpu_campaign"])
+    assert script.main() == 2
+    told = capsys.readouterr().err
+    assert told == f"error: {sys.executable} has no no_such_one, nor_this\n"
+
+
 def test_options_are_taken_in_both_spellings(script: ModuleType) -> None:
     words = ["--suite", "full", "--out=there", "--minutes", "3"]
     assert script._take(words, "--minutes", 8.0) == "3"

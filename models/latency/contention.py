@@ -44,9 +44,9 @@ from clusters.units import MS_PER_S
 from models.communication import CommunicationEfficiency, all_reduce_ms
 from models.flops import StageWork
 from models.latency.efficiency import RooflineEfficiency
+from models.latency.stretch import stretch_factors, stretched
 
 _FILE = Path(__file__).parents[1] / "catalog" / "published" / "muxserve_contention.yaml"
-_MAX_TURNS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,17 +184,9 @@ def together_ms(jobs: Sequence[Job], sharing: SmSharing) -> tuple[float, ...]:
     alone = [sharing.alone_ms(job.step, job.sm_share_frac / promised) for job in jobs]
     memory = [job.step.least_memory_ms for job in jobs]
     arithmetic = [job.step.least_arithmetic_ms for job in jobs]
-    by_memory = by_arithmetic = 1.0
-    # Each stretch falls as the other grows, so taking turns closes in on both.
-    for _ in range(_MAX_TURNS):
-        before = by_memory, by_arithmetic
-        by_memory = _stretch(_stretched(alone, arithmetic, by_arithmetic), memory)
-        by_arithmetic = _stretch(_stretched(alone, memory, by_memory), arithmetic)
-        now = by_memory, by_arithmetic
-        if all(math.isclose(a, b) for a, b in zip(before, now, strict=True)):
-            break
-    slowed = _stretched(alone, memory, by_memory)
-    return tuple(_stretched(slowed, arithmetic, by_arithmetic))
+    by_memory, by_arithmetic = stretch_factors(alone, memory, arithmetic, len(jobs))
+    slowed = stretched(alone, memory, by_memory)
+    return tuple(stretched(slowed, arithmetic, by_arithmetic))
 
 
 def native_dtype(gpu: GpuType, dtype: Dtype) -> Dtype:
@@ -203,29 +195,6 @@ def native_dtype(gpu: GpuType, dtype: Dtype) -> Dtype:
         if candidate in gpu.dtypes:
             return candidate
     raise InputError("dtype", str(dtype), f"a native format of {gpu.name}")
-
-
-def _stretched(
-    base: Sequence[float], parts: Sequence[float], factor: float
-) -> list[float]:
-    """Times in which one part of each step takes `factor` as long."""
-    return [b + (factor - 1.0) * p for b, p in zip(base, parts, strict=True)]
-
-
-def _stretch(base: Sequence[float], parts: Sequence[float]) -> float:
-    """Least factor >= 1 on `parts` with which all of them together fit the GPU."""
-
-    def asked(factor: float) -> float:
-        times = _stretched(base, parts, factor)
-        return sum(part / time for part, time in zip(parts, times, strict=True))
-
-    low, high = 1.0, 1.0
-    while asked(high) > 1.0:
-        low, high = high, 2.0 * high
-    while high - low > math.ulp(high) * 4:
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if asked(middle) > 1.0 else (low, middle)
-    return high
 
 
 def _saturating(share: float, scale: float) -> float:

@@ -25,6 +25,7 @@ from models.latency.request import (
     LatencyRequest,
     LatencyUnavailableError,
     Provenance,
+    SourceRemarks,
 )
 from models.latency.step_table import StepTable, interpolate_array
 from models.llm import LlmSpec
@@ -91,6 +92,14 @@ class MeasuredSource:
             tables.append(table)
             first += num
         return tuple(tables)
+
+    def remarks(self, request: LatencyRequest) -> SourceRemarks:
+        """Formats that were measured in place of the model's own."""
+        model = self._model(request.llm, request.parallelism.tp)
+        return SourceRemarks(
+            notes=tuple(f"measured with {words}" for words in model.stand_ins),
+            expected_error_frac=self.expected_error_frac,
+        )
 
     def _model(self, llm: LlmSpec, tp: int) -> ProfiledModel:
         of_llm = {m.tp: m for m in self.profile.models if m.is_of(llm)}

@@ -112,6 +112,9 @@ class ProfiledModel:
     num_points: int = spec("Points with a number.", unit="points", ge=0)
     left_out: tuple[tuple[str, int], ...] = spec("Points without one, by status.")
     unfitted: tuple[str, ...] = spec("Parts with too few points.", default=())
+    stand_ins: tuple[str, ...] = spec(
+        "Formats that were measured in place of the model's own.", default=()
+    )
     sm_shares: tuple[ShareSlowdown, ...] = spec(
         "Slowdown on shares of the SMs, where measured.", default=()
     )

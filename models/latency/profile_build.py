@@ -9,6 +9,7 @@ from clusters.fields import InputError
 from models.latency.profile import (
     ENDS,
     HOST,
+    WHOLE,
     Ceiling,
     Profile,
     ProfiledModel,
@@ -99,6 +100,7 @@ def _fit_model(records: Sequence[StepRecord], *, skip_unfitted: bool) -> Profile
             if status is not Status.OK
         ),
         unfitted=tuple(unfitted),
+        stand_ins=tuple(sorted({r.note for r in usable if r.note and r.part != WHOLE})),
         sm_shares=shares,
     )
 

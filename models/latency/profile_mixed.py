@@ -75,6 +75,41 @@ class MixedFit:
         check_fields(self)
 
 
+@dataclass(frozen=True, slots=True)
+class MixedLaws:
+    """Measured mixed steps and what each law says of them, shape (steps,) each."""
+
+    points: tuple[StepPoint, ...]
+    measured_ms: FloatArray
+    shared_ms: FloatArray
+    sum_ms: FloatArray
+    max_ms: FloatArray
+
+
+def mixed_laws(records: Sequence[StepRecord], table: StepTable) -> MixedLaws | None:
+    """The three laws at every measured mixed step of one part; None without any.
+
+    Parameters
+    ----------
+    records
+        Records of the part, on all SMs.
+    table
+        What was fitted to its prefill and decode steps.
+    """
+    timed = {r.point: r.step.ms for r in records if r.step is not None}
+    points = tuple(point for point in timed if point.phase == "mixed")
+    if not points:
+        return None
+    parts = np.array([_parts_ms(point, timed, table) for point in points])
+    return MixedLaws(
+        points=points,
+        measured_ms=np.array([timed[point] for point in points]),
+        shared_ms=np.array([sum(_pieces_ms(point, table)) for point in points]),
+        sum_ms=parts.sum(axis=1),
+        max_ms=parts.max(axis=1),
+    )
+
+
 def fit_mixed(records: Sequence[StepRecord], table: StepTable) -> MixedFit | None:
     """The laws against the mixed steps of one part; None without any.
 
@@ -85,23 +120,21 @@ def fit_mixed(records: Sequence[StepRecord], table: StepTable) -> MixedFit | Non
     table
         What was fitted to its prefill and decode steps.
     """
-    timed = {r.point: r.step.ms for r in records if r.step is not None}
-    points = [point for point in timed if point.phase == "mixed"]
-    if not points:
-        return None
-    measured = np.array([timed[point] for point in points])
     # 1. The three laws.
-    parts = np.array([_parts_ms(point, timed, table) for point in points])
-    pieces = np.array([_pieces_ms(point, table) for point in points])
+    laws = mixed_laws(records, table)
+    if laws is None:
+        return None
+    measured = laws.measured_ms
+    pieces = np.array([_pieces_ms(point, table) for point in laws.points])
     # 3. Factors on the two attentions; the linears stay as they are.
     left = np.maximum(measured - pieces[:, 0], 0.0)
     factors, _ = nnls(pieces[:, 1:] / measured[:, None], left / measured)
     return MixedFit(
-        num_points=len(points),
+        num_points=len(laws.points),
         # 2. Their errors.
-        shared=LawError.of(pieces.sum(axis=1), measured),
-        sum=LawError.of(parts.sum(axis=1), measured),
-        max=LawError.of(parts.max(axis=1), measured),
+        shared=LawError.of(laws.shared_ms, measured),
+        sum=LawError.of(laws.sum_ms, measured),
+        max=LawError.of(laws.max_ms, measured),
         chunk_attention_factor=float(factors[0]),
         decode_attention_factor=float(factors[1]),
     )

@@ -83,18 +83,35 @@ def open_device(name: str) -> "Device":
 
 @app.command()
 def run(
-    model: ModelArgument,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Catalogue name, or the path of a config.json."),
+    ] = None,
     records: Annotated[
         Path, typer.Option("--records", "-r", help="File to append records to.")
     ] = Path("records.jsonl"),
-    tp: Annotated[str, typer.Option(help="Shards to measure, e.g. 1,2,4.")] = "1",
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Instead of a model: quick, or full (shipped models)."),
+    ] = None,
+    tp: Annotated[
+        str | None, typer.Option(help="Shards to measure, e.g. 1,2,4; default: 1.")
+    ] = None,
     device: DeviceOption = "cuda",
     dtype: DtypeOption = "bf16",
     budget: Annotated[str, typer.Option(help="Time to spend: 90s, 8m.")] = "8m",
-    max_prompt_tokens: Annotated[int, typer.Option(min=64)] = 8192,
-    max_context_tokens: Annotated[int, typer.Option(min=32)] = 8192,
-    max_requests: Annotated[int, typer.Option(min=4)] = 256,
-    max_kv_tokens: Annotated[int, typer.Option(min=64)] = 524288,
+    max_prompt_tokens: Annotated[
+        int, typer.Option(min=64, help="Most new prompt tokens of a step.")
+    ] = 8192,
+    max_context_tokens: Annotated[
+        int, typer.Option(min=32, help="Longest context of a decode.")
+    ] = 8192,
+    max_requests: Annotated[
+        int, typer.Option(min=4, help="Largest decode batch.")
+    ] = 256,
+    max_kv_tokens: Annotated[
+        int, typer.Option(min=64, help="Most tokens a decode step attends to.")
+    ] = 524288,
     gpu: GpuOption = None,
     target_ci: CiOption = 0.02,
     mixed: Annotated[
@@ -113,13 +130,10 @@ def run(
 
     Every record is on the disk before the next point starts.
     """
-    from models.llm import LlmSpec
-
-    chosen = open_device(device)
+    from planner.cli.profile_subjects import found_gpu, list_points, wanted_subjects
     from profiler.campaign import CampaignSettings
     from profiler.grid import GridLimits
     from profiler.sections import Section
-    from profiler.subject import subjects_of
 
     limits = GridLimits(
         max_prompt_tokens=max_prompt_tokens,
@@ -133,30 +147,16 @@ def run(
         budget_s=duration_s(budget), limits=limits, sections=sections
     )
     shares = None if sm_share is None else share_list(sm_share)
-    subjects = subjects_of(LlmSpec.load(model), degrees(tp), dtype=dtype)
     if dry_run:
-        list_points(subjects, settings, gpu)
+        subjects = wanted_subjects(model, suite, tp=tp, dtype=dtype, device=None)
+        list_points(subjects, settings, found_gpu(device, gpu))
         return
+    chosen = open_device(device)
+    subjects = wanted_subjects(model, suite, tp=tp, dtype=dtype, device=chosen)
     wanted = Measurement(
         records=records, gpu=gpu, target_ci=target_ci, sm_shares=shares, quiet=quiet
     )
     _measure(chosen, subjects, settings, wanted)
-
-
-def degrees(text: str) -> tuple[int, ...]:
-    """Tensor-parallel degrees of ``1,2,4``.
-
-    Raises
-    ------
-    InputError
-        When one is no whole number >= 1.
-    """
-    found = tuple(
-        int(part) if part.strip().isdigit() else 0 for part in text.split(",")
-    )
-    if not found or min(found) < 1:
-        raise InputError("--tp", text, "whole numbers >= 1, e.g. 1,2,4")
-    return found
 
 
 def share_list(text: str) -> tuple[float, ...]:
@@ -178,18 +178,6 @@ def share_list(text: str) -> tuple[float, ...]:
     if not found or not all(0.0 < share < 1.0 for share in found):
         raise InputError("--sm-share", text, "auto, or shares between 0 and 1")
     return found
-
-
-def list_points(
-    subjects: tuple["Subject", ...], settings: "CampaignSettings", gpu: str | None
-) -> None:
-    """Print every point with its bytes and time, and the totals."""
-    from planner.cli.output import stdout_console
-    from planner.cli.profile_tables import points_table
-    from profiler.estimate import estimates
-
-    rows = estimates(subjects, settings.limits, sections=settings.sections, gpu=gpu)
-    stdout_console().print(points_table(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

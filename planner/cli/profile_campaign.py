@@ -51,6 +51,9 @@ def campaign(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Fit and report what is there.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what is measured, measure nothing.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Ceilings, suite, fit and validation into a folder; goes on where it stopped.
@@ -60,11 +63,23 @@ def campaign(
     from planner.cli.profile import open_device
     from planner.cli.profile_folder import begin_campaign
     from planner.cli.profile_smoke import crashing_features
+    from planner.cli.profile_subjects import found_gpu, list_subjects, wanted_subjects
+    from profiler.grid import GridLimits
+    from profiler.suite import SMALL_LIMITS
+
+    if dry_run:
+        subjects = wanted_subjects(
+            model, None if model else suite, tp=None, dtype=dtype, device=None
+        )
+        limits = SMALL_LIMITS if is_small else GridLimits()
+        budget_s = minutes * 60.0
+        list_subjects(subjects, limits, gpu=found_gpu(device, gpu), budget_s=budget_s)
+        return
+    chosen = open_device(device)
     from planner.cli.profile_stages import CampaignRun, RunOptions
     from profiler.campaign_plan import plan_campaign
     from profiler.features import LEFT_OUT, Feature
 
-    chosen = open_device(device)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -33,14 +33,24 @@ def endpoint(
     ] = None,
     tp: TpOption = 1,
     engine: EngineOption = "openai",
-    prompt_tokens: Annotated[str, typer.Option()] = "64,256,1024,2048,4096",
-    concurrency: Annotated[str, typer.Option()] = "1,4,16,64",
-    contexts: Annotated[str, typer.Option()] = "128,2048",
-    answer_tokens: Annotated[int, typer.Option(min=4)] = 64,
-    repeats: Annotated[int, typer.Option(min=1)] = 5,
-    read_limit: Annotated[float, typer.Option(min=0.01, help="Seconds.")] = 30.0,
-    answer_limit: Annotated[float, typer.Option(min=0.01, help="Seconds.")] = 120.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    prompt_tokens: Annotated[
+        str, typer.Option(help="Prompts to prefill, one at a time.")
+    ] = "64,256,1024,2048,4096",
+    concurrency: Annotated[
+        str, typer.Option(help="Requests that decode together.")
+    ] = "1,4,16,64",
+    contexts: Annotated[
+        str, typer.Option(help="Prompt lengths of the decodes.")
+    ] = "128,2048",
+    answer_tokens: Annotated[int, typer.Option(min=4, help="Length of answers.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Times a prompt is asked.")] = 5,
+    read_limit: Annotated[
+        float, typer.Option(min=0.01, help="Longest silence of the server, in s.")
+    ] = 30.0,
+    answer_limit: Annotated[
+        float, typer.Option(min=0.01, help="Longest time of an answer, in s.")
+    ] = 120.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the prompts.")] = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Measure a live OpenAI-compatible server from outside, as its users see it.
@@ -52,7 +62,7 @@ def endpoint(
     from models.llm import LlmSpec
     from models.profile_records import Environment
     from models.profile_table import RecordWriter
-    from planner.cli.profile import degrees
+    from planner.cli.profile_subjects import whole_numbers
     from profiler.endpoint import EndpointSettings, profile_endpoint
     from profiler.streaming import Endpoint
 
@@ -68,9 +78,9 @@ def endpoint(
         device="endpoint", device_name=url, gpu=gpu, engine=engine
     )
     settings = EndpointSettings(
-        prompt_tokens=degrees(prompt_tokens),
-        concurrencies=degrees(concurrency),
-        contexts=degrees(contexts),
+        prompt_tokens=whole_numbers(prompt_tokens, "--prompt-tokens"),
+        concurrencies=whole_numbers(concurrency, "--concurrency"),
+        contexts=whole_numbers(contexts, "--contexts"),
         answer_tokens=answer_tokens,
         num_repeats=repeats,
     )
@@ -84,12 +94,11 @@ def endpoint(
                 settings=settings,
                 rng=np.random.default_rng(seed),
                 progress=show,
+                keep=writer.append,
             )
         except InputError as error:
             # The command was fine: it is the server that does not answer.
             raise PlannerError(str(error)) from None
-        for record in found:
-            writer.append(record)
     failed = [record for record in found if record.step is None]
     for record in failed:
         say(f"{record.point.describe()}: {record.note}", label="warning", quiet=quiet)
@@ -103,8 +112,16 @@ def collectives(
         int, typer.Option("--processes", "-n", min=2, help="Processes on this host.")
     ] = 2,
     device: DeviceOption = "cuda",
-    samples: Annotated[int, typer.Option(min=6)] = 15,
-    max_s: Annotated[float, typer.Option("--max-seconds", min=1.0)] = 600.0,
+    samples: Annotated[
+        int, typer.Option(min=6, help="Runs of each operation and size.")
+    ] = 15,
+    sizes: Annotated[
+        str | None,
+        typer.Option("--bytes", help="Message sizes; default: 1 KiB to 256 MiB."),
+    ] = None,
+    max_s: Annotated[
+        float, typer.Option("--max-seconds", min=1.0, help="Longest time for it all.")
+    ] = 600.0,
     quiet: QuietOption = False,
 ) -> None:
     """Measure collectives between the GPUs (or processes) of this host.
@@ -112,12 +129,16 @@ def collectives(
     For several hosts start `torchrun ... -m profiler.collectives` on each, with
     `--links` for the links between them (see `phaseplan profile links`).
     """
+    from planner.cli.profile_subjects import whole_numbers
+
+    chosen = () if sizes is None else whole_numbers(sizes, "--bytes")
     open_device(device)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *("--nproc-per-node", str(processes), "-m", "profiler.collectives"),
         *("--out", str(records), "--device", device.partition(":")[0]),
         *("--samples", str(samples)),
+        *(("--bytes", *map(str, chosen)) if chosen else ()),
     ]
     try:
         done = subprocess.run(
@@ -142,14 +163,18 @@ def import_results(
     engine: EngineOption = "vllm",
     quiet: QuietOption = False,
 ) -> None:
-    """Turn a benchmark's result file into records."""
+    """Turn a benchmark's result file into records, appended to those there.
+
+    A file gives one decode point at its mean load, and a prefill point if requests were
+    alone. Several files make a profile: import them all, then `profile fit`.
+    """
     from models.llm import LlmSpec
     from models.profile_records import Environment
     from models.profile_table import RecordWriter
     from profiler.bench_results import read_bench_results
 
     environment = Environment(
-        device="endpoint", device_name=results.name, gpu=gpu, engine=engine
+        device="endpoint", device_name="benchmark results", gpu=gpu, engine=engine
     )
     found = read_bench_results(results, LlmSpec.load(model), environment, tp=tp)
     with RecordWriter(records) as writer:

@@ -45,15 +45,20 @@ def serve_run(
     policy: "ServingPolicy",
     share: float,
     show: "Callable[[str], None]",
+    *,
+    is_rough: bool = False,
 ) -> "ServedRun":
-    """Serve a trace at a share of the capacity that is predicted for a policy."""
+    """Serve a trace at a share of the capacity that is predicted for a policy.
+
+    `is_rough` predicts the capacity without the simulator.
+    """
     import numpy as np
 
     from planner.validation import draw_requests
     from profiler.served import ServedRun
     from profiler.serving import OpenLoop, serve
 
-    rate = share * _capacity_rps(file, table, wanted, policy)
+    rate = share * _capacity_rps(file, table, wanted, policy, is_rough=is_rough)
     num_requests = wanted.num_requests_at(rate)
     show(f"{policy}: serving {num_requests} requests at {rate:.3g} requests/s")
     requests = draw_requests(
@@ -88,6 +93,8 @@ def _capacity_rps(
     table: "StepTable",
     wanted: "ValidationPlan",
     policy: "ServingPolicy",
+    *,
+    is_rough: bool,
 ) -> float:
     """By the simulator; roughly where it does not run: then the load is a rough one."""
     from planner.validation import (
@@ -100,12 +107,13 @@ def _capacity_rps(
     limits, context = limits_of(file, policy), file.limits.max_context_tokens
     engine_table = file.calibration.applied_to(table)
     system = slots_system(engine_table, limits, max_context_tokens=context)
-    try:
-        return capacity_rps(
-            system, wanted.lengths, seed=wanted.seed, max_context=context
-        )
-    except ImportError as error:  # numba: not there, or too old for this NumPy
-        logger.warning("the simulator does not run here: %s", error)
+    if not is_rough:
+        try:
+            return capacity_rps(
+                system, wanted.lengths, seed=wanted.seed, max_context=context
+            )
+        except ImportError as error:  # numba: not there, or too old for this NumPy
+            logger.warning("the simulator does not run here: %s", error)
     drawn = draw_requests(
         wanted.lengths, 400, rate_rps=1.0, seed=wanted.seed, max_context=context
     )

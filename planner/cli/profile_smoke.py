@@ -1,12 +1,11 @@
 """What `phaseplan profile smoke` looks at beside the device, and its table."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from planner.cli.profile_simulator import SimulatorCompiler
 from planner.cli.tables import table_of
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from profiler.smoke import ProbeResult
     from profiler.subject import Subject
 
-_PACKAGES = ("numpy", "scipy", "yaml", "networkx", "typer", "rich", "numba")
-_OPTIONAL = ("triton", "matplotlib", "pynvml", "cuda.bindings.driver")
+_PACKAGES = ("numpy", "scipy", "yaml", "networkx", "typer", "rich")
+_OPTIONAL = ("numba", "triton", "matplotlib", "pynvml", "cuda.bindings.driver")
 
 
 def smoke_subjects(
@@ -88,28 +87,22 @@ class SimulatorProbe:
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "planner.simulator.warm"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._compiler = SimulatorCompiler()
 
     def result(self, deadline_s: float) -> "ProbeResult":
         """How it went; a compilation that takes longer is no failure."""
         from profiler.smoke import Outcome, ProbeResult
 
         limit_s = max(1.0, self._began_s + deadline_s - time.monotonic())
-        try:
-            _, errors = self._process.communicate(timeout=limit_s)
-            lines = errors.strip().splitlines() or [""]
-            is_fine = self._process.returncode == 0
-            outcome = Outcome.OK if is_fine else Outcome.FAILED
-            detail = "compiled" if is_fine else lines[-1]
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
-            outcome, detail = Outcome.NOT_TRIED, "still compiling; it goes on next time"
+        why_not = self._compiler.why_not_ready(limit_s)
+        outcome = Outcome.OK if why_not is None else Outcome.FAILED
+        if self._compiler.is_running:
+            outcome, why_not = (
+                Outcome.NOT_TRIED,
+                "still compiling; it goes on next time",
+            )
+        detail = why_not or "compiled"
+        self._compiler.end()
         return ProbeResult(
             name="simulator",
             outcome=outcome,

@@ -11,14 +11,17 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clusters.fields import spec
+from clusters.units import GIB
 from planner.cli.output import say
 from planner.cli.profile_folder import pack, unpack, write_summary
+from planner.cli.profile_simulator import SimulatorCompiler
 
 if TYPE_CHECKING:
     from models.latency.profile import Profile
@@ -36,6 +39,12 @@ DEVICE_LOST_CODE = 75
 _RESERVE_FRAC = 0.04
 """Of the whole time, what is kept for fitting and the report."""
 _LEAST_S = 1.0
+_OWN_BYTES = 4 * GIB
+"""Beside its tensors, what a campaign may hold of the device after its first stage."""
+_COMPILER_FRAC = 0.04
+"""Of the whole time, what serving waits for the simulator's compiler."""
+_LEAST_PREDICT_S = 10.0
+"""For the same, what the prediction waits even when the time is over."""
 _MAX_CRASHES = {"main": 4, "suite": 4, "features": 2, "ceilings": 2}
 """Crashes of a stage after which it is left out, 1 where not said: a point that crashed
 is not tried again, but a stage without points would only crash once more."""
@@ -75,6 +84,7 @@ class CampaignRun:
     def all(self) -> None:
         """Every stage in order; a stage that fails is told and the next one runs."""
         unpack(self._out)
+        simulator = self._simulator
         measured = (
             self.features,
             self.ceilings,
@@ -85,13 +95,21 @@ class CampaignRun:
             self.sm_share,
             self.repeat,
         )
-        for stage in () if self._options.report_only else measured:
-            self._run(stage)
-        for stage in (self.fit, self.predict, self.report):
-            self._run(stage)
+        try:
+            for stage in () if self._options.report_only else measured:
+                self._run(stage)
+            for stage in (self.fit, self.predict, self.report):
+                self._run(stage)
+        finally:
+            simulator.end()
         pack(self._out)
         self._summary.pop("under_way", None)
         self._write_summary()
+
+    @cached_property
+    def _simulator(self) -> SimulatorCompiler:
+        """Compiles beside the stages from the start."""
+        return SimulatorCompiler()
 
     def _run(self, stage: Callable[[], None]) -> None:
         from profiler.device_lost import DeviceLostError
@@ -109,6 +127,7 @@ class CampaignRun:
         self._summary["under_way"] = name
         self._write_summary()
         try:
+            self._look_around(name)
             stage()
         except DeviceLostError as error:
             self._end_lost(name, str(error))
@@ -120,6 +139,20 @@ class CampaignRun:
         self._summary[f"{name}_s"] = round(time.monotonic() - began, 1)
         self._write_summary()
 
+    def _look_around(self, name: str) -> None:
+        """Note whoever else is on the device: what is measured then is blurred."""
+        from profiler.environment import other_users
+
+        # Later on, contexts of SM shares and kernels of all models are loaded.
+        others = (
+            other_users(self._device)
+            if name == self.features.__name__
+            else other_users(self._device, own_bytes=_OWN_BYTES)
+        )
+        if others:
+            self._summary.setdefault("other_users", f"{others}, before {name}")
+            self._tell(f"warning: {others}")
+
     def _end_lost(self, name: str, why: str) -> None:
         """End this process: only a new one can use the device again."""
         self._summary[f"{name}_failed"] = why
@@ -129,14 +162,9 @@ class CampaignRun:
 
     def features(self) -> None:
         """What the device has beside plain kernels, or why not."""
-        from profiler.environment import other_users
         from profiler.feature_report import feature_report
         from profiler.layers.settings import LayerSettings
 
-        others = other_users(self._device)
-        if others:
-            self._summary["other_users"] = others
-            self._tell(f"warning: {others}")
         where = self._device.torch_device
         settings = LayerSettings.for_device(where, self._plan.dtype)
         self._summary["features"] = feature_report(settings)
@@ -235,54 +263,40 @@ class CampaignRun:
 
     def serve(self) -> None:
         """``served.json.gz``: traces served by the engine, at every load and policy."""
-        from planner.cli.profile_served import write_served
-        from planner.cli.profile_validate import build_engine, serve_levels
+        from planner.cli.profile_prediction import serve_campaign
 
         if (self._out / "served.json.gz").exists():
             return
-        plan = self._plan
-        engine, why_eager = build_engine(
-            plan.llm, self._device, plan.dtype, plan.validation
-        )
-        self._tell(f"engine: {engine.backend}")
-        file = serve_levels(
-            engine,
-            self._profile(),
+        # A simulator that is not compiled by now must not hold up the device.
+        why_rough = self._simulator.why_not_ready(_COMPILER_FRAC * self._plan.total_s)
+        if why_rough:
+            self._summary["capacity"] = f"predicted roughly: {why_rough}"
+            self._tell(f"the simulator does not run here yet: {why_rough}")
+        serve_campaign(
             self._device,
-            plan.validation,
+            self._plan,
+            self._profile(),
+            self._out / "served.json.gz",
             self._tell,
-            why_eager,
+            is_rough=why_rough is not None,
         )
-        write_served(self._out / "served.json.gz", file)
 
     def predict(self) -> None:
         """``validation.json``: the simulator on the traces that were served."""
-        from clusters.mapping import to_mapping
-        from clusters.serde import dump_json, write_text_atomic
-        from planner.cli.profile_served import engine_steps, read_served
-        from planner.cli.profile_validate import predict_levels
+        from planner.cli.profile_prediction import predict_campaign
 
         served = self._out / "served.json.gz"
+        self._summary.pop("predict_skipped", None)
         if not served.exists():
             self._summary["predict_skipped"] = "nothing was served"
             return
-        file = read_served(served)
-        try:
-            levels = predict_levels(
-                file, self._profile(), self._plan.llm, self._plan.validation
-            )
-        except ImportError as error:  # numba: not there, or too old for this NumPy
-            self._summary["predict_skipped"] = f"the simulator needs numba: {error}"
-            self._tell(f"not predicted here: {error}; {served} can be, elsewhere")
+        left_s = self._plan.total_s - (time.monotonic() - self._started_s)
+        why_not = self._simulator.why_not_ready(max(_LEAST_PREDICT_S, left_s))
+        if why_not:
+            self._summary["predict_skipped"] = f"the simulator: {why_not}"
+            self._tell(f"not predicted here: {why_not}; {served} can be, elsewhere")
             return
-        found = {
-            "engine": file.backend,
-            "no_graphs": file.no_graphs,
-            "calibration": to_mapping(file.calibration),
-            "levels": to_mapping(levels),
-            "steps": engine_steps(file, self._profile(), self._plan.llm),
-        }
-        write_text_atomic(self._out / "validation.json", dump_json(found))
+        predict_campaign(self._plan, self._profile(), served, self._out)
 
     def report(self) -> None:
         """``summary.md``, and plots where matplotlib is installed."""

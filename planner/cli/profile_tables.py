@@ -57,6 +57,13 @@ def profile_report(profile: "Profile") -> "Group":
     parts += [
         (title, table_of(names, found)) for title, (names, found) in shown if found
     ]
+    odd = [
+        (f"{m.llm.name} TP{m.tp}", words)
+        for m in profile.models
+        for words in m.stand_ins
+    ]
+    if odd:
+        parts.append(("Formats measured in place of the model's", facts_table(odd)))
     if left:
         parts.append(("Points without a number", facts_table(left)))
     return sections(*parts)
@@ -115,7 +122,9 @@ def summary_line(summary: "CampaignSummary") -> str:
     )
 
 
-def points_table(rows: Sequence["PointEstimate"]) -> "Group":
+def points_table(
+    rows: Sequence["PointEstimate"], *, gpu: str | None, budget_s: float
+) -> "Group":
     """Points of a dry run, and what they come to."""
     headers = ["subject", "step", "role", "bytes", "time"]
     cells = [
@@ -128,14 +137,42 @@ def points_table(rows: Sequence["PointEstimate"]) -> "Group":
         ]
         for row in rows
     ]
+    facts = facts_table(_totals(rows, gpu, budget_s))
+    return sections(("", table_of(headers, cells)), ("", facts))
+
+
+def subjects_table(
+    rows: Sequence["PointEstimate"], *, gpu: str | None, budget_s: float
+) -> "Group":
+    """Subjects of a dry run, and what they come to."""
+    groups: dict[str, list[PointEstimate]] = {}
+    for row in rows:
+        groups.setdefault(row.subject, []).append(row)
+    cells = [
+        [
+            subject,
+            str(len(own)),
+            quantity(max(row.memory_bytes for row in own), "bytes"),
+            f"{sum(row.seconds for row in own):.1f} s",
+        ]
+        for subject, own in groups.items()
+    ]
+    headers = ["subject", "points", "bytes", "time"]
+    facts = facts_table(_totals(rows, gpu, budget_s))
+    return sections(("", table_of(headers, cells)), ("", facts))
+
+
+def _totals(
+    rows: Sequence["PointEstimate"], gpu: str | None, budget_s: float
+) -> list[tuple[str, str]]:
     total = sum(row.seconds for row in rows)
     most = max((row.memory_bytes for row in rows), default=0.0)
-    facts = [
+    return [
         ("points", str(len(rows))),
-        ("time", f"about {total:.0f} s"),
+        ("time", f"about {total:.0f} s; the budget is {budget_s:.0f} s"),
         ("memory", f"at most {quantity(most, 'bytes')}"),
+        ("estimated for", gpu or "a slow processor (--gpu names a GPU type)"),
     ]
-    return sections(("", table_of(headers, cells)), ("", facts_table(facts)))
 
 
 def validation_report(levels: Sequence["ValidationLevel"]) -> "Table":

@@ -45,18 +45,28 @@ def validate(
     num_requests: Annotated[
         int, typer.Option("--requests", min=2, help="Requests a load.")
     ] = 200,
-    max_context_tokens: Annotated[int, typer.Option(min=8)] = 4096,
-    max_num_seqs: Annotated[int, typer.Option(min=1)] = 128,
-    max_batch_tokens: Annotated[int, typer.Option(min=1)] = 8192,
+    max_context_tokens: Annotated[
+        int, typer.Option(min=8, help="Prompt and answer of a request, at most.")
+    ] = 4096,
+    max_num_seqs: Annotated[
+        int, typer.Option(min=1, help="Requests at a time, each with a whole slot.")
+    ] = 128,
+    max_batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of a prefill-first step.")
+    ] = 8192,
     chunk_budget: Annotated[
         int, typer.Option(min=1, help="Tokens of a chunked step, decodes included.")
     ] = 2048,
     max_s: Annotated[
         float, typer.Option("--max-seconds", min=1.0, help="Longest run of a load.")
     ] = 120.0,
-    ttft_ms: Annotated[float, typer.Option(min=0.001)] = 2000.0,
-    tpot_ms: Annotated[float, typer.Option(min=0.001)] = 30.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    ttft_ms: Annotated[
+        float, typer.Option(min=0.001, help="Of a good request, at most.")
+    ] = 2000.0,
+    tpot_ms: Annotated[
+        float, typer.Option(min=0.001, help="Of a good request, at most.")
+    ] = 30.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and lengths.")] = 0,
     served: Annotated[
         Path | None,
         typer.Option(help="Runs of an engine: written, or read if they are there."),
@@ -135,8 +145,12 @@ def serve_levels(
     wanted: "ValidationPlan",
     show: "Callable[[str], None]",
     why_no_graphs: str | None = None,
+    *,
+    is_rough: bool = False,
 ) -> "ServedFile":
     """Calibrate the engine, and serve a trace at every load with every policy.
+
+    `is_rough` sets the loads by a capacity that is predicted without the simulator.
 
     Raises
     ------
@@ -162,7 +176,9 @@ def serve_levels(
 
     for policy in wanted.policies:
         for share in wanted.loads:
-            run = serve_run(engine, file, table, wanted, policy, share, show)
+            run = serve_run(
+                engine, file, table, wanted, policy, share, show, is_rough=is_rough
+            )
             file = replace(file, runs=(*file.runs, run))
     return file
 

@@ -1,15 +1,16 @@
 """Steps of a unit as they run together: time alone on their SMs, and the stretch.
 
-The compiled twin of `models.latency.contention.together_ms`, which a test holds it to.
+The law is `models.latency.stretch`, compiled; a test holds it to what
+`models.latency.contention.together_ms` says of the same steps.
 """
 
 from typing import Any
 
+from models.latency.stretch import stretch_factors
 from planner.multiplexing.unit_state import NONE
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled
 
-MAX_TURNS = 40
-CLOSE = 1e-9
+_stretch_factors = compiled(stretch_factors)
 
 
 @compiled
@@ -24,10 +25,9 @@ def set_decode_job(w: Any, llm: int, place: int) -> None:
         + row.exchange0
         + row.exchange1 * kv
     )
-    job = w.job[place]
-    job.base_ms = max(row.whole0 + row.whole1 * kv, busy)
-    job.memory_ms = row.least_memory0 + row.least_memory1 * kv
-    job.arithmetic_ms = row.least_arithmetic0 + row.least_arithmetic1 * kv
+    w.job_base_ms[place] = max(row.whole0 + row.whole1 * kv, busy)
+    w.job_memory_ms[place] = row.least_memory0 + row.least_memory1 * kv
+    w.job_arithmetic_ms[place] = row.least_arithmetic0 + row.least_arithmetic1 * kv
 
 
 @compiled
@@ -89,71 +89,23 @@ def set_prefill_demand(w: Any, llm: int, tokens: float, squares: float) -> None:
     job.arithmetic_ms = least * scale
 
 
-@inlined
-def memory_stretch(w: Any, num_jobs: int, by_arithmetic: float) -> float:
-    """Least factor on the memory parts with which all steps fit the GPU's rate.
-
-    Newton's steps from below: the time asked for falls with the factor and is convex.
-    """
-    factor = 1.0
-    for _ in range(MAX_TURNS):
-        asked, slope = -1.0, 0.0
-        for i in range(num_jobs):
-            job = w.job[i]
-            time = job.base_ms + (by_arithmetic - 1.0) * job.arithmetic_ms
-            time += (factor - 1.0) * job.memory_ms
-            asked += job.memory_ms / time
-            slope += (job.memory_ms / time) ** 2
-        if asked <= CLOSE:
-            break
-        factor += asked / slope
-    return float(factor)
-
-
-@inlined
-def arithmetic_stretch(w: Any, num_jobs: int, by_memory: float) -> float:
-    """The same of the arithmetic parts."""
-    factor = 1.0
-    for _ in range(MAX_TURNS):
-        asked, slope = -1.0, 0.0
-        for i in range(num_jobs):
-            job = w.job[i]
-            time = job.base_ms + (by_memory - 1.0) * job.memory_ms
-            time += (factor - 1.0) * job.arithmetic_ms
-            asked += job.arithmetic_ms / time
-            slope += (job.arithmetic_ms / time) ** 2
-        if asked <= CLOSE:
-            break
-        factor += asked / slope
-    return float(factor)
-
-
 @compiled
 def stretches(w: Any, num_jobs: int) -> tuple[float, float]:
-    """Factors on the memory and arithmetic parts of the steps in `w.job`.
-
-    Each falls as the other grows, so taking turns closes in on both.
-    """
-    by_memory, by_arithmetic = 1.0, 1.0
-    for _ in range(MAX_TURNS):
-        memory = memory_stretch(w, num_jobs, by_arithmetic)
-        arithmetic = arithmetic_stretch(w, num_jobs, memory)
-        moved = abs(memory - by_memory) + abs(arithmetic - by_arithmetic)
-        by_memory, by_arithmetic = memory, arithmetic
-        if moved <= CLOSE:
-            break
-    return by_memory, by_arithmetic
+    """Factors on the memory and arithmetic parts of the steps under way."""
+    factors = _stretch_factors(
+        w.job_base_ms, w.job_memory_ms, w.job_arithmetic_ms, num_jobs
+    )
+    return float(factors[0]), float(factors[1])
 
 
 @compiled
 def gather_jobs(w: Any) -> int:
-    """Put all steps under way into `w.job`, a prefill first; returns their number."""
+    """Put all steps under way among the jobs, a prefill first; returns their number."""
     num = 0
     if w.prefill[0].llm != NONE:
-        job = w.job[0]
-        job.base_ms = w.prefill[0].alone_ms
-        job.memory_ms = w.prefill[0].memory_ms
-        job.arithmetic_ms = w.prefill[0].arithmetic_ms
+        w.job_base_ms[0] = w.prefill[0].alone_ms
+        w.job_memory_ms[0] = w.prefill[0].memory_ms
+        w.job_arithmetic_ms[0] = w.prefill[0].arithmetic_ms
         num = 1
     for llm in range(w.llm.shape[0]):
         if w.llm[llm].is_decoding:

@@ -125,9 +125,6 @@ PREFILL_KNOT = np.dtype(
 """A prefill step of that many tokens: its linear layers, and what prompts of the mean
 length ask for."""
 
-JOB = np.dtype([("base_ms", "f8"), ("memory_ms", "f8"), ("arithmetic_ms", "f8")])
-"""A step under way, alone on its SMs, and its parts that others stretch."""
-
 Array = NDArray[Any]
 
 
@@ -136,7 +133,8 @@ class World(NamedTuple):
 
     `decode_step` has a row for each LLM and a column for each batch; `prefill_knot` a
     row for each LLM; `per_square_ms` is the time of a squared prompt token. `member`
-    holds the decoding requests of LLM i from `first_member` on.
+    holds the decoding requests of LLM i from `first_member` on. Jobs are the steps
+    under way: their time alone on their SMs, and the parts of it that others stretch.
     """
 
     clock: Array
@@ -147,4 +145,6 @@ class World(NamedTuple):
     decode_step: Array
     prefill_knot: Array
     per_square_ms: Array
-    job: Array
+    job_base_ms: Array
+    job_memory_ms: Array
+    job_arithmetic_ms: Array

@@ -81,7 +81,9 @@ def build_world(
         per_square_ms=np.array(
             [each.steps.table.prefill_per_sq_token_ms for each in llms]
         ),
-        job=np.zeros(len(llms) + 1, dtype=state.JOB),
+        job_base_ms=np.zeros(len(llms) + 1),
+        job_memory_ms=np.zeros(len(llms) + 1),
+        job_arithmetic_ms=np.zeros(len(llms) + 1),
     )
 
 

@@ -30,17 +30,19 @@ def kernel_sources() -> list[tuple[Path, bytes]]:
     """Files that are compiled, in whole or in part, with their text, in order.
 
     Those of the simulator, and kernels of other packages of the planner with their
-    states (`*_kernel.py`, `*_state.py`).
+    states (`*_kernel.py`, `*_state.py`) and the one law that models have for them.
     """
     folder = Path(__file__).parent
+    law = folder.parents[1] / "models" / "latency" / "stretch.py"
     others = (path for kind in ("kernel", "state") for path in _beside(folder, kind))
-    paths = sorted((*folder.glob("*.py"), *others))
+    paths = sorted((*folder.glob("*.py"), *others, law))
     sources = [(path, path.read_bytes()) for path in paths]
     return [
         (path, source)
         for path, source in sources
         if any(word in source for word in _DECORATORS)
         or path.stem in _SOURCES_BESIDE
+        or path == law
         or path.stem.endswith("_state")
     ]
 

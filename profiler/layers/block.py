@@ -49,6 +49,11 @@ class DecoderLayer:
         return self._attention.weight_bytes + self._feed_forward.weight_bytes
 
     @property
+    def has_experts(self) -> bool:
+        """Whether tokens are routed to experts."""
+        return isinstance(self._feed_forward, Moe)
+
+    @property
     def kernels(self) -> str:
         """Names of its attention and expert kernels."""
         experts = getattr(self._feed_forward, "kernel", "")

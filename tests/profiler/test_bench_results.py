@@ -35,7 +35,8 @@ def write(tmp_path: Path, data: dict[str, object]) -> Path:
 
 def test_vllm_result_is_a_decode_point_at_its_mean_load(tmp_path: Path) -> None:
     (record,) = read_bench_results(write(tmp_path, VLLM), LLM, HERE)
-    assert record.role is Role.PROBE
+    assert record.role is Role.FIT
+    assert record.note == "from result.json; p90 is its p99"
     assert record.point.num_decodes == 4
     # Half of the 100 answer tokens are there on average: 512 + 50 each.
     assert record.point.kv_tokens == 4 * 562

@@ -76,6 +76,15 @@ def test_phases_take_turns_so_that_a_cut_leaves_points_of_both() -> None:
     assert phases == ["prefill", "decode"] * 6
 
 
+def test_two_thirds_of_the_points_are_enough_for_a_fit_with_an_error() -> None:
+    grid = grid_of("dense", GridLimits())
+    cut = grid[: 2 * len(grid) // 3]
+    for phase in ("prefill", "decode"):
+        roles = [each.role for each in cut if each.point.phase == phase]
+        assert roles.count(Role.FIT) >= 8
+        assert roles.count(Role.HOLDOUT) >= 4
+
+
 def test_held_out_points_are_not_fitted() -> None:
     grid = grid_of("dense", GridLimits())
     fitted = {each.point for each in grid if each.role is Role.FIT}

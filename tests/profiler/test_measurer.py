@@ -1,12 +1,14 @@
 """Out of memory is a result: points that do not fit are recorded, not lost."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="the profiler needs torch")
 
-from models.llm import LlmSpec  # noqa: E402
+from clusters.gpu import Dtype  # noqa: E402
+from models.llm import LlmSpec, Precision, WeightFormat  # noqa: E402
 from models.profile_records import Role, Status, StepPoint  # noqa: E402
 from profiler.environment import Device, catalog_name, environment_of  # noqa: E402
 from profiler.grid import GridLimits, GridPoint, num_rows  # noqa: E402
@@ -84,6 +86,23 @@ def test_every_kind_of_step_is_measured(
     assert record.step is not None
     assert record.role is Role.PROBE
     assert "eager" in record.backend
+
+
+def test_format_that_no_kernel_has_is_told_with_the_number(
+    measurer: TorchMeasurer, changed: Callable[..., LlmSpec]
+) -> None:
+    plain = Precision.uniform(Dtype.BF16)
+    narrow = WeightFormat(bytes_per_weight=0.5, compute_dtype=Dtype.BF16)
+    llm = changed(precision=replace(plain, mlp=narrow))
+    target = GridPoint(point=StepPoint(new_tokens=(8,)))
+    notes = {}
+    for part in ("dense", "ends"):
+        subject = Subject(llm=llm, part=part, dtype="fp32")
+        measurer.grid(subject, LIMITS)
+        record = measurer.measure(subject, target)
+        assert record.step is not None
+        notes[part] = record.note
+    assert notes == {"dense": "fp32 for 4-bit feed-forward", "ends": ""}
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4])

@@ -224,3 +224,17 @@ def test_floor_below_everything_changes_nothing() -> None:
         assert table.prefill_step_ms([tokens]) == pytest.approx(
             LAYER.prefill_step_ms([tokens])
         )
+
+
+def test_formats_that_stood_in_are_told_with_the_choice() -> None:
+    honest = profile(1)
+    odd = replace(
+        honest,
+        models=(replace(honest.models[0], stand_ins=("bf16 for 8-bit experts",)),),
+    )
+    for each, is_told in ((odd, True), (honest, False)):
+        source = MeasuredSource(profile=each)
+        found = LatencyLibrary(sources=(source,)).choose(request())
+        told = "measured with bf16 for 8-bit experts" in found.reason
+        assert told is is_told
+        assert found.expected_error_frac == source.expected_error_frac

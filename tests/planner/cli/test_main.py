@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,7 +29,9 @@ def started(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("words", [[], ["catalog"], ["trace"], ["model", "show"]])
+@pytest.mark.parametrize(
+    "words", [[], ["catalog"], ["trace"], ["model", "show"], ["plan"], ["simulate"]]
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         "import atexit, sys\n"
@@ -44,16 +45,6 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded set()"
-
-
-def test_help_answers_within_half_a_second() -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        assert started("--help").returncode == 0
-        return time.perf_counter() - start
-
-    # The best of five, as other processes share this machine.
-    assert min(seconds() for _ in range(5)) < 0.5
 
 
 def test_version_is_that_of_the_distribution() -> None:

@@ -149,6 +149,34 @@ def test_campaign_leaves_a_small_folder_that_says_it_all(
     assert json.loads(ended.stdout)["levels"] == _levels(out / "validation.json")
 
 
+@pytest.mark.slow
+def test_campaign_does_not_wait_for_a_simulator_that_is_not_ready(
+    tiny: Path, tmp_path: Path, phaseplan: Phaseplan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from planner.cli import profile_prediction, profile_simulator
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the simulator was run")
+
+    monkeypatch.setattr(profile_simulator, "_COMMAND", ("-c", "exit('no compiler')"))
+    monkeypatch.setattr("planner.validation.capacity_rps", refuse)
+    monkeypatch.setattr(profile_prediction, "predict_campaign", refuse)
+    out = tmp_path / "out"
+    ended = phaseplan(
+        *(*CAMPAIGN, "--model", tiny, "--out", out, "--minutes", 0.3),
+        *("--sm-share", "none"),
+    )
+    assert ended.code == 0, ended.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["capacity"] == "predicted roughly: no compiler"
+    assert summary["predict_skipped"] == "the simulator: no compiler"
+    assert (out / "served.json.gz").exists()
+    assert (
+        "predict skipped: the simulator: no compiler"
+        in (out / "summary.md").read_text()
+    )
+
+
 def _levels(path: Path) -> list[dict[str, Any]]:
     levels: list[dict[str, Any]] = json.loads(path.read_text())["levels"]
     return levels
@@ -196,6 +224,48 @@ def test_dry_run_lists_points_and_measures_nothing(
     assert "tiny TP1 dense fp32" in ended.stdout
     assert "points" in ended.stdout
     assert not records.exists()
+
+
+def test_dry_run_needs_no_device(tiny: Path, phaseplan: Phaseplan) -> None:
+    words = ("profile", "run", tiny, "--dry-run", "--gpu", "h200_sxm", "--budget", "8m")
+    ended = phaseplan(*words)
+    assert ended.code == 0, ended.stderr
+    assert "the budget is 480 s" in ended.stdout
+    assert "h200_sxm" in ended.stdout
+
+
+def test_dry_run_of_the_suite_holds_the_shards_of_the_shipped_models(
+    phaseplan: Phaseplan,
+) -> None:
+    ended = phaseplan(
+        *("profile", "campaign", "--dry-run", "--gpu", "h200_sxm", "--device", "cpu")
+    )
+    assert ended.code == 0, ended.stderr
+    for subject in (
+        *(f"llama-3.1-70b TP{tp} dense bf16" for tp in (1, 2, 4, 8)),
+        *("qwen3-30b-a3b TP1 moe bf16", "opt-66b TP4 dense bf16"),
+        *("llama-3.1-8b-fp8 TP1 dense bf16", "deepseek-v3 TP8 dense bf16"),
+    ):
+        assert subject in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "a model, or --suite"),
+        (("opt-13b", "--suite", "quick"), "a model, or --suite"),
+        (("--suite", "quik"), "'quick'"),
+        (("--suite", "quick", "--tp", "2"), "no shards beside --suite"),
+    ],
+    ids=["neither", "both", "unknown", "shards"],
+)
+def test_run_measures_a_model_or_a_suite(
+    words: tuple[str, ...], told: str, phaseplan: Phaseplan
+) -> None:
+    ended = phaseplan("profile", "run", *words, "--dry-run")
+    assert ended.code == 2
+    assert told in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

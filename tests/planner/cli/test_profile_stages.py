@@ -37,7 +37,7 @@ def make(tmp_path: Path) -> Make:
             report_only=False,
             quiet=True,
         )
-        device = SimpleNamespace(is_usable=lambda: True)
+        device = SimpleNamespace(is_cuda=False, is_usable=lambda: True)
         plan = SimpleNamespace(dtype="bf16", total_s=60.0)
         return CampaignRun(device, plan, options, summary)
 
@@ -68,7 +68,7 @@ def test_lost_device_ends_the_process_with_its_own_code(
     make: Make, tmp_path: Path
 ) -> None:
     run = make()
-    run._device = SimpleNamespace(is_usable=lambda: False)
+    run._device = SimpleNamespace(is_cuda=False, is_usable=lambda: False)
 
     def suite() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
