@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
-from clusters.fields import check_fields, spec
+from clusters.fields import InputError, check_fields, spec
 from planner.cell_runs import simulate_cells
-from planner.cells import cell_kinds, is_large
+from planner.cells import MOST_REPLICAS, cell_kinds, is_large
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment
 from planner.goodput import (
@@ -19,6 +19,7 @@ from planner.goodput import (
 from planner.serving import Planner
 from planner.simulator.build import SimulationOptions
 from planner.simulator.outcome import SimulationResult
+from planner.simulator.outside_schedule import OutsideEvent, flipped
 from planner.simulator.simulate import simulate
 from planner.simulator.system import ServingSystem
 from planner.slo import Attainment, Slo, margin_ms
@@ -63,6 +64,32 @@ class ReplicaLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disturbance:
+    """What events from outside did to the requests."""
+
+    num_events: int = spec("Events of the schedule.", unit="1", ge=0)
+    num_recomputed: int = spec(
+        "Requests lost with a replica and prefilled again, each time.", unit="1", ge=0
+    )
+    num_recomputed_tokens: int = spec(
+        "Tokens prefilled again: of prompts, and those their users had.",
+        unit="tokens",
+        ge=0,
+    )
+    num_rerouted: int = spec(
+        "Requests that waited on a replica that failed, each time.", unit="1", ge=0
+    )
+    num_unfinished: int = spec(
+        "Requests that wait in the end for replicas that do not come back.",
+        unit="requests",
+        ge=0,
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """What a simulation says about a deployment at one rate."""
 
@@ -85,6 +112,9 @@ class Evaluation:
     output_tokens_per_s: float = spec("Output tokens.", unit="tokens/s", ge=0)
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
     replicas: tuple[ReplicaLoad, ...] = spec("Load of each replica.")
+    disturbance: Disturbance | None = spec(
+        "What events from outside did; None: there were none.", default=None
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -175,27 +205,45 @@ class Evaluator:
         requests: Requests,
         *,
         offered_rps: float | None = None,
+        events: tuple[OutsideEvent, ...] = (),
     ) -> Evaluation:
-        """Simulate `requests` (drawn at `offered_rps`) to the end and summarise."""
+        """Simulate `requests` (drawn at `offered_rps`) to the end and summarise.
+
+        Raises
+        ------
+        InputError
+            Naming the first of the `events` from outside that cannot be.
+        """
         service = self.planner.problem.service
         options = SimulationOptions(
-            concurrency=service.workload.concurrency, ramp_ms=service.workload.ramp_ms
+            concurrency=service.workload.concurrency,
+            ramp_ms=service.workload.ramp_ms,
+            events=events,
         )
-        if is_large(len(deployment.replicas)) and options.concurrency is None:
+        is_parted = is_large(len(deployment.replicas)) and options.concurrency is None
+        if is_parted and events:
+            raise InputError(
+                "events", len(events), f"none beyond {MOST_REPLICAS} replicas"
+            )
+        if is_parted:
             result = simulate_cells(
                 cell_kinds(self.planner, deployment), requests, seed=self.seed
             )
         else:
-            system = self.planner.system(deployment)
+            system = self.planner.system(deployment, switching=flipped(events))
             result = simulate(system, requests, options=options)
-        found = summarize(self.planner, deployment, result)
+        found = summarize(self.planner, deployment, result, num_events=len(events))
         return replace(found, offered_rps=offered_rps)
 
 
 def summarize(
-    planner: Planner, deployment: Deployment, result: SimulationResult
+    planner: Planner,
+    deployment: Deployment,
+    result: SimulationResult,
+    *,
+    num_events: int = 0,
 ) -> Evaluation:
-    """Condense a simulation of `deployment`."""
+    """Condense a simulation of `deployment`, with so many events from outside."""
     slo = planner.problem.service.slo
     margins = margin_ms(slo, result)
     metrics = []
@@ -212,7 +260,17 @@ def summarize(
                     margin_ms=margins.get(name),
                 )
             )
+    disturbance = None
+    if num_events > 0:
+        disturbance = Disturbance(
+            num_events=num_events,
+            num_recomputed=result.num_recomputed,
+            num_recomputed_tokens=result.num_recomputed_tokens,
+            num_rerouted=result.num_rerouted,
+            num_unfinished=result.num_unfinished,
+        )
     return Evaluation(
+        disturbance=disturbance,
         rate_rps=result.arrival_rps(),
         num_requests=result.num_arrived,
         num_rejected=result.num_rejected,

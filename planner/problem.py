@@ -16,6 +16,7 @@ from planner.engines import EnginePreset
 from planner.objective import Objective
 from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.system import BatchLimits, Routing
+from planner.simulator.transfer_settings import KvTransfer
 from planner.slo import Slo
 from planner.workload.workload import Workload
 
@@ -97,6 +98,10 @@ class EngineSettings:
         unit="ms",
         ge=0,
         default=1.0,
+    )
+    kv_transfer: KvTransfer = spec(
+        "When KV caches are sent, and what their blocks cost.",
+        default_factory=KvTransfer,
     )
     latency_profile: Profile | None = spec(
         "Profile of measured latencies (its file), which come before every source.",

@@ -11,6 +11,11 @@ from planner.objective import Objective
 from planner.plan import Plan
 from planner.serving import Planner
 from planner.simulator.build import SimulationOptions
+from planner.simulator.outside_schedule import (
+    OutsideEvent,
+    OutsideSchedule,
+    flipped,
+)
 from planner.simulator.simulate import simulate
 from planner.solve import library_for
 from planner.workload.arrivals import ClosedLoop
@@ -40,6 +45,10 @@ class ReplayOptions:
     seed: int | None = spec("Another seed.", unit="1", ge=0, default=None)
     engine: str | None = spec(
         "Serving engine whose defaults and step times are used; None: the plan's.",
+        default=None,
+    )
+    events: str | None = spec(
+        "File of events from outside: replicas fail, come back, drain, change phase.",
         default=None,
     )
 
@@ -79,10 +88,30 @@ def replay(
     if options.trace is not None and workload.trace is not None:
         num_requests = len(workload.trace)
     requests = workload.draw(num_requests, seed=seed, rate_rps=rate)
-    if preset is not None:
-        return _served_by(preset, planner, plan.deployment, requests, rate)
-    evaluator = Evaluator(planner=planner, seed=seed)
-    return evaluator.evaluate(plan.deployment, requests, offered_rps=rate)
+    events = _events(options.events, plan.deployment)
+    try:
+        if preset is not None:
+            found = _served_by(preset, planner, plan.deployment, requests, events)
+            return replace(found, offered_rps=rate)
+        evaluator = Evaluator(planner=planner, seed=seed)
+        return evaluator.evaluate(
+            plan.deployment, requests, offered_rps=rate, events=events
+        )
+    except InputError as error:
+        if options.events is None or not error.key.startswith("events"):
+            raise
+        raise error.in_file(options.events) from None
+
+
+def _events(path: str | None, deployment: Deployment) -> tuple[OutsideEvent, ...]:
+    """The events of a schedule file, for the replicas of `deployment`."""
+    if path is None:
+        return ()
+    names = [replica.name for replica in deployment.replicas]
+    try:
+        return OutsideSchedule.load(path).of(names)
+    except InputError as error:
+        raise error if error.file else error.in_file(path) from None
 
 
 def with_engine(
@@ -125,24 +154,27 @@ def _served_by(
     planner: Planner,
     deployment: Deployment,
     requests: Requests,
-    rate_rps: float | None,
+    events: tuple[OutsideEvent, ...],
 ) -> Evaluation:
     """The same under an engine's defaults, with its handling of every request."""
     deployment = with_engine(preset, planner, deployment)
     workload = planner.problem.service.workload
     result = simulate(
-        planner.system(deployment),
+        planner.system(deployment, switching=flipped(events)),
         requests,
         options=SimulationOptions(
-            concurrency=workload.concurrency, ramp_ms=workload.ramp_ms
+            concurrency=workload.concurrency,
+            ramp_ms=workload.ramp_ms,
+            events=events,
         ),
     )
     later = {
         name: getattr(result, name) + preset.fit.overheads.request_ms
         for name in ("first_token_ms", "decode_ready_ms", "finish_ms")
     }
-    found = summarize(planner, deployment, replace(result, **later))
-    return replace(found, offered_rps=rate_rps)
+    return summarize(
+        planner, deployment, replace(result, **later), num_events=len(events)
+    )
 
 
 def replay_workload(plan: Plan, options: ReplayOptions) -> Workload:

@@ -13,6 +13,7 @@ from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import KvPaths, Transfer
 from planner.placement import StageGpus, place
 from planner.problem import Problem
+from planner.simulator.outside_schedule import switch_pairs
 from planner.simulator.system import (
     EdgeShare,
     KvRoute,
@@ -94,11 +95,16 @@ class Planner:
         return replace(deployment, routes=routes)
 
     def system(
-        self, deployment: Deployment, *, crowding: Mapping[int, float] | None = None
+        self,
+        deployment: Deployment,
+        *,
+        crowding: Mapping[int, float] | None = None,
+        switching: frozenset[int] = frozenset(),
     ) -> ServingSystem:
         """What the simulator runs for `deployment`.
 
-        `crowding` tells by what factor links are slower since others cross them too.
+        `crowding` tells by what factor links are slower since others cross them too,
+        `switching` which replicas may change their phase.
         """
         cache = self.problem.service.prefix_cache
         replicas = tuple(
@@ -113,11 +119,17 @@ class Planner:
             )
             for replica in deployment.replicas
         )
+        known = deployment.routes
+        more = self._switch_routes(deployment, switching)
+        routes = self._simulated_routes(deployment, (*known, *more), crowding or {})
         return ServingSystem(
             replicas=replicas,
-            routes=self._simulated_routes(deployment, crowding or {}),
+            routes=routes[: len(known)],
+            switch_routes=routes[len(known) :],
             kv_bytes_per_token=self._sent_bytes_per_token(),
             routing=deployment.routing,
+            kv_transfer=self.problem.engine.kv_transfer,
+            num_layers=self.problem.service.llm.num_layers,
         )
 
     def _sent_bytes_per_token(self) -> float:
@@ -129,8 +141,22 @@ class Planner:
         tokens = service.workload.mean_input_tokens
         return kv_bytes(service.llm, tokens) / tokens
 
+    def _switch_routes(
+        self, deployment: Deployment, switching: frozenset[int]
+    ) -> tuple[Route, ...]:
+        """Routes of the pairs that come about when replicas change their phase."""
+        replicas = deployment.replicas
+        phases = [replica.phase for replica in replicas]
+        slices = [replica.slice for replica in replicas]
+        pairs = switch_pairs(phases, slices, switching) if switching else ()
+        paths = KvPaths.of(self.problem.cluster)
+        return tuple(_route(paths, replicas[a], replicas[b]) for a, b in pairs)
+
     def _simulated_routes(
-        self, deployment: Deployment, crowding: Mapping[int, float]
+        self,
+        deployment: Deployment,
+        routes: Sequence[Route],
+        crowding: Mapping[int, float],
     ) -> tuple[KvRoute, ...]:
         engine = self.problem.engine
         edges = self.problem.cluster.topology.edges
@@ -138,8 +164,7 @@ class Planner:
         gpus = {r.name: r.gpu_indices for r in deployment.replicas}
         paths = KvPaths.of(self.problem.cluster)
         transfers = [
-            paths.transfer(gpus[route.source], gpus[route.target])
-            for route in deployment.routes
+            paths.transfer(gpus[route.source], gpus[route.target]) for route in routes
         ]
         per_byte_s = {
             edge: crowding.get(edge, 1.0) / edges[edge].bytes_per_s
@@ -165,7 +190,7 @@ class Planner:
                     if edge in kept
                 ),
             )
-            for route, transfer in zip(deployment.routes, transfers, strict=True)
+            for route, transfer in zip(routes, transfers, strict=True)
         )
 
 
@@ -178,18 +203,20 @@ def kv_routes(cluster: Cluster, deployment: Deployment) -> tuple[Route, ...]:
     routes = []
     for source in deployment.of_phase(Phase.PREFILL):
         for target in targets.get(source.slice, []):
-            transfer = paths.transfer(source.gpu_indices, target.gpu_indices)
-            routes.append(
-                Route(
-                    source=source.name,
-                    target=target.name,
-                    bytes_per_s=transfer.bytes_per_s,
-                    latency_ms=transfer.latency_ms,
-                    kind=str(transfer.kind),
-                    edges=transfer.edges,
-                )
-            )
+            routes.append(_route(paths, source, target))
     return tuple(routes)
+
+
+def _route(paths: KvPaths, source: Replica, target: Replica) -> Route:
+    transfer = paths.transfer(source.gpu_indices, target.gpu_indices)
+    return Route(
+        source=source.name,
+        target=target.name,
+        bytes_per_s=transfer.bytes_per_s,
+        latency_ms=transfer.latency_ms,
+        kind=str(transfer.kind),
+        edges=transfer.edges,
+    )
 
 
 def deciding_edges(

@@ -22,6 +22,7 @@ DOCUMENTED = {
     "step-table": "models.latency.step_table:StepTable",
     "problem": "planner.problem:Problem",
     "plan": "planner.plan:Plan",
+    "events": "planner.simulator.outside_schedule:OutsideSchedule",
     "shared-problem": "planner.multiplexing.problem:SharedProblem",
     "shared-plan": "planner.multiplexing.shared_plan:SharedPlan",
     "workload": "planner.workload.workload_file:WorkloadFile",

@@ -64,6 +64,12 @@ def simulate(
             help="Batching, memory and step times of this engine's defaults.",
         ),
     ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Replicas fail, come back, drain, change phase."
+        ),
+    ] = None,
     fmt: FormatOption = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -99,6 +105,7 @@ def simulate(
         head=head,
         seed=seed,
         engine=engine,
+        events=None if events is None else str(events),
     )
     with errors_name(trace or plan_file), progress(quiet=quiet) as show:
         show("simulating")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from planner.cli.plan_tables import latency_table, load_table
 from planner.cli.tables import facts_table, sections
 from planner.engines import EnginePreset
-from planner.evaluate import Evaluation
+from planner.evaluate import Disturbance, Evaluation
 from planner.plan import Plan
 
 if TYPE_CHECKING:
@@ -41,12 +41,23 @@ def simulation_report(
         ),
         ("Output", f"{evaluation.output_tokens_per_s:,.0f} tokens/s"),
     ]
+    if evaluation.disturbance is not None:
+        facts.append(("Events", disturbance_text(evaluation.disturbance)))
     if engine is not None:
         facts[1:1] = engine_facts(EnginePreset.load(engine))
     return sections(
         ("", facts_table(facts)),
         ("Latency", latency_table(evaluation)),
         ("Load", load_table(evaluation)),
+    )
+
+
+def disturbance_text(found: Disturbance) -> str:
+    """What events from outside did, in a line."""
+    return (
+        f"{found.num_events} from outside: {found.num_recomputed:,} requests computed "
+        f"again ({found.num_recomputed_tokens:,} tokens), {found.num_rerouted:,} sent "
+        f"elsewhere, {found.num_unfinished:,} never ended"
     )
 
 

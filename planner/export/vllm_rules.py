@@ -15,6 +15,7 @@ from planner.export.vllm_flags import (
 )
 from planner.plan import Plan
 from planner.simulator.system import Batching, Phase, Routing
+from planner.simulator.transfer_settings import TransferMode
 
 DESCRIPTOR_BLOCK_TOKENS = 64
 """Blocks from which descriptors stop to matter (vllm-project/vllm issue 50913)."""
@@ -183,6 +184,16 @@ def _listed(sizes: Set[int] | Set[str]) -> str:
     return ", ".join(str(size) for size in sorted(sizes))
 
 
+def _layer_wise(plan: Plan) -> Iterator[str]:
+    mode = plan.problem.engine.kv_transfer.mode
+    if plan.deployment.is_disaggregated and mode is not TransferMode.SERIALIZED:
+        yield (
+            f"The plan sends KV caches {mode.replace('_', ' ')}; NIXL connectors send "
+            "them after the prefill. Plan again with engine.kv_transfer.mode: "
+            "serialized."
+        )
+
+
 _RULES: tuple[Callable[[Plan], Iterator[str]], ...] = (
     _unservable,
     _decode_stages,
@@ -192,6 +203,7 @@ _RULES: tuple[Callable[[Plan], Iterator[str]], ...] = (
     _architectures,
     _push,
     _descriptors,
+    _layer_wise,
     _slices,
     _routing,
     _batching,

@@ -39,6 +39,7 @@ from planner.simulator.lifecycle import end_request, enter_decode, first_token
 from planner.simulator.prefix_cache import find_prefix, use_prefix
 from planner.simulator.queues import mark_dirty, push_prompt_front, remove_partial
 from planner.simulator.state import NONE
+from planner.simulator.streams import begin_stream
 
 
 @compiled
@@ -80,6 +81,8 @@ def admit(w: Any, replica: int) -> int:
     # A context that is recomputed has started before, or came from elsewhere.
     if req.done_tokens == 0 and math.isnan(req.prefill_start_ms):
         req.prefill_start_ms = clock.now_ms
+    if req.input_tokens >= clock.least_layer_wise and rep.decodes == 0:
+        begin_stream(w, request)
     return int(request)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
+from planner.simulator.outside_schedule import OutsideEvent
 from planner.simulator.prefix_build import prefix_arrays
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import (
@@ -19,6 +20,7 @@ from planner.simulator.system import (
     ServingReplica,
     ServingSystem,
 )
+from planner.simulator.transfer_settings import LinkSharing
 from planner.workload.requests import Requests
 
 NUM_SAMPLES = 256
@@ -94,6 +96,10 @@ class SimulationOptions:
         default=0,
     )
 
+    events: tuple[OutsideEvent, ...] = spec(
+        "What happens to replicas from outside, in any order.", default=()
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
 
@@ -123,8 +129,10 @@ def build_world(
     group = np.zeros(num_groups, dtype=state.GROUP)
     replica = _fill_replicas(system, stage, group, table_of)
     request = _fill_requests(requests, options)
-    slot = np.zeros(num_stages + len(requests), dtype=state.SLOT)
+    num_slots = num_stages + len(requests) + 1
+    slot = np.zeros(num_slots, dtype=state.SLOT)
     slot["position"] = NONE
+    is_fair = system.kv_transfer.sharing is LinkSharing.FAIR
     by_phase = {p: system.indices(p) for p in Phase}
     return World(
         clock=_fill_clock(system, requests, options),
@@ -134,7 +142,7 @@ def build_world(
         group=group,
         member=np.zeros(num_members, dtype=state.MEMBER),
         residues=np.zeros((num_groups, max_block), dtype=np.int64),
-        heap=np.zeros(num_stages + len(requests), dtype=np.int64),
+        heap=np.zeros(num_slots, dtype=np.int64),
         slot=slot,
         dirty=np.zeros(len(replicas), dtype=np.int64),
         prefill_replicas=np.array(
@@ -148,6 +156,8 @@ def build_world(
         gap_counts=np.zeros(state.NUM_GAP_BINS, dtype=np.int64),
         span=np.zeros(options.max_spans, dtype=state.SPAN),
         **prefix_arrays(system, requests, replica),
+        flow=np.zeros(len(requests) if is_fair else 0, dtype=np.int64),
+        outside=np.zeros(0, dtype=state.OUTSIDE_EVENT),
     )
 
 
@@ -222,7 +232,8 @@ def _fill_replicas(
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
         rep["least_free_blocks"], rep["cache"] = blocks, NONE
         rep["watermark_blocks"] = int(blocks * _WATERMARK_FRAC)
-        rep["work_weight"] = _work_weight(given)
+        rep["work_weight"] = work_weight(given)
+        rep["is_open"] = 1
         for name in ("prompt", "partial", "pull", "join"):
             rep[f"{name}_head"] = rep[f"{name}_tail"] = NONE
         for position, table in enumerate(given.stages):
@@ -262,7 +273,7 @@ def _fill_limits(rep: Any, limits: BatchLimits) -> None:
 
 
 @lru_cache(maxsize=256)
-def _work_weight(replica: ServingReplica) -> float:
+def work_weight(replica: ServingReplica) -> float:
     """Time this replica needs for a token of work, to compare unlike replicas."""
     tokens = replica.limits.max_batch_tokens
     if replica.phase is Phase.DECODE:
@@ -292,9 +303,17 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
         "decode_ready_ms",
         "finish_ms",
         "last_token_ms",
+        "begun_ms",
+        "made_ms",
     ):
         request[name] = np.nan
-    for name in ("prefill_replica", "decode_replica", "next", "batch_next"):
+    for name in (
+        "prefill_replica",
+        "decode_replica",
+        "admission",
+        "next",
+        "batch_next",
+    ):
         request[name] = NONE
     return request
 
@@ -318,7 +337,17 @@ def _fill_clock(
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0
     clock["hold_ms"] = options.hold_ms
+    clock["num_decodes"] = len(system.indices(Phase.DECODE))
+    clock["num_prefills"] = len(system.replicas) - clock["num_decodes"]
+    for name in ("wait_head", "wait_tail", "unsent_head", "unsent_tail"):
+        clock[name] = NONE
     clock["kv_bytes_per_token"] = system.kv_bytes_per_token
+    clock["num_layers"] = system.num_layers
+    least = system.kv_transfer.least_layer_wise_tokens
+    clock["least_layer_wise"] = _NO_LIMIT if least is None else least
+    clock["is_fair"] = system.kv_transfer.sharing is LinkSharing.FAIR
+    clock["layer_wise_ms"] = system.kv_transfer.layer_wise_ms
+    clock["transfer_block_ms"] = system.kv_transfer.block_ms
     spread = max(requests.duration_ms, 1.0) / (NUM_SAMPLES - 1)
     clock["sample_ms"] = options.sample_ms or spread
     limits = options.stop_limits
@@ -336,8 +365,9 @@ def _fill_clock(
 
 def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     num = len(system.replicas)
-    by_pair = {route.source * num + route.target: route for route in system.routes}
-    names = sorted({share.edge for r in system.routes for share in r.edges})
+    given = (*system.routes, *system.switch_routes)
+    by_pair = {route.source * num + route.target: route for route in given}
+    names = sorted({share.edge for route in given for share in route.edges})
     number = {name: i for i, name in enumerate(names)}
     routes = np.zeros(num * num + 1, dtype=state.ROUTE)
     shares: list[tuple[int, float]] = []
@@ -351,5 +381,5 @@ def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     return {
         "route": routes,
         "edge_share": np.array(shares, dtype=state.EDGE_SHARE),
-        "edge_free_ms": np.zeros(len(names)),
+        "edge": np.zeros(len(names), dtype=state.EDGE),
     }

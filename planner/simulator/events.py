@@ -76,6 +76,24 @@ def schedule(w: Any, which: int, time_ms: float, priority: int) -> None:
         sift_down(w.heap, w.slot, clock.heap_size, entry.position)
 
 
+@compiled
+def cancel(w: Any, which: int) -> None:
+    """Take the event of slot `which` back, if it is pending."""
+    clock = w.clock[0]
+    position = w.slot[which].position
+    if position == NONE:
+        return
+    w.slot[which].position = NONE
+    size = clock.heap_size - 1
+    clock.heap_size = size
+    if position < size:
+        w.heap[position] = w.heap[size]
+        moved = w.heap[position]
+        w.slot[moved].position = position
+        sift_up(w.heap, w.slot, position)
+        sift_down(w.heap, w.slot, size, w.slot[moved].position)
+
+
 @inlined
 def pop(w: Any) -> int:
     """Remove the first event and return its slot."""

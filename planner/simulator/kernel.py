@@ -1,9 +1,9 @@
 """The event loop: one clock, one heap, arrivals merged in from their sorted array.
 
 Everything that happens at one instant is handled first (ends of decode steps, then of
-prefill steps, then transfers, then arrivals); only then do replicas start new work, in
-the order of their indices. So what arrives together is batched together, and jumping
-over decode steps cannot change who comes first.
+prefill steps, then transfers, events from outside, arrivals); only then do replicas
+start new work, in the order of their indices. So what arrives together is batched
+together, and jumping over decode steps cannot change who comes first.
 """
 
 import math
@@ -12,16 +12,17 @@ from typing import Any
 from planner.simulator.compiled import entry_point, inlined
 from planner.simulator.events import pop
 from planner.simulator.lifecycle import arrive
+from planner.simulator.outside import flip_if_empty, happen
 from planner.simulator.stages import end_stage, pump
 from planner.simulator.state import AWAITED
-from planner.simulator.transfers import end_transfer
+from planner.simulator.transfers import end_flows, end_transfer
 
 
 @entry_point
 def run(w: Any) -> bool:
     """Run until every request has ended; False as soon as the limits are missed."""
     clock = w.clock[0]
-    num_stages = w.stage.shape[0]
+    num_stages, num_requests = w.stage.shape[0], w.request.shape[0]
     while True:
         arrival_ms = next_arrival_ms(w)
         event_ms = math.inf
@@ -35,16 +36,25 @@ def run(w: Any) -> bool:
             return False
         if upcoming == math.inf:
             return True
+        before_ms = clock.now_ms
         clock.now_ms = max(clock.now_ms, upcoming)
         clock.num_events += 1
         if event_ms <= arrival_ms:
             which = pop(w)
             if which < num_stages:
                 end_stage(w, which)
-            elif w.request[which - num_stages].status == AWAITED:
-                arrive(w, which - num_stages)
+            elif which < num_stages + num_requests:
+                if w.request[which - num_stages].status == AWAITED:
+                    arrive(w, which - num_stages)
+                else:
+                    end_transfer(w, which - num_stages)
+            elif which == num_stages + num_requests:
+                end_flows(w)
+            elif clock.num_done + clock.num_rejected == num_requests:
+                clock.now_ms = before_ms  # nobody is left to see it
+                return True
             else:
-                end_transfer(w, which - num_stages)
+                happen(w, which - num_stages - num_requests - 1)
         else:
             request = clock.next_arrival
             clock.next_arrival += 1
@@ -73,6 +83,8 @@ def pump_dirty(w: Any) -> None:
         replica = w.dirty[clock.num_dirty]
         w.replica[replica].dirty = 0
         pump(w, replica)
+        if w.replica[replica].is_flipping:
+            flip_if_empty(w, replica)
         if clock.heap_size > 0 and w.slot[w.heap[0]].time_ms <= clock.now_ms:
             return
 

@@ -7,13 +7,20 @@ from planner.simulator.cache_routing import expect_alone, join_queue, leave_queu
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.early_rejection import begin_decode, expect_decode, is_refused
 from planner.simulator.events import schedule
+from planner.simulator.gaps import count_token
 from planner.simulator.kv import allocate, blocks_for, num_blocks
 from planner.simulator.prefix_cache import (
     store_on_release,
     store_output,
     store_prompt,
 )
-from planner.simulator.queues import mark_dirty, push_join, push_prompt, push_pull
+from planner.simulator.queues import (
+    mark_dirty,
+    push_join,
+    push_prompt,
+    push_unsent,
+    push_waiting,
+)
 from planner.simulator.routing import choose_decode, choose_prefill
 from planner.simulator.state import (
     ARRIVED,
@@ -23,6 +30,7 @@ from planner.simulator.state import (
     REJECTED,
     TURN_DUE,
 )
+from planner.simulator.streams import drop_stream, end_stream, queue_pull
 
 
 @compiled
@@ -86,6 +94,16 @@ def arrive(w: Any, request: int) -> None:
     if w.prefill_replicas.shape[0] == 0:
         first_token(w, request)
         return
+    route_prompt(w, request)
+
+
+@compiled
+def route_prompt(w: Any, request: int) -> None:
+    """Send a request to a prefill queue; it waits while no replica prefills."""
+    req = w.request[request]
+    if w.clock[0].num_prefills == 0:
+        push_waiting(w, request)
+        return
     replica = choose_prefill(w, request)
     rep = w.replica[replica]
     kept = req.input_tokens
@@ -95,7 +113,7 @@ def arrive(w: Any, request: int) -> None:
         reject(w, request)
         return
     if w.forecast.shape[0] > 0:
-        if clock.routing != CACHE_AWARE:
+        if w.clock[0].routing != CACHE_AWARE:
             expect_alone(w, replica, request)
         if is_refused(w, request):
             reject(w, request)
@@ -115,15 +133,18 @@ def first_token(w: Any, request: int) -> None:
     clock = w.clock[0]
     req = w.request[request]
     replica = req.prefill_replica
-    req.first_token_ms = clock.now_ms
-    req.last_token_ms = clock.now_ms
     req.done_tokens = 1
-    if missed_ttft(w, request):
-        clock.ttft_misses += 1
     if replica != NONE:
         end_forecast(w, replica, request)
         if w.replica[replica].cache != NONE:
             store_prompt(w, replica, request)
+    if math.isnan(req.first_token_ms):
+        req.first_token_ms = clock.now_ms
+        req.last_token_ms = clock.now_ms
+        if missed_ttft(w, request):
+            clock.ttft_misses += 1
+    elif clock.counts_gaps:  # lost and computed again: not the first one
+        count_token(w, request, clock.now_ms)
     if replica != NONE and w.replica[replica].decodes:
         req.decode_replica = replica
         enter_decode(w, request)
@@ -131,11 +152,28 @@ def first_token(w: Any, request: int) -> None:
     if replica != NONE:
         w.replica[replica].work_tokens -= req.input_tokens
     if w.decode_replicas.shape[0] == 0 or req.output_tokens == 1:
+        if not math.isnan(req.begun_ms):
+            drop_stream(w, request)
         if replica != NONE:
             leave_prefill(w, request)
         finish(w, request)
         return
+    if not math.isnan(req.begun_ms):
+        if not math.isnan(req.transfer_start_ms):
+            end_stream(w, request)
+        return
+    send_to_decode(w, request)
+
+
+@compiled
+def send_to_decode(w: Any, request: int) -> None:
+    """A prefilled request gets a decode replica; it waits while there is none."""
+    req = w.request[request]
+    replica = req.prefill_replica
     target = choose_decode(w, replica)
+    if target == NONE:
+        push_unsent(w, request)
+        return
     rep = w.replica[target]
     total = req.input_tokens + req.output_tokens
     if blocks_for(w, target, request, total) > rep.capacity_blocks:
@@ -143,11 +181,7 @@ def first_token(w: Any, request: int) -> None:
             leave_prefill(w, request)
         reject(w, request)
         return
-    req.decode_replica = target
-    rep.work_tokens += req.input_tokens
-    rep.num_requests += 1
-    push_pull(w, target, request)
-    mark_dirty(w, target)
+    queue_pull(w, request, target)
 
 
 @inlined
@@ -237,8 +271,8 @@ def finish(w: Any, request: int) -> None:
     req.status = DONE
     clock.num_done += 1
     missed = missed_ttft(w, request)
-    if req.output_tokens > 1:
-        gaps = float(req.output_tokens - 1)
+    if req.streamed_tokens + req.output_tokens > 1:
+        gaps = float(req.streamed_tokens + req.output_tokens - 1)
         if (req.finish_ms - req.first_token_ms) / gaps > clock.tpot_limit_ms:
             clock.tpot_misses += 1
             missed = True

@@ -71,6 +71,19 @@ class SimulationResult:
     is_done: BoolArray
     is_rejected: BoolArray
     num_preemptions: int = spec("Preemptions.", unit="1")
+    num_recomputed: int = spec(
+        "Requests lost with a replica and prefilled again, each time.",
+        unit="1",
+        default=0,
+    )
+    num_recomputed_tokens: int = spec(
+        "Tokens prefilled again: of prompts, and those their users had.",
+        unit="tokens",
+        default=0,
+    )
+    num_rerouted: int = spec(
+        "Requests that waited on a replica that failed, each time.", unit="1", default=0
+    )
     num_events: int = spec("Events of the simulation.", unit="1")
     end_ms: float = spec("When it ended.", unit="ms")
     sample_ms: float = spec("Time between samples of the KV occupancy.", unit="ms")

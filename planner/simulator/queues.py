@@ -28,16 +28,34 @@ def push_prompt_front(w: Any, replica: int, request: int) -> None:
         rep.prompt_tail = request
 
 
-@inlined
+@compiled
 def push_pull(w: Any, replica: int, request: int) -> None:
     """Append `request` to those whose KV cache `replica` is to fetch."""
     rep = w.replica[replica]
-    w.request[request].next = NONE
+    w.request[request].pull_next = NONE
     if rep.pull_head == NONE:
         rep.pull_head = request
     else:
-        w.request[rep.pull_tail].next = request
+        w.request[rep.pull_tail].pull_next = request
     rep.pull_tail = request
+
+
+@compiled
+def remove_pull(w: Any, replica: int, request: int) -> None:
+    """Take `request` from those whose KV cache `replica` is to fetch."""
+    rep = w.replica[replica]
+    previous = NONE
+    if rep.pull_head != request:
+        previous = rep.pull_head
+        while w.request[previous].pull_next != request:
+            previous = w.request[previous].pull_next
+    following = w.request[request].pull_next
+    if previous == NONE:
+        rep.pull_head = following
+    else:
+        w.request[previous].pull_next = following
+    if rep.pull_tail == request:
+        rep.pull_tail = previous
 
 
 @compiled
@@ -78,6 +96,46 @@ def remove_partial(w: Any, replica: int, request: int, previous: int) -> None:
     if rep.partial_tail == request:
         rep.partial_tail = previous
     rep.num_partial -= 1
+
+
+@compiled
+def push_waiting(w: Any, request: int) -> None:
+    """Append `request` to the arrivals that wait for a replica that prefills."""
+    clock = w.clock[0]
+    w.request[request].next = NONE
+    if clock.wait_head == NONE:
+        clock.wait_head = request
+    else:
+        w.request[clock.wait_tail].next = request
+    clock.wait_tail = request
+
+
+@compiled
+def push_unsent(w: Any, request: int) -> None:
+    """Append `request` to the prefilled ones that wait for a replica that decodes."""
+    clock = w.clock[0]
+    w.request[request].pull_next = NONE
+    if clock.unsent_head == NONE:
+        clock.unsent_head = request
+    else:
+        w.request[clock.unsent_tail].pull_next = request
+    clock.unsent_tail = request
+
+
+@compiled
+def remove_unsent(w: Any, request: int) -> None:
+    """Take `request` from the prefilled ones that wait for a replica that decodes."""
+    clock = w.clock[0]
+    previous, waiting = NONE, clock.unsent_head
+    while waiting != request:
+        previous, waiting = waiting, w.request[waiting].pull_next
+    following = w.request[request].pull_next
+    if previous == NONE:
+        clock.unsent_head = following
+    else:
+        w.request[previous].pull_next = following
+    if clock.unsent_tail == request:
+        clock.unsent_tail = previous
 
 
 @inlined

@@ -23,7 +23,7 @@ def choose_prefill(w: Any, request: int) -> int:
     In turn, at random, by the least expected TTFT, or the least work in the system.
     """
     clock = w.clock[0]
-    candidates = w.prefill_replicas
+    candidates = w.prefill_replicas[: clock.num_prefills]
     if clock.routing == ROUND_ROBIN:
         chosen = candidates[clock.next_prefill]
         clock.next_prefill = (clock.next_prefill + 1) % candidates.shape[0]
@@ -57,7 +57,7 @@ def choose_decode(w: Any, source: int) -> int:
     In turn, or the least work; NONE when the slice has no decode replica.
     """
     clock = w.clock[0]
-    candidates = w.decode_replicas
+    candidates = w.decode_replicas[: clock.num_decodes]
     wanted = ANY_SLICE if source == NONE else w.replica[source].slice
     if clock.routing == ROUND_ROBIN:
         for _ in range(candidates.shape[0]):

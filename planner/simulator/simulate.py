@@ -4,6 +4,7 @@ import numpy as np
 
 from planner.simulator.build import SimulationOptions, StopLimits, build_world
 from planner.simulator.outcome import ReplicaStats, SimulationResult
+from planner.simulator.outside_build import with_outside
 from planner.simulator.state import DONE, REJECTED, World
 from planner.simulator.system import ServingSystem
 from planner.simulator.timeline import Timeline
@@ -37,7 +38,10 @@ def simulate(
     from planner.simulator.handle import WorldHandle
     from planner.simulator.kernel import run  # compiles on first use
 
-    world = build_world(system, requests, options or SimulationOptions())
+    options = options or SimulationOptions()
+    world = build_world(system, requests, options)
+    if options.events:
+        world = with_outside(world, system, options.events)
     is_complete = bool(run(WorldHandle(world)))
     return _collect(world, is_complete)
 
@@ -62,8 +66,8 @@ def _collect(world: World, is_complete: bool) -> SimulationResult:
     stats = tuple(_replica_stats(world, index) for index in range(len(world.replica)))
     return SimulationResult(
         arrival_ms=request["arrival_ms"].copy(),
-        input_tokens=request["input_tokens"].copy(),
-        output_tokens=request["output_tokens"].copy(),
+        input_tokens=request["input_tokens"] - request["streamed_tokens"],
+        output_tokens=request["output_tokens"] + request["streamed_tokens"],
         prefill_start_ms=request["prefill_start_ms"].copy(),
         first_token_ms=request["first_token_ms"].copy(),
         transfer_start_ms=request["transfer_start_ms"].copy(),
@@ -74,6 +78,9 @@ def _collect(world: World, is_complete: bool) -> SimulationResult:
         is_done=request["status"] == DONE,
         is_rejected=request["status"] == REJECTED,
         num_preemptions=int(clock["num_preemptions"]),
+        num_recomputed=int(clock["num_recomputed"]),
+        num_recomputed_tokens=int(clock["num_recomputed_tokens"]),
+        num_rerouted=int(clock["num_rerouted"]),
         num_events=int(clock["num_events"]),
         end_ms=float(clock["now_ms"]),
         sample_ms=float(clock["sample_ms"]),

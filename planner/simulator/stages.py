@@ -16,7 +16,7 @@ from planner.simulator.batching import (
     form_decode,
     form_prefill,
 )
-from planner.simulator.chunks import form_chunked, next_chunk
+from planner.simulator.chunks import can_begin, form_chunked, next_chunk
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.events import schedule
 from planner.simulator.gaps import count_first_step, count_run
@@ -147,16 +147,23 @@ def settle_run(w: Any, stage: int) -> None:
     st = w.stage[stage]
     if st.doing != DECODE or st.run_steps == 1:
         return
-    group = st.current
-    grp = w.group[group]
+    grp = w.group[st.current]
     elapsed = w.clock[0].now_ms - st.run_start_ms
     over = (
         steps_until(elapsed, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens)
         - 1
     )
-    over = min(over, st.run_steps - 1)
+    settle_steps(w, stage, min(over, st.run_steps - 1))
+
+
+@compiled
+def settle_steps(w: Any, stage: int, over: int) -> None:
+    """Count the first `over` steps of the run, which goes on after them."""
     if over <= 0:
         return
+    st = w.stage[stage]
+    group = st.current
+    grp = w.group[group]
     duration = run_ms(over, st.run_fixed_ms, st.run_slope_ms, grp.width, grp.kv_tokens)
     if w.clock[0].counts_gaps:
         count_run(w, stage, over, duration)
@@ -328,6 +335,9 @@ def is_prompt_due(w: Any, stage: int) -> bool:
     if not rep.is_chunked:
         return bool(can_prefill(w, st.replica))
     decodes = w.group[st.current].num_members if rep.mixes_decodes else 0
+    if rep.cache != NONE and rep.partial_head == NONE:
+        # Others that share the cache may shorten the prompt until the run ends.
+        return bool(can_begin(w, st.replica) and decodes < rep.max_batch_tokens)
     return bool(next_chunk(w, st.replica, decodes) > 0)
 
 

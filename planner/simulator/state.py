@@ -30,12 +30,15 @@ ROUND_ROBIN, SHORTEST_QUEUE, RANDOM, CACHE_AWARE = 0, 1, 2, 3
 ADMIT_ALL, ADMIT_BY_CURRENT, ADMIT_BY_PREDICTED = 0, 1, 2
 """Rules of early rejection."""
 
-DECODE_DONE, PREFILL_DONE, TRANSFER_DONE, TURN_DUE = 0, 1, 2, 3
+DECODE_DONE, PREFILL_DONE, TRANSFER_DONE, OUTSIDE, SERVES, TURN_DUE = 0, 1, 2, 3, 4, 5
 """Event priorities at equal times; arrivals come last.
 
 Decode steps end first, so that whoever routes a prefilled request at the same time
 sees the work that is left, however many steps a run has jumped over.
 """
+
+FAIL, DRAIN, FLIP, OPEN = 0, 1, 2, 3
+"""What happens to a replica from outside; `OPEN`: it recovers, or scales up."""
 
 GAP_LEAST_MS, GAP_BINS_PER_E, NUM_GAP_BINS = 1e-3, 200.0, 4607
 """Histogram of the gaps between tokens: bins of 0.5 % from 1 us to 10^7 ms."""
@@ -62,6 +65,14 @@ REQUEST = np.dtype(
         ("num_preemptions", "i8"),
         ("status", "i8"),
         ("next", "i8"),
+        ("pull_next", "i8"),
+        ("link_ms", "f8"),
+        ("begun_ms", "f8"),
+        ("made_ms", "f8"),
+        ("is_streamed", "i8"),
+        ("left_bytes", "f8"),
+        ("rate_bytes_per_ms", "f8"),
+        ("streamed_tokens", "i8"),
         ("batch_next", "i8"),
         ("batch_count", "i8"),
         ("batch_tail", "i8"),
@@ -118,6 +129,10 @@ REPLICA = np.dtype(
         ("dirty", "i8"),
         ("work_tokens", "f8"),
         ("work_weight", "f8"),
+        ("other_weight", "f8"),
+        ("is_open", "i8"),
+        ("is_flipping", "i8"),
+        ("switch_ms", "f8"),
         ("num_requests", "i8"),
         ("kv_last_ms", "f8"),
         ("kv_last_blocks", "f8"),
@@ -210,6 +225,24 @@ CLOCK = np.dtype(
         ("release_ms", "f8"),
         ("is_ramped", "i8"),
         ("kv_bytes_per_token", "f8"),
+        ("least_layer_wise", "i8"),
+        ("num_layers", "f8"),
+        ("layer_wise_ms", "f8"),
+        ("transfer_block_ms", "f8"),
+        ("is_fair", "i8"),
+        ("num_flows", "i8"),
+        ("first_flow", "i8"),
+        ("flows_ms", "f8"),
+        ("num_prefills", "i8"),
+        ("num_decodes", "i8"),
+        ("wait_head", "i8"),
+        ("wait_tail", "i8"),
+        ("unsent_head", "i8"),
+        ("unsent_tail", "i8"),
+        ("next_outside", "i8"),
+        ("num_recomputed", "i8"),
+        ("num_recomputed_tokens", "i8"),
+        ("num_rerouted", "i8"),
         ("sample_ms", "f8"),
         ("ttft_limit_ms", "f8"),
         ("tpot_limit_ms", "f8"),
@@ -247,6 +280,13 @@ ROUTE = np.dtype([("latency_ms", "f8"), ("ms_per_byte", "f8"), ("first_edge", "i
 EDGE_SHARE = np.dtype([("edge", "i8"), ("ms_per_byte", "f8")])
 """A shared link of a route."""
 
+EDGE = np.dtype([("free_ms", "f8"), ("room", "f8"), ("demand", "f8")])
+"""A shared link: until when it is booked; or what fair rates leave of it."""
+
+OUTSIDE_EVENT = np.dtype(
+    [("at_ms", "f8"), ("kind", "i8"), ("replica", "i8"), ("takes_ms", "f8")]
+)
+
 SPAN = np.dtype(
     [
         ("start_ms", "f8"),
@@ -268,7 +308,9 @@ class World(NamedTuple):
     The kernel gets them behind one pointer (`planner.simulator.handle`).
 
     `heap` holds slot numbers; slot s < num_stages is a stage, slot num_stages + i the
-    KV transfer of request i. `knot` and `batch` have one row a distinct StepTable;
+    KV transfer of request i. The next slot is the first end of fairly shared transfers;
+    with events from outside, a timer a replica follows, and the next of these events.
+    `knot` and `batch` have one row a distinct StepTable;
     `route` one record a (source, target) pair of replicas, `source * num_replicas +
     target`, and one more at the end.
     """
@@ -289,7 +331,9 @@ class World(NamedTuple):
     batch: Array
     route: Array
     edge_share: Array
-    edge_free_ms: Array
+    edge: Array
+    flow: Array
+    outside: Array
     kv_samples: Array
     gap_counts: Array
     span: Array

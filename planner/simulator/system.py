@@ -7,6 +7,7 @@ from itertools import product
 from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable
 from planner.simulator.prefix_settings import EarlyRejection, PrefixCache
+from planner.simulator.transfer_settings import KvTransfer
 
 
 class Phase(StrEnum):
@@ -252,8 +253,21 @@ class ServingSystem:
 
     replicas: tuple[ServingReplica, ...] = spec("Replicas, in order.")
     routes: tuple[KvRoute, ...] = spec("KV routes, one a pair.", default=())
+    switch_routes: tuple[KvRoute, ...] = spec(
+        "KV routes of pairs that come about when replicas change their phase.",
+        default=(),
+    )
     kv_bytes_per_token: float = spec("KV cache of one token.", unit="bytes/token", ge=0)
     routing: Routing = spec("Routing policy.", default=Routing.SHORTEST_QUEUE)
+    kv_transfer: KvTransfer = spec(
+        "How KV caches are sent.", default_factory=KvTransfer
+    )
+    num_layers: int = spec(
+        "Layers that a layer-wise transfer sends one by one.",
+        unit="1",
+        ge=1,
+        default=1,
+    )
     early_rejection: EarlyRejection | None = spec(
         "Refusal of requests that are bound to miss their limits.", default=None
     )
@@ -300,6 +314,17 @@ class ServingSystem:
                 raise InputError(
                     "routes", f"{source}->{target} missing", "a KV route a pair"
                 )
+
+        for index, route in enumerate(self.switch_routes):
+            pair = (route.source, route.target)
+            last = len(self.replicas) - 1
+            if pair in pairs or pair in known or max(pair) > last or len({*pair}) == 1:
+                raise InputError(
+                    f"switch_routes[{index}]",
+                    f"{route.source}->{route.target}",
+                    f"two replicas of 0 to {last} without a KV route, each pair once",
+                )
+            known.add(pair)
 
     def indices(self, phase: Phase) -> tuple[int, ...]:
         """Indices of the replicas of exactly this phase."""

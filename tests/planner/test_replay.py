@@ -120,3 +120,37 @@ def test_engine_serves_a_closed_loop(plan: Plan) -> None:
 def test_engine_must_be_known(plan: Plan) -> None:
     with pytest.raises(InputError, match="vllm"):
         replay(plan, ReplayOptions(engine="vlm"))
+
+
+def test_events_from_outside_are_counted(
+    plan: Plan, trace: str, tmp_path: Path
+) -> None:
+    """All replicas fail in the middle of a decode and come back a second later."""
+    path = tmp_path / "events.yaml"
+    calm = replay(plan, ReplayOptions(trace=trace), latency=TINY_LIBRARY)
+    assert calm.disturbance is None
+    lines = [
+        f"  - {{at_s: {at}, kind: {kind}, replica: {replica.name}}}"
+        for replica in plan.deployment.replicas
+        for at, kind in ((5.01, "fail"), (6.01, "recover"))
+    ]
+    path.write_text("events:\n" + "\n".join(lines))
+    options = ReplayOptions(trace=trace, events=str(path))
+    found = replay(plan, options, latency=TINY_LIBRARY)
+    assert found.disturbance is not None
+    assert found.disturbance.num_events == 2 * len(plan.deployment.replicas)
+    assert found.disturbance.num_recomputed == 1
+    assert found.disturbance.num_unfinished == 0
+    slow, usual = found.metric("e2e"), calm.metric("e2e")
+    assert slow is not None
+    assert usual is not None
+    assert slow.p99_ms > usual.p99_ms + 500
+
+
+def test_a_schedule_of_other_replicas_names_its_file(
+    plan: Plan, tmp_path: Path
+) -> None:
+    path = tmp_path / "events.yaml"
+    path.write_text("events: [{at_s: 1, kind: fail, replica: prefil-0}]")
+    with pytest.raises(InputError, match=r"events.yaml: events\[0\].replica"):
+        replay(plan, ReplayOptions(events=str(path)), latency=TINY_LIBRARY)

@@ -9,6 +9,7 @@ from planner.problem import EngineSettings
 from planner.serving import deciding_edges
 from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.system import Phase
+from planner.simulator.transfer_settings import KvTransfer, TransferMode
 from tests.models.conftest import TINY
 from tests.planner.tiny_problems import planner_of, shape, tiny_cluster, tiny_problem
 
@@ -136,3 +137,24 @@ def test_a_prefix_cache_of_the_service_is_on_every_replica_that_prefills():
     system = planner.system(planner.deploy(shapes))
     assert [replica.prefix_cache for replica in system.replicas] == [cache, None]
     assert cache.tokens(system.kv_bytes_per_token) == 100
+
+
+def test_a_change_of_phase_brings_routes_the_other_way():
+    problem = tiny_problem(cluster=tiny_cluster(2))
+    planner = planner_of(problem)
+    shapes = [shape(Phase.PREFILL), shape(Phase.DECODE), shape(Phase.DECODE)]
+    deployment = planner.deploy_at(shapes, [((0,),), ((1,),), ((4,),)])
+    system = planner.system(deployment, switching=frozenset({1}))
+    assert [(r.source, r.target) for r in system.routes] == [(0, 1), (0, 2)]
+    # Replica 1 may prefill for 2; between 0 and 1 nothing changes.
+    (route,) = system.switch_routes
+    assert (route.source, route.target) == (1, 2)
+    assert route.ms_per_byte == system.routes[1].ms_per_byte  # the NIC, too
+    assert planner.system(deployment).switch_routes == ()
+
+
+def test_the_engine_says_how_kv_caches_are_sent():
+    transfer = KvTransfer(mode=TransferMode.BY_SIZE, block_ms=0.25)
+    system = one_pair(ACROSS, kv_transfer=transfer)
+    assert system.kv_transfer == transfer
+    assert system.num_layers == TINY.num_layers

@@ -122,3 +122,17 @@ def test_unknown_engine_is_refused(phaseplan: Run, plan_file: Path) -> None:
 
 def test_engines_offered_are_the_presets() -> None:
     assert sorted(ENGINES) == list(EnginePreset.names())
+
+
+def test_events_from_outside_are_told(
+    phaseplan: Run, plan_file: Path, planned: str, tmp_path: Path
+) -> None:
+    name = json.loads(planned)["deployment"]["replicas"][0]["name"]
+    path = tmp_path / "events.yaml"
+    path.write_text(f"events: [{{at_s: 0.5, kind: drain, replica: {name}}}]")
+    ended = phaseplan("simulate", plan_file, "--events", path)
+    assert "Events" in ended.stdout
+    assert "1 from outside" in ended.stdout
+    path.write_text(f"events: [{{at_s: 0.5, kind: recover, replica: {name}}}]")
+    ended = phaseplan("simulate", plan_file, "--events", path)
+    one_error(ended, f"{path}: events[0].kind = 'recover': expected it after fail")

@@ -8,6 +8,7 @@ from planner.deployment import Replica
 from planner.export.vllm_rules import caveats, why_not
 from planner.plan import Plan, Status
 from planner.simulator.system import BatchLimits, Phase
+from planner.simulator.transfer_settings import KvTransfer, TransferMode
 from tests.planner.export.plans import (
     PLANS,
     aggregated,
@@ -104,3 +105,12 @@ def test_limits_that_vllm_does_not_have_are_named() -> None:
     limits = BatchLimits(max_step_context_tokens=4096)
     assert mentions(changed(aggregated(), 0, limits=limits), "max_step_context_tokens")
     assert not mentions(aggregated(), "max_step_context_tokens")
+
+
+def test_layer_wise_transfers_are_said_not_to_be_nixls() -> None:
+    plan = two_nodes()
+    assert not mentions(plan, "layer wise")
+    transfer = KvTransfer(mode=TransferMode.LAYER_WISE)
+    engine = replace(plan.problem.engine, kv_transfer=transfer)
+    plan = replace(plan, problem=replace(plan.problem, engine=engine))
+    assert mentions(plan, "KV caches layer wise; NIXL connectors send them after")

@@ -22,12 +22,16 @@ from tests.planner.simulator.reference_chunks import (
     captured,
     idle_partials,
 )
-from tests.planner.simulator.reference_state import Job, ReplicaState
+from tests.planner.simulator.reference_state import (
+    DECODE_END,
+    PREFILL_END,
+    Job,
+    ReplicaState,
+)
+from tests.planner.simulator.reference_transfers import Transfers
 
-DECODE_END, PREFILL_END, TRANSFER_END = 0, 1, 2
 
-
-class ReferenceSimulator(ChunkedSteps):
+class ReferenceSimulator(ChunkedSteps, Transfers):
     """Serve `requests` on `system`; `jobs` have the times when `run` returns."""
 
     def __init__(
@@ -47,6 +51,7 @@ class ReferenceSimulator(ChunkedSteps):
         self.replicas = [ReplicaState(i, r) for i, r in enumerate(system.replicas)]
         self.prefills = [r for r in self.replicas if r.given.phase is not Phase.DECODE]
         self.decoders = [r for r in self.replicas if r.given.phase is Phase.DECODE]
+        self.sends = bool(self.decoders)
         self.routes = {(r.source, r.target): r for r in system.routes}
         self.edge_free = {s.edge: 0.0 for r in system.routes for s in r.edges}
         self.turn = {Phase.PREFILL: count(), Phase.DECODE: count()}
@@ -112,11 +117,20 @@ class ReferenceSimulator(ChunkedSteps):
         job.source = replica
         if replica is not None:
             replica.in_system.remove(job)
-        if not self.decoders or job.output == 1:
+        if not self.sends or job.output == 1:
+            if job.target is not None:
+                self.drop_target(job)
             self.drop_source(job)
             self.end(job)
             return
-        slice = None if replica is None else replica.given.slice
+        if job.target is not None:
+            if not math.isnan(job.transfer_start):
+                self.send_layers(job)
+            return
+        self.send_to_decode(job)
+
+    def send_to_decode(self, job: Job) -> None:
+        slice = None if job.source is None else job.source.given.slice
         target = self.choose(Phase.DECODE, slice)
         if target.blocks_for(job, job.input + job.output) > target.capacity:
             self.drop_source(job)
@@ -124,10 +138,6 @@ class ReferenceSimulator(ChunkedSteps):
             return
         target.in_system.add(job)
         target.pulls.append(job)
-
-    def drop_source(self, job: Job) -> None:
-        if job.source is not None:
-            del job.source.held[job]
 
     def end_transfer(self, job: Job, target: ReplicaState) -> None:
         self.drop_source(job)
@@ -190,29 +200,6 @@ class ReferenceSimulator(ChunkedSteps):
             if not rep.busy[stage]:
                 started |= self.start_stage(rep, stage)
         return started
-
-    def pull(self, rep: ReplicaState) -> bool:
-        job = rep.pulls[0]
-        blocks = rep.blocks_for(job, job.context)
-        if not rep.has_place() or not rep.can_admit(blocks):
-            return False
-        rep.pulls.pop(0)
-        rep.held[job] = blocks
-        rep.resident.add(job)
-        job.admission = next(self.admissions)
-        job.transfer_start = end = self.now
-        if job.source is not None:
-            route = self.routes[job.source.index, rep.index]
-            size = self.system.kv_bytes_per_token * job.input
-            begin = max([self.now, *(self.edge_free[s.edge] for s in route.edges)])
-            for share in route.edges:
-                self.edge_free[share.edge] = begin + size * share.ms_per_byte
-            end = begin + route.latency_ms + size * route.ms_per_byte
-        if end <= self.now:
-            self.end_transfer(job, rep)
-        else:
-            self.at(end, TRANSFER_END, self.end_transfer, job, rep)
-        return True
 
     def start_stage(self, rep: ReplicaState, stage: int) -> bool:
         if rep.is_chunked:
@@ -282,6 +269,7 @@ class ReferenceSimulator(ChunkedSteps):
         job.admission = next(self.admissions)
         if job.done == 0 and math.isnan(job.prefill_start):
             job.prefill_start = self.now
+        self.begin_stream(job, rep)
 
     def form_group(self, rep: ReplicaState) -> list[Job]:
         if rep.cap:

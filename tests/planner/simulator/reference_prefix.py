@@ -14,7 +14,7 @@ from tests.planner.simulator.reference import ReferenceSimulator
 from tests.planner.simulator.reference_chunks import Step
 from tests.planner.simulator.reference_state import Job, ReplicaState
 
-TURN_DUE = 3
+TURN_DUE = 5
 
 
 class LruCache:

@@ -8,6 +8,9 @@ from planner.simulator.system import Batching, Phase, ServingReplica
 CHUNKED = (Batching.CHUNKED, Batching.PREFILL_FIRST_CHUNKED, Batching.ORCA)
 """Policies of `reference_chunks`."""
 
+DECODE_END, PREFILL_END, TRANSFER_END, OUTSIDE, SERVES = 0, 1, 2, 3, 4
+"""Order of events at one time."""
+
 WATERMARK_FRAC = 0.01
 """Share of the KV blocks that admission leaves free."""
 
@@ -29,6 +32,9 @@ class Job:
     decode_ready: float = math.nan
     finish: float = math.nan
     source: "ReplicaState | None" = None
+    target: "ReplicaState | None" = None
+    link: float = math.nan
+    begun: float = math.nan
     is_rejected: bool = False
     token_times: list[float] = field(default_factory=list)
 

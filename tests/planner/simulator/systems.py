@@ -24,6 +24,7 @@ from planner.simulator.system import (
     ServingReplica,
     ServingSystem,
 )
+from planner.simulator.transfer_settings import KvTransfer, TransferMode
 from planner.workload.requests import Requests
 
 TIMES = (
@@ -213,6 +214,18 @@ def kv_routes(draw: st.DrawFn, num_prefill: int, num_decode: int) -> tuple:
 
 
 @st.composite
+def kv_transfers(draw: st.DrawFn) -> KvTransfer:
+    """Serialized half the time; layer-wise for all prompts or the longer ones."""
+    mode = draw(st.sampled_from([TransferMode.SERIALIZED, *TransferMode]))
+    return KvTransfer(
+        mode=mode,
+        layer_wise_above_tokens=draw(st.integers(0, MAX_INPUT)),
+        layer_wise_ms=draw(eighths(8)),
+        block_ms=draw(st.sampled_from([0.0, 0.125])),
+    )
+
+
+@st.composite
 def systems(
     draw: st.DrawFn,
     *,
@@ -241,6 +254,8 @@ def systems(
         routes=draw(kv_routes(num_prefill, num_decode)),
         kv_bytes_per_token=draw(st.sampled_from([0.0, 0.25, 1.0])),
         routing=draw(st.sampled_from([Routing.ROUND_ROBIN, Routing.SHORTEST_QUEUE])),
+        kv_transfer=draw(kv_transfers()),
+        num_layers=draw(st.sampled_from([1, 2, 4, 16])),
     )
 
 

@@ -118,6 +118,32 @@ def test_a_cache_without_a_capacity_gives_way_to_the_kv_cache():
     assert simulate(system, requests).hit_blocks.tolist() == [0, 2, 0, 0]
 
 
+def test_a_prompt_that_another_replica_shortens_does_not_wait_for_the_run_to_end():
+    # A budget of 8 in tiles of 3, and 6 decodes: a chunk of 2 tokens fits, a larger one
+    # is cut to none. The prompt of 8 waits for that until its blocks are cached.
+    cache = replace(KEPT, scope=CacheScope.GLOBAL)
+    table = tiny_table(per_prompt_token_ms=1.0, decode_ms=1.0)
+    replica = tiny_replica(
+        Phase.AGGREGATED,
+        table,
+        policy=Batching.CHUNKED,
+        max_batch_tokens=8,
+        chunk_tile_tokens=3,
+        prefix_cache=cache,
+    )
+    system = tiny_system(replica, replica, routing=Routing.ROUND_ROBIN)
+    rows = [(0, 1, 200) if i % 2 == 0 else (0, 1, 1) for i in range(12)]
+    rows += [(50, 8, 1), (50, 8, 1)]  # to replica 0, which is full, and to 1
+    blocks = [()] * 12 + [(1, 2)] * 2
+    requests = with_blocks(tiny_requests(*rows), *blocks)
+    result = simulate(system, requests)
+    assert result.prefill_replica[12:].tolist() == [0, 1]
+    assert result.hit_tokens[12:].tolist() == [7, 0]
+    # 8 ms on replica 1, then at once; the decodes last to beyond 200 ms.
+    assert result.first_token_ms[12] < 75
+    assert_same_times(result, step_by_step(system, requests))
+
+
 @given(
     st.lists(st.lists(st.integers(0, 30), max_size=8, unique=True), min_size=1),
     st.integers(0, 12),

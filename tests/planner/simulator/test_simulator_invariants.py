@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from models.latency.step_table import StepTable
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Batching, Phase
+from planner.simulator.transfer_settings import TransferMode
 from tests.planner.simulator.systems import (
     CHUNKED,
     TIMES,
@@ -54,12 +55,14 @@ def test_times_of_a_request_are_in_order(system, requests):
     assert_in_order(
         result.arrival_ms,
         result.prefill_start_ms,
-        result.first_token_ms,
         result.transfer_start_ms,
         result.decode_ready_ms,
         result.finish_ms,
     )
+    assert_in_order(result.prefill_start_ms, result.first_token_ms)
     assert_in_order(result.first_token_ms, result.decode_ready_ms)
+    if system.kv_transfer.mode is TransferMode.SERIALIZED:
+        assert_in_order(result.first_token_ms, result.transfer_start_ms)
     assert_in_order(result.first_token_ms, result.finish_ms)
     assert result.end_ms == result.finish_ms.max()
 

@@ -1,0 +1,175 @@
+"""The plain reference simulator with events from outside.
+
+A failure looks at who is where, and at all pending events; a replica that has failed or
+changed its phase is a new one in the place of the old.
+"""
+
+import heapq
+import math
+from dataclasses import replace
+
+from planner.simulator.outside_schedule import OutsideEvent, OutsideKind, in_order
+from planner.simulator.system import Phase, Routing, ServingSystem
+from planner.workload.requests import Requests
+from tests.planner.simulator.reference import ReferenceSimulator
+from tests.planner.simulator.reference_state import OUTSIDE, SERVES, Job, ReplicaState
+
+ENDS = ("end_prefill", "end_decode", "end_step")
+
+
+class ReferenceWithEvents(ReferenceSimulator):
+    """Serve `requests` on `system` while `events` happen to its replicas."""
+
+    def __init__(
+        self,
+        system: ServingSystem,
+        requests: Requests,
+        events: tuple[OutsideEvent, ...],
+    ) -> None:
+        super().__init__(system, requests)
+        self.routes |= {(r.source, r.target): r for r in system.switch_routes}
+        self.edge_free |= {s.edge: 0.0 for r in system.switch_routes for s in r.edges}
+        self.flips: dict[int, float] = {}
+        self.place = {True: 0, False: 0}
+        self.waiting: list[Job] = []
+        self.unsent: list[Job] = []
+        self.num_recomputed = self.num_recomputed_tokens = self.num_rerouted = 0
+        for event in in_order(events):
+            self.at(event.at_ms, OUTSIDE, self.happen, event)
+            if event.kind is OutsideKind.SCALE_UP:
+                self.withdraw(event.replica)
+
+    # Who serves.
+
+    def listed(self, rep: ReplicaState) -> list[ReplicaState]:
+        return self.decoders if rep.given.phase is Phase.DECODE else self.prefills
+
+    def happen(self, event: OutsideEvent) -> None:
+        if event.kind in (OutsideKind.RECOVER, OutsideKind.SCALE_UP):
+            self.at(self.now + event.takes_ms, SERVES, self.serve, event.replica)
+            return
+        self.withdraw(event.replica)
+        if event.kind is OutsideKind.FLIP:
+            self.flips[event.replica] = event.takes_ms
+        if event.kind is OutsideKind.FAIL:
+            self.fail(self.replicas[event.replica])
+
+    def withdraw(self, index: int) -> None:
+        self.flips.pop(index, None)
+        self.drop_events(lambda action, given: (action, given) == ("serve", (index,)))
+        rep = self.replicas[index]
+        listed = self.listed(rep)
+        if rep in listed:
+            listed.remove(rep)
+            is_decode = listed is self.decoders
+            if self.place[is_decode] >= len(listed):
+                self.place[is_decode] = 0
+
+    def serve(self, index: int) -> None:
+        listed = self.listed(self.replicas[index])
+        listed.append(self.replicas[index])
+        listed.sort(key=lambda rep: rep.index)
+        while self.waiting and self.prefills:
+            self.arrive(self.waiting.pop(0))
+        unsent, self.unsent = self.unsent, []
+        for job in unsent:
+            self.send_to_decode(job)
+
+    def start(self, rep: ReplicaState) -> bool:
+        started = super().start(rep)
+        is_empty = not (rep.held or rep.prompts or rep.pulls)
+        if rep.index not in self.flips or not is_empty:
+            return started
+        self.renew(rep, {Phase.DECODE: Phase.PREFILL, Phase.PREFILL: Phase.DECODE})
+        due = self.now + self.flips.pop(rep.index)
+        self.at(due, SERVES, self.serve, rep.index)
+        return True
+
+    def renew(self, rep: ReplicaState, change: dict[Phase, Phase]) -> None:
+        phase = change.get(rep.given.phase, rep.given.phase)
+        given = replace(rep.given, phase=phase)
+        self.replicas[rep.index] = ReplicaState(rep.index, given)
+
+    # Where requests go.
+
+    def choose(self, phase: Phase, slice: int | None = None) -> ReplicaState | None:
+        is_decode = phase is Phase.DECODE
+        everyone = self.decoders if is_decode else self.prefills
+        fitting = [r for r in everyone if slice in (None, r.given.slice)]
+        if self.system.routing is Routing.SHORTEST_QUEUE:
+            return min(fitting, key=ReplicaState.work, default=None)
+        for _ in everyone:
+            chosen = everyone[self.place[is_decode]]
+            self.place[is_decode] = (self.place[is_decode] + 1) % len(everyone)
+            if chosen in fitting:
+                return chosen
+        return None
+
+    def arrive(self, job: Job) -> None:
+        if self.prefills:
+            super().arrive(job)
+        else:
+            self.waiting.append(job)
+
+    def begin_stream(self, job: Job, replica: ReplicaState) -> None:
+        if any(r.given.slice == replica.given.slice for r in self.decoders):
+            super().begin_stream(job, replica)
+
+    def send_to_decode(self, job: Job) -> None:
+        if any(r.given.slice == job.source.given.slice for r in self.decoders):
+            super().send_to_decode(job)
+        else:
+            self.unsent.append(job)
+
+    def first_token(self, job: Job, replica: ReplicaState | None) -> None:
+        before = job.first_token
+        super().first_token(job, replica)
+        if not math.isnan(before):
+            job.first_token = before
+
+    # What is lost.
+
+    def drop_events(self, is_dropped) -> None:
+        self.events = [e for e in self.events if not is_dropped(e[3].__name__, e[4])]
+        heapq.heapify(self.events)
+
+    def fail(self, rep: ReplicaState) -> None:
+        mine = rep.in_system | set(rep.held)
+        streams, unsent = set(), set()
+        if rep.given.phase is Phase.DECODE:
+            streams = {j for j in mine if math.isnan(j.decode_ready) and j.done == 0}
+            unsent = set(rep.pulls) - streams
+        lost = mine - streams - unsent
+        for job in streams | unsent:
+            job.target, job.transfer_start = None, math.nan
+        for other in self.replicas:
+            if other is not rep:
+                other.in_system -= lost
+                other.resident -= lost
+                other.held = {j: n for j, n in other.held.items() if j not in lost}
+                other.pulls = [job for job in other.pulls if job not in lost]
+        self.unsent = [job for job in self.unsent if job not in lost]
+        self.drop_events(
+            lambda action, given: (
+                (action in ENDS and given[0] is rep)
+                or (action == "end_transfer" and given[0] in lost)
+            )
+        )
+        self.renew(rep, {})
+        for job in self.jobs:
+            if job in lost:
+                self.start_again(job)
+        for job in self.jobs:
+            if job in unsent:
+                self.send_to_decode(job)
+
+    def start_again(self, job: Job) -> None:
+        if job.admission < 0:
+            self.num_rerouted += 1
+        else:
+            self.num_recomputed += 1
+            self.num_recomputed_tokens += job.context
+        job.input, job.output, job.done = job.context, job.output - job.done, 0
+        job.admission, job.source, job.target = -1, None, None
+        job.transfer_start = job.decode_ready = math.nan
+        self.arrive(job)
