@@ -9,6 +9,7 @@ import numpy as np
 from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
+from planner.simulator.control_build import fill_control
 from planner.simulator.outside_schedule import OutsideEvent
 from planner.simulator.prefix_build import prefix_arrays
 from planner.simulator.state import NONE, Array, World
@@ -16,7 +17,6 @@ from planner.simulator.system import (
     Batching,
     BatchLimits,
     Phase,
-    Routing,
     ServingReplica,
     ServingSystem,
 )
@@ -28,13 +28,6 @@ NUM_SAMPLES = 256
 
 _NO_LIMIT = 1 << 40
 """More tokens or requests than any simulation has."""
-
-_ROUTINGS = {
-    Routing.ROUND_ROBIN: state.ROUND_ROBIN,
-    Routing.SHORTEST_QUEUE: state.SHORTEST_QUEUE,
-    Routing.RANDOM: state.RANDOM,
-    Routing.CACHE_AWARE: state.CACHE_AWARE,
-}
 
 _WATERMARK_FRAC = 0.01
 """Share of the KV blocks that admission leaves free (vLLM's default)."""
@@ -129,13 +122,15 @@ def build_world(
     group = np.zeros(num_groups, dtype=state.GROUP)
     replica = _fill_replicas(system, stage, group, table_of)
     request = _fill_requests(requests, options)
+    clock = _fill_clock(system, requests, options)
+    fill_control(clock, request, replica, system)
     num_slots = num_stages + len(requests) + 1
     slot = np.zeros(num_slots, dtype=state.SLOT)
     slot["position"] = NONE
     is_fair = system.kv_transfer.sharing is LinkSharing.FAIR
     by_phase = {p: system.indices(p) for p in Phase}
     return World(
-        clock=_fill_clock(system, requests, options),
+        clock=clock,
         request=request,
         replica=replica,
         stage=stage,
@@ -244,6 +239,7 @@ def _fill_replicas(
             st["is_last"] = position == num_stages - 1
             st["current"] = st["prefill_head"] = st["decode_head"] = NONE
         rep["idle_group"], rep["free_group"] = NONE, next_group
+        rep["first_group"] = next_group
         for position in range(num_stages + 1):
             grp = group[next_group + position]
             grp["replica"], grp["offset"] = index, next_member
@@ -330,7 +326,6 @@ def _fill_clock(
 ) -> Array:
     array = np.zeros(1, dtype=state.CLOCK)
     clock = array[0]
-    clock["routing"] = _ROUTINGS[system.routing]
     clock["num_open"] = _num_open(requests, options)
     clock["is_ramped"] = options.concurrency is not None and options.ramp_ms > 0
     clock["counts_gaps"] = options.is_itl_counted

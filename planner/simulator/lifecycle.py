@@ -8,11 +8,19 @@ from planner.simulator.compiled import compiled, inlined
 from planner.simulator.early_rejection import begin_decode, expect_decode, is_refused
 from planner.simulator.events import schedule
 from planner.simulator.gaps import count_token
-from planner.simulator.kv import allocate, blocks_for, num_blocks
+from planner.simulator.kv import allocate, blocks_for, num_blocks, stays
 from planner.simulator.prefix_cache import (
     store_on_release,
     store_output,
     store_prompt,
+)
+from planner.simulator.promises import (
+    has_pools,
+    keeps_books,
+    promise_decode,
+    promise_prompt,
+    strike_departure,
+    strike_prompt,
 )
 from planner.simulator.queues import (
     mark_dirty,
@@ -22,6 +30,7 @@ from planner.simulator.queues import (
     push_waiting,
 )
 from planner.simulator.routing import choose_decode, choose_prefill
+from planner.simulator.splitwise import choose_pair
 from planner.simulator.state import (
     ARRIVED,
     CACHE_AWARE,
@@ -104,24 +113,38 @@ def route_prompt(w: Any, request: int) -> None:
     if w.clock[0].num_prefills == 0:
         push_waiting(w, request)
         return
-    replica = choose_prefill(w, request)
+    if has_pools(w):
+        choose_pair(w, request)
+        replica = req.prefill_replica
+        if not can_hold(w, req.decode_replica, request):
+            req.prefill_replica = req.decode_replica = NONE
+            reject(w, request)
+            return
+    else:
+        replica = choose_prefill(w, request)
     rep = w.replica[replica]
     kept = req.input_tokens
-    if rep.decodes:
+    if stays(w, replica, request):
         kept += req.output_tokens
     if blocks_for(w, replica, request, kept) > rep.capacity_blocks:
+        req.prefill_replica = req.decode_replica = NONE
         reject(w, request)
         return
     if w.forecast.shape[0] > 0:
         if w.clock[0].routing != CACHE_AWARE:
             expect_alone(w, replica, request)
         if is_refused(w, request):
+            req.prefill_replica = req.decode_replica = NONE
             reject(w, request)
             return
         expect_decode(w, request)
         join_queue(w, replica, request)
     req.prefill_replica = replica
+    if has_pools(w):
+        promise_prompt(w, request)
+        promise_decode(w, req.decode_replica, request, 1)
     rep.work_tokens += req.input_tokens
+    rep.pending_tokens += req.input_tokens
     rep.num_requests += 1
     push_prompt(w, replica, request)
     mark_dirty(w, replica)
@@ -145,7 +168,11 @@ def first_token(w: Any, request: int) -> None:
             clock.ttft_misses += 1
     elif clock.counts_gaps:  # lost and computed again: not the first one
         count_token(w, request, clock.now_ms)
-    if replica != NONE and w.replica[replica].decodes:
+    if replica != NONE:
+        w.replica[replica].pending_tokens -= req.input_tokens
+        if has_pools(w):
+            strike_prompt(w, request)
+    if replica != NONE and stays(w, replica, request):
         req.decode_replica = replica
         enter_decode(w, request)
         return
@@ -156,6 +183,8 @@ def first_token(w: Any, request: int) -> None:
             drop_stream(w, request)
         if replica != NONE:
             leave_prefill(w, request)
+        if has_pools(w):
+            promise_decode(w, req.decode_replica, request, -1)
         finish(w, request)
         return
     if not math.isnan(req.begun_ms):
@@ -170,13 +199,14 @@ def send_to_decode(w: Any, request: int) -> None:
     """A prefilled request gets a decode replica; it waits while there is none."""
     req = w.request[request]
     replica = req.prefill_replica
-    target = choose_decode(w, replica)
+    if has_pools(w):
+        queue_pull(w, request, req.decode_replica)
+        return
+    target = choose_decode(w, replica, request)
     if target == NONE:
         push_unsent(w, request)
         return
-    rep = w.replica[target]
-    total = req.input_tokens + req.output_tokens
-    if blocks_for(w, target, request, total) > rep.capacity_blocks:
+    if not can_hold(w, target, request):
         if replica != NONE:
             leave_prefill(w, request)
         reject(w, request)
@@ -193,9 +223,19 @@ def end_forecast(w: Any, replica: int, request: int) -> None:
 
 
 @compiled
+def can_hold(w: Any, replica: int, request: int) -> bool:
+    """Whether the whole of `request` fits a decode replica that has nothing else."""
+    req = w.request[request]
+    blocks = blocks_for(w, replica, request, req.input_tokens + req.output_tokens)
+    return bool(blocks <= w.replica[replica].capacity_blocks)
+
+
+@compiled
 def leave_prefill(w: Any, request: int) -> None:
     """The prefill replica drops the request's KV cache."""
     req = w.request[request]
+    if has_pools(w):
+        strike_departure(w, request)
     rep = w.replica[req.prefill_replica]
     allocate(w, req.prefill_replica, -num_blocks(req.input_tokens, rep.block_tokens))
     store_on_release(w, req.prefill_replica, request)
@@ -258,6 +298,8 @@ def leave_decode(w: Any, request: int) -> None:
     rep.work_tokens -= req.input_tokens
     rep.num_running -= 1
     store_on_release(w, req.decode_replica, request)
+    if keeps_books(w):
+        promise_decode(w, req.decode_replica, request, -1)
     mark_dirty(w, req.decode_replica)
     finish(w, request)
 

@@ -24,8 +24,18 @@ by early rejection), or its time of arrival follows from how others are served."
 ANY_SLICE = -1
 """Replicas of any pairing group."""
 
-ROUND_ROBIN, SHORTEST_QUEUE, RANDOM, CACHE_AWARE = 0, 1, 2, 3
-"""Routing policies."""
+ROUND_ROBIN, SHORTEST_QUEUE, PENDING_TOKENS, RANDOM, POWER_OF_TWO = range(5)
+TETRIINFER, SPLITWISE = 5, 6
+"""Routing policies; the last two count what is promised to each replica."""
+
+CACHE_AWARE = -1
+"""Routing by the expected TTFT."""
+
+FCFS, SHORTEST_FIRST, LONGEST_FIRST = range(3)
+"""Orders of the prompts of a window."""
+
+GREEDY, RESERVE_STATIC, RESERVE_DYNAMIC = range(3)
+"""Rules by which a decode replica fetches requests."""
 
 ADMIT_ALL, ADMIT_BY_CURRENT, ADMIT_BY_PREDICTED = 0, 1, 2
 """Rules of early rejection."""
@@ -64,6 +74,8 @@ REQUEST = np.dtype(
         ("decode_replica", "i8"),
         ("num_preemptions", "i8"),
         ("status", "i8"),
+        ("expected_output", "i8"),
+        ("dice", "i8"),
         ("next", "i8"),
         ("pull_next", "i8"),
         ("link_ms", "f8"),
@@ -88,6 +100,7 @@ REPLICA = np.dtype(
         ("num_stages", "i8"),
         ("free_group", "i8"),
         ("idle_group", "i8"),
+        ("first_group", "i8"),
         ("num_flying", "i8"),
         ("max_batch_tokens", "i8"),
         ("max_num_seqs", "i8"),
@@ -129,6 +142,15 @@ REPLICA = np.dtype(
         ("dirty", "i8"),
         ("work_tokens", "f8"),
         ("work_weight", "f8"),
+        ("pending_tokens", "i8"),
+        ("promised_tokens", "i8"),
+        ("num_foreign", "i8"),
+        ("num_heavy", "i8"),
+        ("num_light", "i8"),
+        ("prompt_order", "i8"),
+        ("prompt_window", "i8"),
+        ("window_left", "i8"),
+        ("decode_admission", "i8"),
         ("other_weight", "f8"),
         ("is_open", "i8"),
         ("is_flipping", "i8"),
@@ -219,6 +241,9 @@ CLOCK = np.dtype(
         ("num_spans", "i8"),
         ("num_spans_left_out", "i8"),
         ("routing", "i8"),
+        ("heavy_output", "i8"),
+        ("takes_ratio", "i8"),
+        ("max_pending", "i8"),
         ("fast_forward", "i8"),
         ("concurrency", "i8"),
         ("hold_ms", "f8"),

@@ -128,7 +128,8 @@ class PrefixSimulator(ReferenceSimulator):
         used = max(job.found, job.fetched)
         job.cached = min(self.saved(rep, job, used), job.context - 1)
 
-    def admit(self, rep: ReplicaState, job: Job) -> None:
+    def admit(self, rep: ReplicaState) -> None:
+        job = rep.prompts[0]
         if rep.index in self.caches:
             cache = self.caches[rep.index]
             cache.keep(job.blocks[: job.found])
@@ -137,7 +138,7 @@ class PrefixSimulator(ReferenceSimulator):
             job.fetched = 0
             loaded = min(self.saved(rep, job, job.found), job.cached)
             job.load = loaded * self.ms_per_token(cache.settings.load_bytes_per_s)
-        super().admit(rep, job)
+        super().admit(rep)
 
     def ms_per_token(self, bytes_per_s: float | None) -> float:
         if bytes_per_s is None:
@@ -215,10 +216,8 @@ class PrefixSimulator(ReferenceSimulator):
         system = self.system
         if system.routing is Routing.CACHE_AWARE:
             replica = self.least_ttft(job)
-        elif system.routing is Routing.RANDOM:
-            replica = self.prefills[drawn(job.number, len(self.prefills))]
         else:
-            replica = self.choose(Phase.PREFILL)
+            replica = self.choose(Phase.PREFILL, job)
         kept = job.input + (job.output if replica.decodes else 0)
         if replica.blocks_for(job, kept) > replica.capacity:
             self.end(job, is_rejected=True)
@@ -313,11 +312,3 @@ class PrefixSimulator(ReferenceSimulator):
             share = rep.given.limits.step_batch(share)
             total += sum(t.decode_step_ms(share, tokens / len(stages)) for t in stages)
         return total / num > rule.tbt_ms
-
-
-def drawn(request: int, count: int) -> int:
-    bits = request + 1
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        bits ^= bits >> 33
-        bits = bits * factor % 2**64
-    return (bits ^ (bits >> 33)) % count

@@ -19,6 +19,7 @@ from planner.simulator.transfer_settings import LinkSharing
 from tests.planner.simulator.reference_outside import ReferenceWithEvents
 from tests.planner.simulator.systems import (
     CHUNKED,
+    PLAIN_ROUTINGS,
     TIMES,
     eighths,
     many_requests,
@@ -234,7 +235,12 @@ def schedules(draw, system) -> tuple[OutsideEvent, ...]:
 def disturbed(draw, *, policies=POLICIES, is_capped=False):
     """A system with routes between any two replicas of a slice, and its schedule."""
     shapes = ("both", "disaggregated", "disaggregated", "prefill")
-    system = draw(systems(policies=policies, is_capped=is_capped, shapes=shapes))
+    routings = tuple(r for r in PLAIN_ROUTINGS if r is not Routing.SPLITWISE)
+    system = draw(
+        systems(
+            policies=policies, is_capped=is_capped, shapes=shapes, routings=routings
+        )
+    )
     phases = [replica.phase for replica in system.replicas]
     slices = [replica.slice for replica in system.replicas]
     pairs = ()

@@ -33,6 +33,7 @@ from tests.planner.simulator.systems import (
 )
 from tests.planner.simulator.test_simulator_reference import assert_matches
 
+ROUTINGS = (Routing.ROUND_ROBIN, Routing.SHORTEST_QUEUE, Routing.CACHE_AWARE)
 KEPT = PrefixCache(capacity_tokens=40)
 PROMPTS = tiny_table(per_prompt_token_ms=1.0)
 
@@ -195,7 +196,7 @@ def caches(draw, *, is_leftover):
 def cached_systems(draw, *, is_leftover=False):
     policies = tuple(p for p in Batching)
     shapes = ("both", "disaggregated", "prefill")
-    system = draw(systems(policies=policies, shapes=shapes))
+    system = draw(systems(policies=policies, shapes=shapes, routings=ROUTINGS))
     cache = draw(caches(is_leftover=is_leftover))
     rejection = None
     if draw(st.booleans()):
@@ -218,7 +219,7 @@ def cached_systems(draw, *, is_leftover=False):
             )
             for r in system.replicas
         ),
-        routing=draw(st.sampled_from(Routing)),
+        routing=draw(st.sampled_from(ROUTINGS)),
         early_rejection=rejection,
     )
 
