@@ -5,6 +5,8 @@ Every step that a request takes part in costs its replica time. The least such t
 replicas of a phase add up. A request that a replica can never hold is refused and costs
 nothing.
 
+What a prefix cache without limit would hold costs no prefill.
+
 With an SLO, the good requests limit the steps: a prompt that must have its token in
 time shares no prefill step longer than that, and tokens that must follow each other in
 time go through all stages of a pipeline within the limit on average. How the limit is
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusters.units import MS_PER_S
+from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.system import Phase, Routing, ServingReplica, ServingSystem
 from planner.slo import Slo
 from planner.step_costs import (
@@ -73,6 +76,9 @@ def _stage_costs(
     good_tokens = math.inf
     if slo is not None and slo.ttft_ms is not None:
         good_tokens = largest_prefill(replica.stages, slo.ttft_ms)
+    prompts = requests
+    if replica.prefix_cache is not None:
+        prompts = _with_cached_prefixes(requests, replica.prefix_cache)
     costs = []
     for stage in replica.stages:
         cost = StageCost()
@@ -88,7 +94,7 @@ def _stage_costs(
             )
         if replica.phase is not Phase.DECODE:
             prompt_ms = prefill_cost_ms(
-                stage, requests, most_tokens, slo, good_tokens=good_tokens
+                stage, prompts, most_tokens, slo, good_tokens=good_tokens
             )
             cost = cost.and_fixed(prompt_ms)
         costs.append(cost)
@@ -128,11 +134,18 @@ def _fitting(replica: ServingReplica, requests: Requests) -> NDArray[np.bool_]:
 
 
 def _subset(requests: Requests, kept: NDArray[np.bool_]) -> Requests:
-    return Requests(
-        arrival_ms=requests.arrival_ms[kept],
-        input_tokens=requests.input_tokens[kept],
-        output_tokens=requests.output_tokens[kept],
-    )
+    return replace(requests, turns=None).take(np.flatnonzero(kept))
+
+
+def _with_cached_prefixes(requests: Requests, cache: PrefixCache) -> Requests:
+    """The least of each prompt that a cache leaves to compute, at least one token."""
+    blocks = requests.prefix_blocks
+    if blocks is None:
+        return requests
+    # A cache that keeps answers holds blocks that no prompt has brought in.
+    held = np.diff(blocks.offsets) if cache.keeps_outputs else blocks.num_repeated()
+    saved = held * (cache.block_tokens or blocks.block_tokens)
+    return replace(requests, input_tokens=np.maximum(requests.input_tokens - saved, 1))
 
 
 def system_capacity_rps(
@@ -153,7 +166,7 @@ def system_capacity_rps(
         # Replicas of a shape share their tables: those are told by identity.
         tables = tuple(id(stage) for stage in replica.stages)
         kv_sizes = (replica.kv_capacity_tokens, replica.kv_block_tokens)
-        key = (replica.phase, tables, kv_sizes, replica.limits)
+        key = (replica.phase, tables, kv_sizes, replica.limits, replica.prefix_cache)
         if key not in known:
             known[key] = replica_capacity_rps(replica, requests, slo)
         by_phase[replica.phase] = by_phase.get(replica.phase, 0.0) + known[key]

@@ -39,12 +39,7 @@ def simulate_cells(
         if len(mine) == 0:
             cells = sum(len(each.cells) for each in kinds)
             raise InputError("num_requests", len(requests), f"more for {cells} cells")
-        part = Requests(
-            arrival_ms=requests.arrival_ms[mine],
-            input_tokens=requests.input_tokens[mine],
-            output_tokens=requests.output_tokens[mine],
-        )
-        results.append(simulate(kind.system, part))
+        results.append(simulate(kind.system, requests.take(mine)))
         first += len(kind.cells)
     return _joined(kinds, results)
 
@@ -53,17 +48,14 @@ def _split(
     kinds: Sequence[CellKind], requests: Requests, seed: int
 ) -> NDArray[np.int64]:
     """The cell of every request, numbered kind by kind."""
-    sample = Requests(
-        arrival_ms=requests.arrival_ms[:_SAMPLE_REQUESTS],
-        input_tokens=requests.input_tokens[:_SAMPLE_REQUESTS],
-        output_tokens=requests.output_tokens[:_SAMPLE_REQUESTS],
-    )
+    sample = requests.head(_SAMPLE_REQUESTS)
     rates: list[float] = []
     for kind in kinds:
         rates += [system_capacity_rps(kind.system, sample)] * len(kind.cells)
     weights = np.array(rates) / sum(rates)
     rng = np.random.default_rng(seed)
-    return rng.choice(len(weights), size=len(requests), p=weights)
+    cell_of = rng.choice(len(weights), size=len(requests), p=weights)
+    return cell_of if requests.turns is None else cell_of[requests.turns.roots()]
 
 
 def _joined(

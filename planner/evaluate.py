@@ -271,8 +271,10 @@ class Evaluator:
         InputError
             Naming the first of the `events` from outside that cannot be.
         """
+        workload = self.planner.problem.service.workload
         options = SimulationOptions(
-            concurrency=self.planner.problem.service.workload.concurrency,
+            concurrency=workload.concurrency,
+            ramp_ms=workload.ramp_ms,
             events=events,
             is_itl_counted=True,
             max_spans=max_spans,

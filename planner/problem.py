@@ -15,6 +15,7 @@ from models.memory import MemorySettings
 from planner.engines import EnginePreset
 from planner.objective import Objective
 from planner.simulator.control import RouterSettings
+from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.system import Batching, BatchLimits, Routing
 from planner.simulator.transfer_settings import KvTransfer
 from planner.slo import Slo
@@ -31,6 +32,9 @@ class Service:
     llm: LlmSpec = spec("The model (catalogue name, path of a config.json).")
     workload: Workload = spec("Its traffic.")
     slo: Slo = spec("Its latency objectives.", default_factory=Slo)
+    prefix_cache: PrefixCache | None = spec(
+        "Cache of past prompts on every replica that prefills.", default=None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,6 +129,7 @@ class Planner:
         `crowding` tells by what factor links are slower since others cross them too,
         `switching` which replicas may change their phase.
         """
+        cache = self.problem.service.prefix_cache
         replicas = tuple(
             ServingReplica(
                 phase=replica.phase,
@@ -137,6 +138,7 @@ class Planner:
                 kv_capacity_tokens=replica.kv_capacity_tokens,
                 kv_block_tokens=replica.kv_block_tokens,
                 slice=replica.slice,
+                prefix_cache=None if replica.phase is Phase.DECODE else cache,
             )
             for replica in deployment.replicas
         )

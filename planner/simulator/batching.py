@@ -37,6 +37,7 @@ from planner.simulator.kv import (
     stays,
 )
 from planner.simulator.lifecycle import end_request, enter_decode, first_token
+from planner.simulator.prefix_cache import find_prefix, use_prefix
 from planner.simulator.prompt_order import take_window
 from planner.simulator.queues import mark_dirty, push_prompt_front, remove_partial
 from planner.simulator.state import NONE
@@ -75,6 +76,8 @@ def admit(w: Any, replica: int) -> int:
         rep.window_left -= 1
         take_window(w, replica)
     req.next = NONE
+    if rep.cache != NONE:
+        use_prefix(w, replica, request)
     allocate(w, replica, prompt_blocks(w, replica, request))
     rep.num_running += int(stays(w, replica, request))
     req.admission = clock.admissions
@@ -106,9 +109,12 @@ def form_prefill(w: Any, replica: int) -> int:
     while can_prefill(w, replica) and first.batch_count < rep.max_num_seqs:
         request = rep.prompt_head
         req = w.request[request]
-        tokens = req.input_tokens + req.done_tokens
+        if rep.cache != NONE:
+            find_prefix(w, replica, request)
+        past = req.cached_tokens
+        tokens = req.input_tokens + req.done_tokens - past
         total = first.batch_tokens + tokens
-        squares = first.batch_squares + float(tokens) * tokens
+        squares = first.batch_squares + float(tokens) * (tokens + 2 * past)
         longest = max(longest, float(tokens))
         if rep.is_batch_padded:
             total = (first.batch_count + 1) * longest
@@ -116,6 +122,8 @@ def form_prefill(w: Any, replica: int) -> int:
         if first.batch_count > 0 and total > rep.max_batch_tokens:
             break
         admit(w, replica)
+        if rep.cache != NONE:
+            load_with_batch(w, batch, request)
         if first.batch_count > 0:
             w.request[first.batch_tail].next = request
         first.batch_tail = request
@@ -123,6 +131,17 @@ def form_prefill(w: Any, replica: int) -> int:
         first.batch_tokens = total
         first.batch_squares = squares
     return int(batch)
+
+
+@inlined
+def load_with_batch(w: Any, batch: int, request: int) -> None:
+    """Cached blocks of a batch are loaded one after the other, copies at once."""
+    one, all_of = w.reuse[request], w.reuse[batch]
+    if request == batch:
+        all_of.batch_load_ms = 0.0
+        all_of.batch_ready_ms = 0.0
+    all_of.batch_load_ms += one.load_ms
+    all_of.batch_ready_ms = max(all_of.batch_ready_ms, one.ready_ms)
 
 
 @compiled

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from clusters.fields import check_fields, spec
+from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
 from planner.simulator.control_build import fill_control
 from planner.simulator.outside_schedule import OutsideEvent
+from planner.simulator.prefix_build import prefix_arrays
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import (
     Batching,
@@ -19,6 +20,7 @@ from planner.simulator.system import (
     ServingReplica,
     ServingSystem,
 )
+from planner.simulator.transfer_settings import LinkSharing
 from planner.workload.requests import Requests
 
 NUM_SAMPLES = 256
@@ -59,6 +61,12 @@ class SimulationOptions:
         gt=0,
         default=None,
     )
+    ramp_ms: float = spec(
+        "Closed loop: the clients begin one after the other over this time.",
+        unit="ms",
+        ge=0,
+        default=0.0,
+    )
     hold_ms: float = spec(
         "Closed loop: a next request is held back this long, with those that follow it "
         "meanwhile (an engine that looks for new requests at intervals).",
@@ -92,7 +100,17 @@ class SimulationOptions:
 def build_world(
     system: ServingSystem, requests: Requests, options: SimulationOptions
 ) -> World:
-    """Allocate and fill the arrays of one simulation."""
+    """Allocate and fill the arrays of one simulation.
+
+    Raises
+    ------
+    InputError
+        For a closed loop of requests that are turns of sessions.
+    """
+    if options.concurrency is not None and requests.turns is not None:
+        raise InputError(
+            "concurrency", options.concurrency, "None where requests are sessions"
+        )
     replicas = system.replicas
     num_stages = sum(len(r.stages) for r in replicas)
     num_groups = sum(len(r.stages) + 1 for r in replicas)
@@ -106,8 +124,10 @@ def build_world(
     request = _fill_requests(requests, options)
     clock = _fill_clock(system, requests, options)
     fill_control(clock, request, replica, system)
-    slot = np.zeros(num_stages + len(requests), dtype=state.SLOT)
+    num_slots = num_stages + len(requests) + 1
+    slot = np.zeros(num_slots, dtype=state.SLOT)
     slot["position"] = NONE
+    is_fair = system.kv_transfer.sharing is LinkSharing.FAIR
     by_phase = {p: system.indices(p) for p in Phase}
     return World(
         clock=clock,
@@ -117,7 +137,7 @@ def build_world(
         group=group,
         member=np.zeros(num_members, dtype=state.MEMBER),
         residues=np.zeros((num_groups, max_block), dtype=np.int64),
-        heap=np.zeros(num_stages + len(requests), dtype=np.int64),
+        heap=np.zeros(num_slots, dtype=np.int64),
         slot=slot,
         dirty=np.zeros(len(replicas), dtype=np.int64),
         prefill_replicas=np.array(
@@ -130,6 +150,8 @@ def build_world(
         kv_samples=np.zeros((len(replicas), NUM_SAMPLES), dtype=np.float64),
         gap_counts=np.zeros(state.NUM_GAP_BINS, dtype=np.int64),
         span=np.zeros(options.max_spans, dtype=state.SPAN),
+        **prefix_arrays(system, requests, replica),
+        flow=np.zeros(len(requests) if is_fair else 0, dtype=np.int64),
         outside=np.zeros(0, dtype=state.OUTSIDE_EVENT),
     )
 
@@ -203,6 +225,7 @@ def _fill_replicas(
         rep["block_tokens"] = given.kv_block_tokens
         blocks = given.kv_capacity_tokens // given.kv_block_tokens
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
+        rep["least_free_blocks"], rep["cache"] = blocks, NONE
         rep["watermark_blocks"] = int(blocks * _WATERMARK_FRAC)
         rep["work_weight"] = work_weight(given)
         rep["is_open"] = 1
@@ -258,9 +281,15 @@ def work_weight(replica: ServingReplica) -> float:
 def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
     request = np.zeros(len(requests), dtype=state.REQUEST)
     request["arrival_ms"] = requests.arrival_ms
-    if options.concurrency is not None:
-        request["arrival_ms"][: options.concurrency] = 0.0
-        request["arrival_ms"][options.concurrency :] = np.inf
+    clients = options.concurrency
+    num_open = _num_open(requests, options)
+    if clients is not None:
+        starts_ms = np.arange(clients) * (options.ramp_ms / clients)
+        request["arrival_ms"][:clients] = starts_ms[: len(requests)]
+    if clients is not None or requests.turns is not None:
+        first = num_open if clients is None else clients
+        request["arrival_ms"][first:] = np.inf
+    request["status"][num_open:] = state.AWAITED
     request["input_tokens"] = requests.input_tokens
     request["output_tokens"] = requests.output_tokens
     for name in (
@@ -271,6 +300,7 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
         "finish_ms",
         "last_token_ms",
         "begun_ms",
+        "made_ms",
     ):
         request[name] = np.nan
     for name in (
@@ -284,11 +314,20 @@ def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:
     return request
 
 
+def _num_open(requests: Requests, options: SimulationOptions) -> int:
+    """Requests, the first ones, that arrive in order; others follow from events."""
+    if options.concurrency is not None and options.ramp_ms > 0:
+        return min(options.concurrency, len(requests))
+    return len(requests) if requests.turns is None else requests.turns.num_first
+
+
 def _fill_clock(
     system: ServingSystem, requests: Requests, options: SimulationOptions
 ) -> Array:
     array = np.zeros(1, dtype=state.CLOCK)
     clock = array[0]
+    clock["num_open"] = _num_open(requests, options)
+    clock["is_ramped"] = options.concurrency is not None and options.ramp_ms > 0
     clock["counts_gaps"] = options.is_itl_counted
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0
@@ -301,6 +340,7 @@ def _fill_clock(
     clock["num_layers"] = system.num_layers
     least = system.kv_transfer.least_layer_wise_tokens
     clock["least_layer_wise"] = _NO_LIMIT if least is None else least
+    clock["is_fair"] = system.kv_transfer.sharing is LinkSharing.FAIR
     clock["layer_wise_ms"] = system.kv_transfer.layer_wise_ms
     clock["transfer_block_ms"] = system.kv_transfer.block_ms
     spread = max(requests.duration_ms, 1.0) / (NUM_SAMPLES - 1)
@@ -336,5 +376,5 @@ def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     return {
         "route": routes,
         "edge_share": np.array(shares, dtype=state.EDGE_SHARE),
-        "edge_free_ms": np.zeros(len(names)),
+        "edge": np.zeros(len(names), dtype=state.EDGE),
     }

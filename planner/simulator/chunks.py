@@ -34,6 +34,7 @@ from typing import Any
 from planner.simulator.batching import admit, can_prefill, gather_decodes
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.groups import take_group
+from planner.simulator.prefix_cache import find_prefix
 from planner.simulator.queues import push_partial, remove_partial
 from planner.simulator.state import NONE
 
@@ -75,6 +76,8 @@ def next_chunk(w: Any, replica: int, decodes: int) -> int:
         if not can_begin(w, replica):
             return 0
         request = rep.prompt_head
+        if rep.cache != NONE:
+            find_prefix(w, replica, request)
     return int(chunk_size(w, replica, request, decodes, 0))
 
 
@@ -107,6 +110,8 @@ def add_chunks(w: Any, replica: int, group: int) -> None:
     rep = w.replica[replica]
     grp = w.group[group]
     grp.chunk_squares = 0.0
+    grp.load_ms = 0.0
+    grp.ready_ms = 0.0
     num_prompts = 0
     previous = NONE
     request = rep.partial_head
@@ -124,11 +129,16 @@ def add_chunks(w: Any, replica: int, group: int) -> None:
         request = following
     while num_prompts < rep.max_num_seqs and can_begin(w, replica):
         request = rep.prompt_head
+        if rep.cache != NONE:
+            find_prefix(w, replica, request)
         tokens = chunk_size(w, replica, request, grp.num_members, grp.chunk_tokens)
         if tokens == 0:
             return
         num_prompts += 1
         admit(w, replica)
+        if rep.cache != NONE:
+            grp.load_ms += w.reuse[request].load_ms
+            grp.ready_ms = max(grp.ready_ms, w.reuse[request].ready_ms)
         if add_chunk(w, group, request, tokens):
             push_finishing(w, group, request)
         else:

@@ -13,6 +13,7 @@ from planner.simulator.state import Array
 from planner.simulator.system import Routing, ServingSystem
 
 _ROUTINGS = {
+    Routing.CACHE_AWARE: state.CACHE_AWARE,
     Routing.ROUND_ROBIN: state.ROUND_ROBIN,
     Routing.SHORTEST_QUEUE: state.SHORTEST_QUEUE,
     Routing.PENDING_TOKENS: state.PENDING_TOKENS,

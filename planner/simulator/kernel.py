@@ -14,8 +14,8 @@ from planner.simulator.events import pop
 from planner.simulator.lifecycle import arrive
 from planner.simulator.outside import flip_if_empty, happen
 from planner.simulator.stages import end_stage, pump, settle_run
-from planner.simulator.state import NONE
-from planner.simulator.transfers import end_transfer
+from planner.simulator.state import AWAITED, NONE
+from planner.simulator.transfers import end_flows, end_transfer
 
 
 @entry_point
@@ -44,13 +44,18 @@ def run(w: Any) -> bool:
             if which < num_stages:
                 end_stage(w, which)
             elif which < num_stages + num_requests:
-                settle_source(w, which - num_stages)
-                end_transfer(w, which - num_stages)
+                if w.request[which - num_stages].status == AWAITED:
+                    arrive(w, which - num_stages)
+                else:
+                    settle_source(w, which - num_stages)
+                    end_transfer(w, which - num_stages)
+            elif which == num_stages + num_requests:
+                end_flows(w)
             elif clock.num_done + clock.num_rejected == num_requests:
                 clock.now_ms = before_ms  # nobody is left to see it
                 return True
             else:
-                happen(w, which - num_stages - num_requests)
+                happen(w, which - num_stages - num_requests - 1)
         else:
             request = clock.next_arrival
             clock.next_arrival += 1
@@ -69,7 +74,7 @@ def settle_source(w: Any, request: int) -> None:
 def next_arrival_ms(w: Any) -> float:
     """Time of the next arrival; infinity when none is due yet or none is left."""
     clock = w.clock[0]
-    if clock.next_arrival >= w.request.shape[0]:
+    if clock.next_arrival >= clock.num_open:
         return math.inf
     return float(w.request[clock.next_arrival].arrival_ms)
 

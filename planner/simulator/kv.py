@@ -56,6 +56,8 @@ def allocate(w: Any, replica: int, blocks: int) -> None:
     record_occupancy(w, replica)
     rep = w.replica[replica]
     rep.free_blocks -= blocks
+    if rep.free_blocks < rep.least_free_blocks:
+        rep.least_free_blocks = rep.free_blocks
     used = rep.capacity_blocks - rep.free_blocks
     rep.kv_last_blocks = used
     if used > rep.kv_peak_blocks:
@@ -67,6 +69,8 @@ def grow_to_now(w: Any, replica: int, blocks: int) -> None:
     """Take the blocks that a run has filled little by little since the last record."""
     rep = w.replica[replica]
     rep.free_blocks -= blocks
+    if rep.free_blocks < rep.least_free_blocks:
+        rep.least_free_blocks = rep.free_blocks
     record_occupancy(w, replica)
     used = rep.capacity_blocks - rep.free_blocks
     if used > rep.kv_peak_blocks:

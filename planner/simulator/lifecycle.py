@@ -3,9 +3,17 @@
 import math
 from typing import Any
 
+from planner.simulator.cache_routing import expect_alone, join_queue, leave_queue
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.early_rejection import begin_decode, expect_decode, is_refused
+from planner.simulator.events import schedule
 from planner.simulator.gaps import count_token
 from planner.simulator.kv import allocate, blocks_for, num_blocks, stays
+from planner.simulator.prefix_cache import (
+    store_on_release,
+    store_output,
+    store_prompt,
+)
 from planner.simulator.promises import (
     has_pools,
     keeps_books,
@@ -23,7 +31,14 @@ from planner.simulator.queues import (
 )
 from planner.simulator.routing import choose_decode, choose_prefill
 from planner.simulator.splitwise import choose_pair
-from planner.simulator.state import DONE, NONE, REJECTED
+from planner.simulator.state import (
+    ARRIVED,
+    CACHE_AWARE,
+    DONE,
+    NONE,
+    REJECTED,
+    TURN_DUE,
+)
 from planner.simulator.streams import drop_stream, end_stream, queue_pull
 
 
@@ -40,6 +55,20 @@ def release_next_client(w: Any) -> None:
             if clock.now_ms > clock.release_ms:
                 clock.release_ms = clock.now_ms + clock.hold_ms
             w.request[released].arrival_ms = clock.release_ms
+            if clock.is_ramped:  # others who have not begun may come later
+                schedule(w, w.stage.shape[0] + released, clock.release_ms, TURN_DUE)
+
+
+@compiled
+def release_next_turn(w: Any, request: int) -> None:
+    """A session goes on: its next turn comes a think time after this one has ended."""
+    if w.turn.shape[0] == 0:
+        return
+    following = w.turn[request].next
+    if following != NONE:
+        due = w.clock[0].now_ms + w.turn[following].think_ms
+        w.request[following].arrival_ms = due
+        schedule(w, w.stage.shape[0] + following, due, TURN_DUE)
 
 
 @inlined
@@ -51,7 +80,7 @@ def missed_ttft(w: Any, request: int) -> bool:
 
 @compiled
 def reject(w: Any, request: int) -> None:
-    """Refuse a request that can never fit; it counts as a miss of every limit."""
+    """Refuse a request; it counts as a miss of every limit."""
     clock = w.clock[0]
     w.request[request].status = REJECTED
     clock.num_rejected += 1
@@ -61,6 +90,7 @@ def reject(w: Any, request: int) -> None:
     clock.e2e_misses += 1
     clock.joint_misses += 1
     release_next_client(w)
+    release_next_turn(w, request)
 
 
 @inlined
@@ -69,6 +99,7 @@ def arrive(w: Any, request: int) -> None:
     clock = w.clock[0]
     req = w.request[request]
     clock.now_ms = max(clock.now_ms, req.arrival_ms)
+    req.status = ARRIVED
     if w.prefill_replicas.shape[0] == 0:
         first_token(w, request)
         return
@@ -99,6 +130,15 @@ def route_prompt(w: Any, request: int) -> None:
         req.prefill_replica = req.decode_replica = NONE
         reject(w, request)
         return
+    if w.forecast.shape[0] > 0:
+        if w.clock[0].routing != CACHE_AWARE:
+            expect_alone(w, replica, request)
+        if is_refused(w, request):
+            req.prefill_replica = req.decode_replica = NONE
+            reject(w, request)
+            return
+        expect_decode(w, request)
+        join_queue(w, replica, request)
     req.prefill_replica = replica
     if has_pools(w):
         promise_prompt(w, request)
@@ -117,6 +157,10 @@ def first_token(w: Any, request: int) -> None:
     req = w.request[request]
     replica = req.prefill_replica
     req.done_tokens = 1
+    if replica != NONE:
+        end_forecast(w, replica, request)
+        if w.replica[replica].cache != NONE:
+            store_prompt(w, replica, request)
     if math.isnan(req.first_token_ms):
         req.first_token_ms = clock.now_ms
         req.last_token_ms = clock.now_ms
@@ -170,6 +214,14 @@ def send_to_decode(w: Any, request: int) -> None:
     queue_pull(w, request, target)
 
 
+@inlined
+def end_forecast(w: Any, replica: int, request: int) -> None:
+    """The prefill that the router expected has ended."""
+    if w.forecast.shape[0] > 0:
+        leave_queue(w, replica, request)
+        begin_decode(w, request)
+
+
 @compiled
 def can_hold(w: Any, replica: int, request: int) -> bool:
     """Whether the whole of `request` fits a decode replica that has nothing else."""
@@ -186,6 +238,7 @@ def leave_prefill(w: Any, request: int) -> None:
         strike_departure(w, request)
     rep = w.replica[req.prefill_replica]
     allocate(w, req.prefill_replica, -num_blocks(req.input_tokens, rep.block_tokens))
+    store_on_release(w, req.prefill_replica, request)
     mark_dirty(w, req.prefill_replica)
 
 
@@ -244,6 +297,7 @@ def leave_decode(w: Any, request: int) -> None:
     rep = w.replica[req.decode_replica]
     rep.work_tokens -= req.input_tokens
     rep.num_running -= 1
+    store_on_release(w, req.decode_replica, request)
     if keeps_books(w):
         promise_decode(w, req.decode_replica, request, -1)
     mark_dirty(w, req.decode_replica)
@@ -269,4 +323,7 @@ def finish(w: Any, request: int) -> None:
         missed = True
     if missed:
         clock.joint_misses += 1
+    if w.turn.shape[0] > 0:
+        store_output(w, request)
     release_next_client(w)
+    release_next_turn(w, request)

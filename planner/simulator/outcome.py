@@ -91,6 +91,10 @@ class SimulationResult:
     is_complete: bool
     token_gaps: GapHistogram | None = None
     """Gaps between tokens, when `is_itl_counted`."""
+    hit_blocks: IntArray | None = None
+    """Leading blocks of each prompt that were cached when it was first computed."""
+    hit_tokens: IntArray | None = None
+    """Prompt tokens that were not computed for that, at most all but one."""
     timeline: Timeline | None = None
     """What the stages did when, with `max_spans` > 0."""
 
@@ -106,7 +110,7 @@ class SimulationResult:
 
     @property
     def num_rejected(self) -> int:
-        """Requests refused because they can never fit the KV cache."""
+        """Requests refused: they can never fit the KV cache, or by early rejection."""
         return int(self.is_rejected.sum())
 
     @property
@@ -168,10 +172,16 @@ class SimulationResult:
         """Requests finished per second of simulated time."""
         return self.num_done * MS_PER_S / max(self.end_ms, 1e-9)
 
+    def prefix_hit_frac(self) -> float | None:
+        """Share of the prompt tokens found in prefix caches; None without any."""
+        if self.hit_tokens is None:
+            return None
+        return float(self.hit_tokens.sum() / self.input_tokens.sum())
+
     def arrival_rps(self) -> float:
         """Mean arrival rate in requests per second (0 when all arrive at once)."""
         arrived = self.arrival_ms[np.isfinite(self.arrival_ms)]
-        span_ms = float(arrived[-1] - arrived[0])
+        span_ms = float(np.ptp(arrived))
         return (len(arrived) - 1) * MS_PER_S / span_ms if span_ms > 0 else 0.0
 
     def output_tokens_per_s(self) -> float:

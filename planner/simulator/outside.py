@@ -35,6 +35,7 @@ from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.events import cancel, schedule
+from planner.simulator.flows import drop_flow, network_slot
 from planner.simulator.kv import allocate
 from planner.simulator.lifecycle import leave_prefill, route_prompt, send_to_decode
 from planner.simulator.queues import mark_dirty, remove_unsent
@@ -84,7 +85,7 @@ def happen(w: Any, which: int) -> None:
 @inlined
 def first_timer(w: Any) -> int:
     """Slot of the timer of the first replica."""
-    return int(w.stage.shape[0] + w.request.shape[0])
+    return int(network_slot(w) + 1)
 
 
 @compiled
@@ -189,6 +190,7 @@ def fail(w: Any, replica: int) -> None:
                 w.request[last_lost].next = request
             last_lost = request
         elif req.decode_replica == replica and math.isnan(req.decode_ready_ms):
+            drop_flow(w, request)
             req.decode_replica = NONE
             req.begun_ms = math.nan
             req.transfer_start_ms = math.nan
@@ -229,6 +231,7 @@ def let_go(w: Any, request: int, replica: int) -> None:
     if not math.isnan(req.decode_ready_ms):
         return
     cancel(w, w.stage.shape[0] + request)
+    drop_flow(w, request)
     if req.prefill_replica != replica:
         leave_prefill(w, request)
     elif req.decode_replica != NONE and req.decode_replica != replica:

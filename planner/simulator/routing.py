@@ -8,9 +8,11 @@ queue are in `splitwise` and `tetriinfer`.
 import math
 from typing import Any
 
+from planner.simulator.cache_routing import choose_by_ttft
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.state import (
     ANY_SLICE,
+    CACHE_AWARE,
     NONE,
     PENDING_TOKENS,
     POWER_OF_TWO,
@@ -38,6 +40,8 @@ def choose_prefill(w: Any, request: int) -> int:
         return int(choose_at_random(w, candidates, ANY_SLICE, dice))
     if clock.routing == PENDING_TOKENS:
         return int(fewest_pending(w, candidates))
+    if clock.routing == CACHE_AWARE:
+        return int(choose_by_ttft(w, request))
     return int(least_work(w, candidates, ANY_SLICE))
 
 

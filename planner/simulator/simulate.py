@@ -89,6 +89,8 @@ def _collect(world: World, is_complete: bool) -> SimulationResult:
         token_gaps=(
             GapHistogram(counts=world.gap_counts) if clock["counts_gaps"] else None
         ),
+        hit_blocks=world.reuse["hit_blocks"].copy() if len(world.reuse) else None,
+        hit_tokens=world.reuse["hit_tokens"].copy() if len(world.reuse) else None,
         timeline=_timeline(world) if len(world.span) else None,
     )
 

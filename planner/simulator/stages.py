@@ -16,7 +16,7 @@ from planner.simulator.batching import (
     form_decode,
     form_prefill,
 )
-from planner.simulator.chunks import form_chunked, next_chunk
+from planner.simulator.chunks import can_begin, form_chunked, next_chunk
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.decode_admission import watches_steps
 from planner.simulator.events import schedule
@@ -63,6 +63,10 @@ def run_prefill(w: Any, stage: int, batch: int) -> None:
     count_active(w, st.replica)
     first = w.request[batch]
     duration = prefill_ms(w, stage, first.batch_tokens, first.batch_squares)
+    if w.replica[st.replica].cache != NONE:
+        reuse = w.reuse[batch]
+        loaded = max(reuse.batch_load_ms, reuse.batch_ready_ms - w.clock[0].now_ms)
+        duration = max(duration, loaded)
     st.doing = PREFILL
     st.current = batch
     st.run_start_ms = w.clock[0].now_ms
@@ -83,6 +87,9 @@ def run_group(w: Any, stage: int, group: int) -> None:
     st.run_steps = 1
     w.group[group].width = w.group[group].num_members
     duration = mixed_ms(w, stage, group)
+    if w.replica[st.replica].cache != NONE:
+        grp = w.group[group]
+        duration = max(duration, grp.load_ms, grp.ready_ms - w.clock[0].now_ms)
     schedule(w, stage, w.clock[0].now_ms + duration, PREFILL_DONE)
 
 
@@ -102,7 +109,8 @@ def run_decode(w: Any, stage: int, group: int) -> None:
     st.run_fixed_ms = batch.fixed_ms
     st.run_slope_ms = batch.slope_ms
     st.run_steps = 1
-    if clock.fast_forward and rep.num_stages == 1 and rep.max_step_context == 0:
+    is_long = rep.max_step_context == 0 and rep.is_stepwise == 0
+    if clock.fast_forward and rep.num_stages == 1 and is_long:
         wanted = w.member[grp.offset].finish - grp.step
         st.run_steps = steps_that_fit(w, group, wanted, rep.block_tokens)
     schedule_run(w, stage)
@@ -329,6 +337,9 @@ def is_prompt_due(w: Any, stage: int) -> bool:
     if not rep.is_chunked:
         return bool(can_prefill(w, st.replica))
     decodes = w.group[st.current].num_members if rep.mixes_decodes else 0
+    if rep.cache != NONE and rep.partial_head == NONE:
+        # Others that share the cache may shorten the prompt until the run ends.
+        return bool(can_begin(w, st.replica) and decodes < rep.max_batch_tokens)
     return bool(next_chunk(w, st.replica, decodes) > 0)
 
 

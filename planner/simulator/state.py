@@ -17,8 +17,9 @@ NONE = -1
 IDLE, PREFILL, DECODE, MIXED = 0, 1, 2, 3
 """What a stage is doing; `MIXED`: a step with prompt chunks, with decodes or not."""
 
-ARRIVED, DONE, REJECTED = 0, 1, 2
-"""Status of a request: in the system, finished, refused (longer than the KV cache)."""
+ARRIVED, DONE, REJECTED, AWAITED = 0, 1, 2, 3
+"""Status of a request: in the system, finished, refused (longer than the KV cache, or
+by early rejection), or its time of arrival follows from how others are served."""
 
 ANY_SLICE = -1
 """Replicas of any pairing group."""
@@ -27,13 +28,19 @@ ROUND_ROBIN, SHORTEST_QUEUE, PENDING_TOKENS, RANDOM, POWER_OF_TWO = range(5)
 TETRIINFER, SPLITWISE = 5, 6
 """Routing policies; the last two count what is promised to each replica."""
 
+CACHE_AWARE = -1
+"""Routing by the expected TTFT."""
+
 FCFS, SHORTEST_FIRST, LONGEST_FIRST = range(3)
 """Orders of the prompts of a window."""
 
 GREEDY, RESERVE_STATIC, RESERVE_DYNAMIC = range(3)
 """Rules by which a decode replica fetches requests."""
 
-DECODE_DONE, PREFILL_DONE, TRANSFER_DONE, OUTSIDE, SERVES = 0, 1, 2, 3, 4
+ADMIT_ALL, ADMIT_BY_CURRENT, ADMIT_BY_PREDICTED = 0, 1, 2
+"""Rules of early rejection."""
+
+DECODE_DONE, PREFILL_DONE, TRANSFER_DONE, OUTSIDE, SERVES, TURN_DUE = 0, 1, 2, 3, 4, 5
 """Event priorities at equal times; arrivals come last.
 
 Decode steps end first, so that whoever routes a prefilled request at the same time
@@ -73,6 +80,10 @@ REQUEST = np.dtype(
         ("pull_next", "i8"),
         ("link_ms", "f8"),
         ("begun_ms", "f8"),
+        ("made_ms", "f8"),
+        ("is_streamed", "i8"),
+        ("left_bytes", "f8"),
+        ("rate_bytes_per_ms", "f8"),
         ("streamed_tokens", "i8"),
         ("batch_next", "i8"),
         ("batch_count", "i8"),
@@ -115,6 +126,11 @@ REPLICA = np.dtype(
         ("capacity_blocks", "i8"),
         ("watermark_blocks", "i8"),
         ("free_blocks", "i8"),
+        ("least_free_blocks", "i8"),
+        ("cache", "i8"),
+        ("own_blocks", "i8"),
+        ("queue_ms", "f8"),
+        ("is_stepwise", "i8"),
         ("num_running", "i8"),
         ("prompt_head", "i8"),
         ("prompt_tail", "i8"),
@@ -197,6 +213,8 @@ GROUP = np.dtype(
         ("width", "i8"),
         ("chunk_tokens", "i8"),
         ("chunk_squares", "f8"),
+        ("load_ms", "f8"),
+        ("ready_ms", "f8"),
     ]
 )
 
@@ -210,6 +228,7 @@ CLOCK = np.dtype(
         ("sequence", "i8"),
         ("heap_size", "i8"),
         ("next_arrival", "i8"),
+        ("num_open", "i8"),
         ("num_dirty", "i8"),
         ("admissions", "i8"),
         ("next_prefill", "i8"),
@@ -229,11 +248,16 @@ CLOCK = np.dtype(
         ("concurrency", "i8"),
         ("hold_ms", "f8"),
         ("release_ms", "f8"),
+        ("is_ramped", "i8"),
         ("kv_bytes_per_token", "f8"),
         ("least_layer_wise", "i8"),
         ("num_layers", "f8"),
         ("layer_wise_ms", "f8"),
         ("transfer_block_ms", "f8"),
+        ("is_fair", "i8"),
+        ("num_flows", "i8"),
+        ("first_flow", "i8"),
+        ("flows_ms", "f8"),
         ("num_prefills", "i8"),
         ("num_decodes", "i8"),
         ("wait_head", "i8"),
@@ -281,6 +305,9 @@ ROUTE = np.dtype([("latency_ms", "f8"), ("ms_per_byte", "f8"), ("first_edge", "i
 EDGE_SHARE = np.dtype([("edge", "i8"), ("ms_per_byte", "f8")])
 """A shared link of a route."""
 
+EDGE = np.dtype([("free_ms", "f8"), ("room", "f8"), ("demand", "f8")])
+"""A shared link: until when it is booked; or what fair rates leave of it."""
+
 OUTSIDE_EVENT = np.dtype(
     [("at_ms", "f8"), ("kind", "i8"), ("replica", "i8"), ("takes_ms", "f8")]
 )
@@ -306,8 +333,9 @@ class World(NamedTuple):
     The kernel gets them behind one pointer (`planner.simulator.handle`).
 
     `heap` holds slot numbers; slot s < num_stages is a stage, slot num_stages + i the
-    KV transfer of request i; with events from outside, a timer a replica follows, and
-    the next of these events. `knot` and `batch` have one row a distinct StepTable;
+    KV transfer of request i. The next slot is the first end of fairly shared transfers;
+    with events from outside, a timer a replica follows, and the next of these events.
+    `knot` and `batch` have one row a distinct StepTable;
     `route` one record a (source, target) pair of replicas, `source * num_replicas +
     target`, and one more at the end.
     """
@@ -328,8 +356,19 @@ class World(NamedTuple):
     batch: Array
     route: Array
     edge_share: Array
-    edge_free_ms: Array
+    edge: Array
+    flow: Array
     outside: Array
     kv_samples: Array
     gap_counts: Array
     span: Array
+    cache: Array
+    cache_node: Array
+    cache_entry: Array
+    block_id: Array
+    block_offset: Array
+    reuse: Array
+    forecast: Array
+    early_rejection: Array
+    decode_start: Array
+    turn: Array

@@ -23,8 +23,10 @@ Steps
 
 Differences from the paper
     - The prefill is not slowed by what is sent beside it (the paper measured little).
-    - Links are booked for the whole time T from t on, not for each layer apart: a slow
-      prefill leaves gaps that the next transfer may fill, but not before its turn.
+    - First come, first served, links are booked for the whole time T from t on, not for
+      each layer apart: a slow prefill leaves gaps that the next transfer may fill, but
+      not before its turn. Under fair sharing the bytes flow from the admission on, as
+      if all were there; what the first layer comes later is added at the end.
 
 Assumes   layers of equal KV size and time; of a chunked prompt the last layer is whole
 Cost      no event more than a serialized transfer
@@ -35,6 +37,7 @@ from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.events import schedule
+from planner.simulator.flows import drop_flow, route_of
 from planner.simulator.kv import allocate, blocks_for, num_blocks
 from planner.simulator.promises import has_pools, keeps_books, promise_decode
 from planner.simulator.queues import mark_dirty, push_pull, remove_pull
@@ -77,25 +80,43 @@ def begin_stream(w: Any, request: int) -> None:
 @compiled
 def transfer_ms(w: Any, request: int) -> float:
     """Time of the whole KV cache on its route alone, without the fixed times."""
-    clock = w.clock[0]
+    size = w.clock[0].kv_bytes_per_token * w.request[request].input_tokens
+    bytes_ms = size * w.route[route_of(w, request)].ms_per_byte
+    return float(blocks_ms(w, request) + bytes_ms)
+
+
+@compiled
+def blocks_ms(w: Any, request: int) -> float:
+    """Time of the connector for the blocks of a prompt."""
     req = w.request[request]
     source = w.replica[req.prefill_replica]
-    route = req.prefill_replica * w.replica.shape[0] + req.decode_replica
-    size = clock.kv_bytes_per_token * req.input_tokens
     blocks = num_blocks(req.input_tokens, source.block_tokens)
-    return float(clock.transfer_block_ms * blocks + size * w.route[route].ms_per_byte)
+    return float(w.clock[0].transfer_block_ms * blocks)
 
 
 @inlined
 def end_stream(w: Any, request: int) -> None:
-    """The prefill of an admitted layer-wise transfer is over; set when it ends."""
+    """The prefill of an admitted layer-wise transfer is over."""
+    req = w.request[request]
+    req.made_ms = w.clock[0].now_ms
+    if not math.isnan(req.link_ms):
+        schedule_stream_end(w, request)
+
+
+@compiled
+def schedule_stream_end(w: Any, request: int) -> None:
+    """Both the prefill and the time on the links are known: so is the end."""
     clock = w.clock[0]
     req = w.request[request]
-    route = req.prefill_replica * w.replica.shape[0] + req.decode_replica
+    route = route_of(w, request)
     whole_ms = transfer_ms(w, request)
-    layer_ms = (clock.now_ms - req.begun_ms) / clock.num_layers
-    start = max(req.link_ms, req.begun_ms + layer_ms)
-    end = max(start + whole_ms, clock.now_ms + whole_ms / clock.num_layers)
+    first_made = req.begun_ms + (req.made_ms - req.begun_ms) / clock.num_layers
+    if clock.is_fair:  # all bytes could be sent by `link_ms`
+        wait_ms = max(0.0, first_made - req.transfer_start_ms)
+        end = req.link_ms + blocks_ms(w, request) + wait_ms
+    else:
+        end = max(req.link_ms, first_made) + whole_ms
+    end = max(end, req.made_ms + whole_ms / clock.num_layers)
     end += w.route[route].latency_ms + clock.layer_wise_ms
     schedule(w, w.stage.shape[0] + request, end, TRANSFER_DONE)
 
@@ -109,6 +130,7 @@ def drop_stream(w: Any, request: int) -> None:
     if math.isnan(req.transfer_start_ms):
         remove_pull(w, target, request)
     else:
+        drop_flow(w, request)
         blocks = blocks_for(w, target, request, req.input_tokens + 1)
         allocate(w, target, -blocks)
         rep.num_running -= 1

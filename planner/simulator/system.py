@@ -7,6 +7,7 @@ from itertools import product
 from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable
 from planner.simulator.control import DecodeAdmission, PromptOrder, RouterSettings
+from planner.simulator.prefix_settings import EarlyRejection, PrefixCache
 from planner.simulator.transfer_settings import KvTransfer, TransferMode
 
 
@@ -27,7 +28,8 @@ class Routing(StrEnum):
     sends arrivals to the shortest queue, and prefilled requests to one of two decode
     replicas by their mix of long and short outputs. `SPLITWISE` chooses both replicas
     at the arrival, and lends those of one phase to the other when it has too few. The
-    last two are `SHORTEST_QUEUE` where replicas are not of both phases.
+    last two are `SHORTEST_QUEUE` where replicas are not of both phases. `CACHE_AWARE`
+    sends arrivals where the expected TTFT is least, prefilled requests by work.
     """
 
     ROUND_ROBIN = "round_robin"
@@ -37,6 +39,7 @@ class Routing(StrEnum):
     POWER_OF_TWO = "power_of_two"
     TETRIINFER = "tetriinfer"
     SPLITWISE = "splitwise"
+    CACHE_AWARE = "cache_aware"
 
 
 def kv_phases(routing: Routing) -> tuple[tuple[Phase, Phase], ...]:
@@ -237,9 +240,14 @@ class ServingReplica:
         ge=0,
         default=0,
     )
+    prefix_cache: PrefixCache | None = spec(
+        "Cache of past prompts, for replicas that prefill.", default=None
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.prefix_cache is not None and self.limits.is_batch_padded:
+            raise InputError("is_batch_padded", True, "False with a prefix cache")
         if not self.stages:
             raise InputError("stages", self.stages, "at least one pipeline stage")
         is_request_level = self.limits.policy is Batching.REQUEST_LEVEL
@@ -304,6 +312,9 @@ class ServingSystem:
         unit="1",
         ge=1,
         default=1,
+    )
+    early_rejection: EarlyRejection | None = spec(
+        "Refusal of requests that are bound to miss their limits.", default=None
     )
 
     def __post_init__(self) -> None:

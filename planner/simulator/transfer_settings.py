@@ -25,6 +25,16 @@ class TransferMode(StrEnum):
     BY_SIZE = "by_size"
 
 
+class LinkSharing(StrEnum):
+    """How transfers at the same time share a link.
+
+    `FIRST_COME`: one after the other. `FAIR`: all at once, at max-min fair rates.
+    """
+
+    FIRST_COME = "first_come"
+    FAIR = "fair"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvTransfer:
     """How KV caches are sent; rates and set-up times are those of the routes."""
@@ -52,6 +62,10 @@ class KvTransfer:
         unit="ms/block",
         ge=0,
         default=0.0,
+    )
+
+    sharing: LinkSharing = spec(
+        "How transfers at the same time share a link.", default=LinkSharing.FIRST_COME
     )
 
     def __post_init__(self) -> None:

@@ -5,10 +5,17 @@ from typing import Any
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.decode_admission import has_forecast_room
 from planner.simulator.events import schedule
+from planner.simulator.flows import (
+    ROUNDING,
+    route_of,
+    send_until_now,
+    share_links,
+    start_flow,
+)
 from planner.simulator.kv import allocate, blocks_for, can_allocate
 from planner.simulator.lifecycle import enter_decode, leave_prefill
 from planner.simulator.state import NONE, TRANSFER_DONE
-from planner.simulator.streams import transfer_ms
+from planner.simulator.streams import blocks_ms, schedule_stream_end, transfer_ms
 
 
 @inlined
@@ -35,15 +42,45 @@ def start_pulls(w: Any, replica: int) -> None:
         if req.prefill_replica == NONE:
             end_transfer(w, request)
             continue
+        req.is_streamed = int(req.done_tokens == 0)
+        if clock.is_fair:
+            start_flow(w, request, clock.kv_bytes_per_token * req.input_tokens)
+            continue
         req.link_ms = reserve_route(w, request, replica)
-        if req.done_tokens == 0:
+        if req.is_streamed:
             continue  # its layers follow as they are prefilled: `streams`
-        route = req.prefill_replica * w.replica.shape[0] + replica
-        end = req.link_ms + w.route[route].latency_ms + transfer_ms(w, request)
+        latency_ms = w.route[route_of(w, request)].latency_ms
+        end = req.link_ms + latency_ms + transfer_ms(w, request)
         if end <= clock.now_ms:
             end_transfer(w, request)
         else:
             schedule(w, w.stage.shape[0] + request, end, TRANSFER_DONE)
+
+
+@inlined
+def end_flows(w: Any) -> None:
+    """The bytes of the first fairly shared transfer are there, and of those with it."""
+    clock = w.clock[0]
+    send_until_now(w)
+    w.request[clock.first_flow].left_bytes = 0.0
+    num_left = 0
+    for place in range(clock.num_flows):
+        request = w.flow[place]
+        req = w.request[request]
+        size = clock.kv_bytes_per_token * req.input_tokens
+        if req.left_bytes > ROUNDING * size:
+            w.flow[num_left] = request
+            num_left += 1
+            continue
+        req.link_ms = clock.now_ms
+        if req.is_streamed == 0:
+            latency_ms = w.route[route_of(w, request)].latency_ms
+            end = clock.now_ms + latency_ms + blocks_ms(w, request)
+            schedule(w, w.stage.shape[0] + request, end, TRANSFER_DONE)
+        elif req.done_tokens > 0:
+            schedule_stream_end(w, request)
+    clock.num_flows = num_left
+    share_links(w)
 
 
 @inlined
@@ -67,11 +104,10 @@ def reserve_route(w: Any, request: int, target: int) -> float:
     start = clock.now_ms
     first, last = w.route[route].first_edge, w.route[route + 1].first_edge
     for i in range(first, last):
-        start = max(start, w.edge_free_ms[w.edge_share[i].edge])
+        start = max(start, w.edge[w.edge_share[i].edge].free_ms)
     for i in range(first, last):
-        w.edge_free_ms[w.edge_share[i].edge] = (
-            start + size * w.edge_share[i].ms_per_byte
-        )
+        taken_ms = size * w.edge_share[i].ms_per_byte
+        w.edge[w.edge_share[i].edge].free_ms = start + taken_ms
     return float(start)
 
 

@@ -136,6 +136,12 @@ class ClosedLoop:
     concurrency: int = spec(
         "Requests in the system at any time.", unit="requests", ge=1, le=10_000_000
     )
+    ramp_s: float = spec(
+        "The clients begin one after the other over this time.",
+        unit="s",
+        ge=0,
+        default=0.0,
+    )
     kind: Literal["closed_loop"] = spec("Tag in files.", default="closed_loop")
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from clusters.fields import InputError
+from planner.workload.prefix_blocks import PrefixBlocks
 from planner.workload.requests import IntArray, Requests
 from planner.workload.streams import Stream, generator_for
 
@@ -55,7 +56,7 @@ def replay(
         arrival_ms=arrival_ms,
         input_tokens=trace.input_tokens[index],
         output_tokens=trace.output_tokens[index],
-        prefix_hashes=_hashes(trace, index, repetition),
+        prefix_blocks=_blocks(trace, index, repetition),
     )
 
 
@@ -72,18 +73,11 @@ def _start(num_recorded: int, *, seed: int) -> int:
     return int(generator_for(Stream.TRACE_START, seed=seed).integers(num_recorded))
 
 
-def _hashes(
+def _blocks(
     trace: Requests, index: IntArray, repetition: IntArray
-) -> tuple[tuple[int, ...], ...] | None:
-    """Hashes of the chosen requests; each repetition gets ids of its own."""
-    recorded = trace.prefix_hashes
+) -> PrefixBlocks | None:
+    """Blocks of the chosen requests; each repetition gets ids of its own."""
+    recorded = trace.prefix_blocks
     if recorded is None:
         return None
-    if not repetition.any():
-        return tuple(recorded[i] for i in index)
-    ids = [block for hashes in recorded for block in hashes]
-    num_ids = max(ids) - min(ids) + 1 if ids else 0
-    return tuple(
-        tuple(block + lap * num_ids for block in recorded[i])
-        for i, lap in zip(index.tolist(), repetition.tolist(), strict=True)
-    )
+    return recorded.take(index).renamed(repetition)

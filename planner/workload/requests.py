@@ -1,6 +1,6 @@
 """Requests: what a simulation is fed, as plain arrays sorted by arrival."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from clusters.fields import InputError, spec
 from clusters.units import MS_PER_S
+from planner.workload.prefix_blocks import PrefixBlocks
+from planner.workload.turns import Turns
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -27,16 +29,20 @@ class Requests:
     input_tokens, output_tokens
         Prompt and output lengths, shape ``(num_requests,)``, at least 1. The first
         output token comes from the prefill step.
-    prefix_hashes
-        Optional block hashes of each prompt, one tuple a request (Mooncake traces).
+    prefix_blocks
+        Which blocks of the prompts are shared (Mooncake traces), if known.
+    turns
+        Which requests are later turns of a session. They come last, and their arrival
+        time, if later than any, is overruled by the end of the turn before.
     """
 
     arrival_ms: FloatArray = spec("Arrival times.", unit="ms")
     input_tokens: IntArray = spec("Prompt lengths.", unit="tokens")
     output_tokens: IntArray = spec("Answer lengths.", unit="tokens")
-    prefix_hashes: tuple[tuple[int, ...], ...] | None = spec(
-        "Block hashes of each prompt.", default=None
+    prefix_blocks: PrefixBlocks | None = spec(
+        "Blocks of each prompt that may be shared.", default=None
     )
+    turns: Turns | None = spec("Which follow which in a session.", default=None)
 
     def __post_init__(self) -> None:
         num = len(self.arrival_ms)
@@ -59,8 +65,10 @@ class Requests:
         times = self.arrival_ms
         if not np.isfinite(times).all() or times[0] < 0 or (np.diff(times) < 0).any():
             raise InputError("arrival_ms", "…", "finite times >= 0 in rising order")
-        if self.prefix_hashes is not None and len(self.prefix_hashes) != num:
-            raise InputError("prefix_hashes", len(self.prefix_hashes), f"{num} entries")
+        if self.prefix_blocks is not None and len(self.prefix_blocks) != num:
+            raise InputError("prefix_blocks", len(self.prefix_blocks), f"{num} entries")
+        if self.turns is not None and len(self.turns) != num:
+            raise InputError("turns", len(self.turns), f"{num} entries")
 
     def __len__(self) -> int:
         return len(self.arrival_ms)
@@ -85,19 +93,20 @@ class Requests:
             )
         factor = self.rate_rps / rate_rps
         start = self.arrival_ms[0]
-        return type(self)(
-            arrival_ms=(self.arrival_ms - start) * factor,
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            prefix_hashes=self.prefix_hashes,
-        )
+        return replace(self, arrival_ms=(self.arrival_ms - start) * factor)
 
     def head(self, num_requests: int) -> Self:
         """The first `num_requests` requests."""
-        hashes = self.prefix_hashes
-        return type(self)(
-            arrival_ms=self.arrival_ms[:num_requests],
-            input_tokens=self.input_tokens[:num_requests],
-            output_tokens=self.output_tokens[:num_requests],
-            prefix_hashes=None if hashes is None else hashes[:num_requests],
+        return self.take(np.arange(min(num_requests, len(self))))
+
+    def take(self, index: IntArray) -> Self:
+        """The requests at `index`, which rises, shape ``(num_taken,)``."""
+        blocks, turns = self.prefix_blocks, self.turns
+        return replace(
+            self,
+            arrival_ms=self.arrival_ms[index],
+            input_tokens=self.input_tokens[index],
+            output_tokens=self.output_tokens[index],
+            prefix_blocks=None if blocks is None else blocks.take(index),
+            turns=None if turns is None else turns.take(index),
         )

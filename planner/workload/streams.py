@@ -18,6 +18,7 @@ class Stream(IntEnum):
     ARRIVALS = 1
     TRACE_START = 2
     TRACE_JITTER = 3
+    SESSIONS = 4
 
 
 def generator_for(stream: Stream, *, seed: int) -> np.random.Generator:

@@ -100,15 +100,7 @@ def _peak_to_mean(requests: Requests, window_s: float) -> float:
 
 def _prefix_hit_frac(requests: Requests) -> float | None:
     """Share of blocks in the leading run that earlier requests have brought in."""
-    if requests.prefix_hashes is None:
+    blocks = requests.prefix_blocks
+    if blocks is None or len(blocks.ids) == 0:
         return None
-    cached: set[int] = set()
-    num_blocks = num_hits = 0
-    for blocks in requests.prefix_hashes:
-        num_blocks += len(blocks)
-        for block in blocks:
-            if block not in cached:
-                break
-            num_hits += 1
-        cached.update(blocks)
-    return num_hits / num_blocks if num_blocks else None
+    return float(blocks.num_repeated().sum() / len(blocks.ids))

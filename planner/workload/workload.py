@@ -8,6 +8,8 @@ from typing import Any, Self
 import numpy as np
 
 from clusters.fields import InputError, check_fields, spec
+from clusters.mapping import to_mapping
+from clusters.units import s_to_ms
 from planner.workload.arrivals import (
     ArrivalProcess,
     ClosedLoop,
@@ -19,6 +21,7 @@ from planner.workload.lengths import EmpiricalLengths, LengthDistribution
 from planner.workload.presets import named_lengths
 from planner.workload.replay import replay
 from planner.workload.requests import FloatArray, Requests
+from planner.workload.sessions import Sessions
 from planner.workload.streams import Stream, generator_for
 from planner.workload.trace_source import TraceSource
 from planner.workload.workload_file import (
@@ -57,11 +60,14 @@ class Workload:
         default=0.0,
     )
     source: TraceSource | None = spec("File of the trace.", default=None)
+    sessions: Sessions | None = spec(
+        "Turns that follow each other; the rate is that of all turns.", default=None
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.trace is not None:
-            if self.lengths is not None or self.arrivals is not None:
+            if (self.lengths, self.arrivals, self.sessions) != (None, None, None):
                 raise InputError("trace", self.name, "no lengths or arrivals beside it")
             return
         if self.lengths is None or self.arrivals is None:
@@ -69,6 +75,8 @@ class Workload:
         if (self.rate_rps is None) != isinstance(self.arrivals, ClosedLoop):
             expected = "a rate for open arrivals, and none for a closed loop"
             raise InputError("rate_rps", self.rate_rps, expected)
+        if self.sessions is not None and isinstance(self.arrivals, ClosedLoop):
+            raise InputError("sessions", "...", "none in a closed loop")
         if self.jitter_ms > 0:
             raise InputError("jitter_ms", self.jitter_ms, "0 where there is no trace")
 
@@ -80,12 +88,19 @@ class Workload:
         arrivals: ArrivalProcess | ClosedLoop,
         rate_rps: float | None = None,
         name: str | None = None,
+        sessions: Sessions | None = None,
     ) -> Self:
         """Lengths (a distribution, a preset's name or ``512x64``) with arrivals."""
         named = name or (lengths if isinstance(lengths, str) else "synthetic")
         if isinstance(lengths, str):
             lengths = named_lengths(lengths)
-        return cls(name=named, lengths=lengths, arrivals=arrivals, rate_rps=rate_rps)
+        return cls(
+            name=named,
+            lengths=lengths,
+            arrivals=arrivals,
+            rate_rps=rate_rps,
+            sessions=sessions,
+        )
 
     @classmethod
     def poisson(cls, *, rate_rps: float, lengths: LengthDistribution | str) -> Self:
@@ -191,6 +206,7 @@ class Workload:
                 arrivals=form.arrival_process(),
                 rate_rps=form.rate_rps,
                 name=form.lengths if isinstance(form.lengths, str) else None,
+                sessions=form.sessions,
             )
         return workload if form.name is None else replace(workload, name=form.name)
 
@@ -214,6 +230,8 @@ class Workload:
             form["lengths"] = lengths_to_file(self.lengths)
         if self.arrivals is not None:
             form["arrivals"] = arrivals_to_file(self.arrivals)
+        if self.sessions is not None:
+            form["sessions"] = to_mapping(self.sessions)
         form["rate_rps"] = self.rate_rps
         return {key: value for key, value in form.items() if value is not None}
 
@@ -223,6 +241,13 @@ class Workload:
         if isinstance(self.arrivals, ClosedLoop):
             return self.arrivals.concurrency
         return None
+
+    @property
+    def ramp_ms(self) -> float:
+        """How long the clients of a closed loop take to begin, in ms."""
+        if isinstance(self.arrivals, ClosedLoop):
+            return s_to_ms(self.arrivals.ramp_s)
+        return 0.0
 
     @property
     def mean_rate_rps(self) -> float | None:
@@ -236,6 +261,8 @@ class Workload:
         """Mean prompt length."""
         if self.trace is not None:
             return float(self.trace.input_tokens.mean())
+        if self.sessions is not None:
+            return self.sessions.mean_input_tokens(self._lengths)
         return self._lengths.mean_input_tokens
 
     @property
@@ -269,7 +296,8 @@ class Workload:
         """Requests of this workload; equal arguments give equal requests.
 
         For one seed, lengths are the same at every rate and gaps only scale, and the
-        first of many requests are those of a shorter draw.
+        first of many requests are those of a shorter draw. Sessions are others at
+        another rate, since more of them are under way.
 
         Parameters
         ----------
@@ -307,6 +335,18 @@ class Workload:
         input_tokens, output_tokens = self._lengths.draw(
             num_requests, generator_for(Stream.LENGTHS, seed=seed)
         )
+        if self.sessions is not None:
+            rng = generator_for(Stream.SESSIONS, seed=seed)
+            dealt = self.sessions.deal(
+                num_requests,
+                rate_rps=self._open_rate(rate),
+                arrivals=self._open_arrivals,
+                rng=rng,
+                arrivals_rng=generator_for(Stream.ARRIVALS, seed=seed),
+            )
+            return self.sessions.requests(
+                dealt, new_tokens=input_tokens, output_tokens=output_tokens, rng=rng
+            )
         return Requests(
             arrival_ms=self._arrival_ms(num_requests, seed=seed, rate_rps=rate),
             input_tokens=input_tokens,
@@ -320,10 +360,21 @@ class Workload:
             if rate_rps is not None:
                 raise InputError("rate_rps", rate_rps, "no rate for a closed loop")
             return np.zeros(num_requests)
+        rng = generator_for(Stream.ARRIVALS, seed=seed)
+        return self.arrivals.arrival_ms(
+            num_requests, rate_rps=self._open_rate(rate_rps), rng=rng
+        )
+
+    def _open_rate(self, rate_rps: float | None) -> float:
         if rate_rps is None:
             raise InputError("rate_rps", rate_rps, "a number > 0")
-        rng = generator_for(Stream.ARRIVALS, seed=seed)
-        return self.arrivals.arrival_ms(num_requests, rate_rps=rate_rps, rng=rng)
+        return rate_rps
+
+    @property
+    def _open_arrivals(self) -> ArrivalProcess:
+        if self.arrivals is None or isinstance(self.arrivals, ClosedLoop):
+            raise InputError("sessions", "...", "open arrivals")
+        return self.arrivals
 
     @property
     def _lengths(self) -> LengthDistribution:

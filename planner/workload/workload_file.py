@@ -22,6 +22,7 @@ from planner.workload.lengths import (
 )
 from planner.workload.presets import named_lengths
 from planner.workload.rate_schedule import PiecewiseRateArrivals
+from planner.workload.sessions import Sessions
 from planner.workload.trace_source import TraceSource
 
 FileArrivals = (
@@ -73,6 +74,7 @@ class WorkloadFile:
     arrivals: str | FileArrivals | None = spec(
         "poisson (default), fixed_gap, or a process with its kind.", default=None
     )
+    sessions: Sessions | None = spec("Turns that follow each other.", default=None)
     rate_rps: float | None = spec("Mean rate.", unit="requests/s", gt=0, default=None)
     concurrency: int | None = spec(
         "Closed loop with so many requests at a time.",
@@ -85,10 +87,10 @@ class WorkloadFile:
         check_fields(self)
         if (self.trace is None) == (self.lengths is None):
             raise InputError("trace", self.trace, "either a trace or lengths")
-        of_lengths = (self.arrivals, self.concurrency)
-        if self.trace is not None and of_lengths != (None, None):
+        of_lengths = (self.arrivals, self.concurrency, self.sessions)
+        if self.trace is not None and of_lengths != (None, None, None):
             raise InputError(
-                "trace", self.trace, "no arrivals or concurrency beside it"
+                "trace", self.trace, "no arrivals, concurrency or sessions beside it"
             )
         if self.arrivals is not None and self.concurrency is not None:
             raise InputError("concurrency", self.concurrency, "no arrivals beside it")

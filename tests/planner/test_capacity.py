@@ -1,6 +1,7 @@
 """Capacity: bounds by hand, and that no simulation exceeds them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,16 +16,21 @@ from planner.capacity import (
     system_capacity_rps,
 )
 from planner.simulator.control import RouterSettings
+from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.simulate import simulate
 from planner.simulator.system import (
     BatchLimits,
+    EdgeShare,
+    KvRoute,
     Phase,
     Routing,
     ServingReplica,
     ServingSystem,
 )
+from planner.simulator.transfer_settings import KvTransfer, LinkSharing, TransferMode
 from planner.slo import Slo
 from planner.step_costs import decode_cost
+from planner.workload.prefix_blocks import PrefixBlocks
 from planner.workload.requests import Requests
 from tests.planner.simulator.systems import kv_routes_of, tiny_table
 
@@ -142,5 +148,48 @@ def test_no_burst_is_served_faster_than_the_bound(
         max_batch_tokens=200,
     )
     system = ServingSystem(replicas=(replica,), kv_bytes_per_token=0.0)
+    served = simulate(system, requests).served_rps()
+    assert served <= system_capacity_rps(system, requests) * (1 + 1e-9)
+
+
+def test_what_a_cache_without_limit_holds_costs_no_prefill():
+    # 1 ms a token: 20 for the first prompt, and 20 - 16 for the second.
+    plain = replica_of(Phase.PREFILL, tiny_table(per_prompt_token_ms=1.0))
+    blocks = PrefixBlocks.of(((1, 2), (1, 2, 3)), block_tokens=8)
+    requests = replace(requests_of([20, 20], [1, 1]), prefix_blocks=blocks)
+    assert replica_capacity_rps(plain, requests) == pytest.approx(1000 / 20)
+    cached = replace(plain, prefix_cache=PrefixCache(capacity_tokens=8))
+    assert replica_capacity_rps(cached, requests) == pytest.approx(1000 / 12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    mode=st.sampled_from(TransferMode),
+    sharing=st.sampled_from(LinkSharing),
+    ms_per_byte=st.sampled_from([0.0, 0.01, 1.0]),
+    seqs=st.integers(1, 16),
+    seed=st.integers(0, 1000),
+)
+def test_no_split_burst_is_either_however_kv_caches_are_sent(
+    mode, sharing, ms_per_byte, seqs, seed
+):
+    table = tiny_table(prefill_ms=4.0, per_prompt_token_ms=0.1, decode_ms=3.0)
+    rng = np.random.default_rng(seed)
+    requests = requests_of(rng.integers(1, 90, 60), rng.integers(1, 30, 60))
+    edges = (EdgeShare(edge="nic", ms_per_byte=ms_per_byte),)
+    system = ServingSystem(
+        replicas=tuple(
+            replica_of(phase, table, kv_tokens=3000, max_num_seqs=seqs)
+            for phase in (Phase.PREFILL, Phase.DECODE)
+        ),
+        routes=(
+            KvRoute(
+                source=0, target=1, latency_ms=0.0, ms_per_byte=ms_per_byte, edges=edges
+            ),
+        ),
+        kv_bytes_per_token=1.0,
+        kv_transfer=KvTransfer(mode=mode, layer_wise_ms=0.0, sharing=sharing),
+        num_layers=8,
+    )
     served = simulate(system, requests).served_rps()
     assert served <= system_capacity_rps(system, requests) * (1 + 1e-9)

@@ -10,6 +10,7 @@ from planner.kv_paths import KvPaths, edge_loads
 from planner.problem import EngineSettings
 from planner.serving import deciding_edges
 from planner.simulator.control import RouterSettings
+from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.system import Phase, Routing
 from planner.simulator.transfer_settings import KvTransfer, TransferMode
 from tests.models.conftest import TINY
@@ -165,6 +166,17 @@ def test_engine_settings_reach_the_replicas():
     settings = EngineSettings()
     replica = one_pair(PAIR, limits=settings.limits).replicas[0]
     assert replica.limits == settings.limits
+
+
+def test_a_prefix_cache_of_the_service_is_on_every_replica_that_prefills():
+    cache = PrefixCache(capacity_bytes=3200.0)  # 100 tokens of 32 bytes
+    problem = tiny_problem()
+    service = replace(problem.service, prefix_cache=cache)
+    planner = planner_of(replace(problem, services=(service,)))
+    shapes = [shape(Phase.PREFILL), shape(Phase.DECODE)]
+    system = planner.system(planner.deploy(shapes))
+    assert [replica.prefix_cache for replica in system.replicas] == [cache, None]
+    assert cache.tokens(system.kv_bytes_per_token) == 100
 
 
 def test_a_change_of_phase_brings_routes_the_other_way():

@@ -9,12 +9,18 @@ from typing import Protocol
 
 from clusters.fields import InputError
 from clusters.mapping import nearest
+from planner.workload.prefix_blocks import MOONCAKE_BLOCK_TOKENS
 from planner.workload.requests import Requests
 from planner.workload.traces.azure import AZURE, azure_rows
 from planner.workload.traces.burstgpt import BURSTGPT, burstgpt_rows
 from planner.workload.traces.csv_rows import header_of
 from planner.workload.traces.lines import first_line, read_lines, read_pieces
-from planner.workload.traces.mooncake import MOONCAKE, bailian_rows, mooncake_rows
+from planner.workload.traces.mooncake import (
+    BAILIAN_BLOCK_TOKENS,
+    MOONCAKE,
+    bailian_rows,
+    mooncake_rows,
+)
 from planner.workload.traces.own import is_own, own_csv_rows, own_jsonl_rows
 from planner.workload.traces.rows import TraceRow, collect
 from planner.workload.traces.sharegpt import sharegpt_rows
@@ -91,6 +97,11 @@ def read_trace(
             file=file,
             head=head,
             is_calendar=kind is TraceFormat.AZURE,
+            block_tokens=(
+                BAILIAN_BLOCK_TOKENS
+                if kind is TraceFormat.BAILIAN
+                else MOONCAKE_BLOCK_TOKENS
+            ),
         )
 
 

@@ -16,6 +16,9 @@ MOONCAKE = Columns(
     arrival="timestamp", input="input_length", output="output_length", hashes="hash_ids"
 )
 
+BAILIAN_BLOCK_TOKENS = 16
+"""Tokens of a block in Bailian's traces."""
+
 
 def mooncake_rows(lines: Iterator[str], *, file: str) -> Iterator[TraceRow]:
     """Rows of a Mooncake trace."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from clusters.fields import InputError
+from planner.workload.prefix_blocks import MOONCAKE_BLOCK_TOKENS, PrefixBlocks
 from planner.workload.requests import MAX_TOKENS, Requests
 
 TraceRow = tuple[int, float, int, int, tuple[int, ...] | None]
@@ -88,11 +89,13 @@ def collect(
     file: str,
     head: int | None = None,
     is_calendar: bool = False,
+    block_tokens: int = MOONCAKE_BLOCK_TOKENS,
 ) -> Requests:
     """Check every row and gather them, sorted by arrival.
 
     Reading stops after `head` usable rows. With `is_calendar`, times come from dates
     and may have any sign; the earliest becomes 0. Otherwise they stay as they are.
+    `block_tokens` is what a prefix hash stands for.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def collect(
     if head is not None and head < 1:
         raise InputError("head", head, "a whole number >= 1")
     arrivals, inputs, outputs = array("d"), array("q"), array("q")
-    hashes: list[tuple[int, ...]] = []
+    hashes, num_hashes = array("q"), array("q")
     earliest_ms = -math.inf if is_calendar else 0.0
     num_dropped = 0
     for row in rows:
@@ -121,15 +124,42 @@ def collect(
             num_dropped += 1
             continue
         if row_hashes is not None:
-            hashes.extend(() for _ in range(len(arrivals) - len(hashes)))
-            hashes.append(row_hashes)
+            num_hashes.extend(0 for _ in range(len(arrivals) - len(num_hashes)))
+            num_hashes.append(len(row_hashes))
+            _extend(hashes, row_hashes, place=f"{file}:{row[0]}")
         arrivals.append(arrival_ms)
         inputs.append(input_tokens)
         outputs.append(output_tokens)
         if len(arrivals) == head:
             break
     _warn_of_drops(file, num_dropped, len(arrivals))
-    return _sorted_requests(arrivals, inputs, outputs, hashes, file, is_calendar)
+    blocks = None
+    if num_hashes:
+        num_hashes.extend(0 for _ in range(len(arrivals) - len(num_hashes)))
+        blocks = _prefix_blocks(hashes, num_hashes, block_tokens)
+    return _sorted_requests(arrivals, inputs, outputs, blocks, file, is_calendar)
+
+
+def _extend(hashes: "array[int]", added: tuple[int, ...], *, place: str) -> None:
+    try:
+        hashes.extend(added)
+    except OverflowError:
+        raise InputError(
+            "hash_ids", max(added, key=abs), "whole numbers of 64 bits", file=place
+        ) from None
+
+
+def _prefix_blocks(
+    hashes: "array[int]", num_hashes: "array[int]", block_tokens: int
+) -> PrefixBlocks:
+    """The hashes as flat arrays, not copied."""
+    offsets = np.zeros(len(num_hashes) + 1, dtype=np.int64)
+    np.cumsum(np.frombuffer(num_hashes, dtype=np.int64), out=offsets[1:])
+    return PrefixBlocks(
+        ids=np.frombuffer(hashes, dtype=np.int64),
+        offsets=offsets,
+        block_tokens=block_tokens,
+    )
 
 
 def _check_row(row: TraceRow, file: str, earliest_ms: float) -> None:
@@ -163,7 +193,7 @@ def _sorted_requests(
     arrivals: "array[float]",
     inputs: "array[int]",
     outputs: "array[int]",
-    hashes: list[tuple[int, ...]],
+    prefix_blocks: PrefixBlocks | None,
     file: str,
     is_calendar: bool,
 ) -> Requests:
@@ -171,10 +201,6 @@ def _sorted_requests(
     arrival_ms = np.frombuffer(arrivals, dtype=np.float64)
     input_tokens = np.frombuffer(inputs, dtype=np.int64)
     output_tokens = np.frombuffer(outputs, dtype=np.int64)
-    prefix_hashes = None
-    if hashes:
-        hashes.extend(() for _ in range(len(arrivals) - len(hashes)))
-        prefix_hashes = tuple(hashes)
     num_early = int((np.diff(arrival_ms) < 0).sum())
     if num_early:
         warnings.warn(
@@ -186,13 +212,13 @@ def _sorted_requests(
         order = np.argsort(arrival_ms, kind="stable")
         arrival_ms, input_tokens = arrival_ms[order], input_tokens[order]
         output_tokens = output_tokens[order]
-        if prefix_hashes is not None:
-            prefix_hashes = tuple(prefix_hashes[i] for i in order)
+        if prefix_blocks is not None:
+            prefix_blocks = prefix_blocks.take(order)
     if is_calendar:
         arrival_ms = arrival_ms - arrival_ms[0]
     return Requests(
         arrival_ms=arrival_ms,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        prefix_hashes=prefix_hashes,
+        prefix_blocks=prefix_blocks,
     )

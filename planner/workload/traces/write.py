@@ -34,9 +34,10 @@ def requests_text(requests: Requests, *, format: WriteFormat) -> str:
 def _csv_lines(requests: Requests) -> Iterator[str]:
     names = [OWN.arrival, OWN.input, OWN.output]
     columns = [array.tolist() for array in _arrays(requests)]
-    if requests.prefix_hashes is not None:
+    if requests.prefix_blocks is not None:
+        rows = requests.prefix_blocks.rows()
         names.append(str(OWN.hashes))
-        columns.append([" ".join(map(str, ids)) for ids in requests.prefix_hashes])
+        columns.append([" ".join(map(str, ids)) for ids in rows])
     yield ",".join(names)
     # str() of a float is the shortest text that reads back as the same float.
     for row in zip(*columns, strict=True):
@@ -45,7 +46,8 @@ def _csv_lines(requests: Requests) -> Iterator[str]:
 
 def _jsonl_lines(requests: Requests) -> Iterator[str]:
     columns = [array.tolist() for array in _arrays(requests)]
-    hashes = requests.prefix_hashes
+    blocks = requests.prefix_blocks
+    hashes = None if blocks is None else blocks.rows()
     for index, row in enumerate(zip(*columns, strict=True)):
         record = dict(zip((OWN.arrival, OWN.input, OWN.output), row, strict=True))
         if hashes is not None:

@@ -45,7 +45,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
             strict=True,
         )
         self.jobs = [Job(*row) for row in rows]
-        self.clients = clients
+        self.clients, self.num_open = clients, len(self.jobs)
         for number, job in enumerate(self.jobs if clients else []):
             job.arrival = 0.0 if number < clients else math.inf
         self.system = system
@@ -65,7 +65,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
         arriving = 0
         while True:
             event = self.events[0][0] if self.events else math.inf
-            more = arriving < len(self.jobs)
+            more = arriving < self.num_open
             arrival = self.jobs[arriving].arrival if more else math.inf
             upcoming = min(event, arrival)
             if upcoming > self.now and self.start_all():
@@ -220,11 +220,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
             group = [] if batch else self.next_group(rep, stage)
         table = rep.given.stages[stage]
         if batch:
-            lengths = [job.context for job in batch]
-            if rep.is_padded:
-                lengths = [max(lengths)] * len(lengths)
-            duration = table.prefill_step_ms(lengths)
-            end = self.now + duration
+            end = self.now + self.prefill_duration(rep, table, batch)
             self.at(end, PREFILL_END, self.end_prefill, rep, stage, batch)
         elif group:
             computed = group + (rep.ended if rep.is_padded else [])
@@ -236,6 +232,15 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
         rep.busy[stage] = bool(batch or group)
         return rep.busy[stage]
 
+    def prefill_duration(self, rep: ReplicaState, table, batch: list[Job]) -> float:
+        lengths = [job.uncached for job in batch]
+        if rep.is_padded:
+            lengths = [max(lengths)] * len(lengths)
+        return table.prefill_step_ms(lengths, [job.cached for job in batch])
+
+    def find_prefix(self, rep: ReplicaState, job: Job | None) -> None:
+        """How much of a waiting prompt is cached: nothing, without a prefix cache."""
+
     def form_batch(self, rep: ReplicaState) -> list[Job]:
         batch: list[Job] = []
         limits = rep.given.limits
@@ -243,7 +248,8 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
             return []
         while rep.prompts and len(batch) < limits.max_num_seqs and rep.has_place():
             job = rep.prompts[0]
-            tokens = sum(j.context for j in batch) + job.context
+            self.find_prefix(rep, job)
+            tokens = sum(j.uncached for j in batch) + job.uncached
             blocks = rep.blocks_for(job, job.context + rep.keeps(job))
             if rep.is_padded:
                 longest = max(j.context for j in [*batch, job])

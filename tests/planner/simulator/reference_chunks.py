@@ -74,7 +74,7 @@ def chunk_of(rep: ReplicaState, job: Job, step: Step) -> int:
     limits = rep.given.limits
     used = step.num_tokens
     left = limits.max_batch_tokens - used
-    wanted = job.context - rep.begun.get(job, 0)
+    wanted = job.context - rep.begun.get(job, job.cached)
     if limits.policy is Batching.ORCA:
         return wanted if not step.chunks or wanted <= left else 0
     if limits.max_chunk_tokens is not None:
@@ -112,6 +112,7 @@ class ChunkedSteps:
         mixes = rep.given.limits.policy is not Batching.PREFILL_FIRST_CHUNKED
         step = Step([])
         due = next_in_line(rep, step)
+        self.find_prefix(rep, due)
         if mixes or due is None or chunk_of(rep, due, step) == 0:
             step.decodes = self.cover(rep, rep.idle or []) + rep.joins
             rep.idle, rep.joins = None, []
@@ -124,12 +125,13 @@ class ChunkedSteps:
 
     def add_chunks(self, rep: ReplicaState, step: Step) -> None:
         while (job := next_in_line(rep, step)) is not None:
+            self.find_prefix(rep, job)
             tokens = chunk_of(rep, job, step)
             if tokens == 0:
                 return
             if job not in rep.begun:
                 self.admit(rep)
-                rep.begun[job] = 0
+                rep.begun[job] = job.cached
             step.chunks.append(Chunk(job, tokens, rep.begun[job]))
             rep.begun[job] += tokens
 

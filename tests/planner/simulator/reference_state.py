@@ -24,6 +24,7 @@ class Job:
     output: int
     done: int = 0
     padding: int = 0
+    cached: int = 0
     admission: int = -1
     prefill_start: float = math.nan
     first_token: float = math.nan
@@ -48,6 +49,11 @@ class Job:
     @property
     def context(self) -> int:
         return self.input + self.done
+
+    @property
+    def uncached(self) -> int:
+        """Tokens of the context that a prefix cache does not save."""
+        return self.context - self.cached
 
     @property
     def is_over(self) -> bool:

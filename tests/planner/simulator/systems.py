@@ -44,6 +44,8 @@ TIMES = (
     "finish_ms",
 )
 MANY_TOKENS = 1 << 40
+PLAIN_ROUTINGS = tuple(each for each in Routing if each is not Routing.CACHE_AWARE)
+"""Those of the plain simulator; `reference_prefix` has the other."""
 
 
 def tiny_table(
@@ -271,7 +273,7 @@ def systems(
     is_capped: bool = False,
     policies: tuple[Batching, ...] = (Batching.PREFILL_FIRST,),
     shapes: tuple[str, ...] = ("both", "disaggregated", "prefill", "decode"),
-    routings: tuple[Routing, ...] = tuple(Routing),
+    routings: tuple[Routing, ...] = PLAIN_ROUTINGS,
 ) -> ServingSystem:
     """Disaggregated, one phase alone, or aggregated; one to three replicas a phase."""
     shape = draw(st.sampled_from(shapes))

@@ -5,6 +5,8 @@ tokens and B >= 1 decodes takes L + B ms, and the decodes add nothing beside.
 """
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clusters.fields import InputError
 from planner.simulator.simulate import simulate
@@ -69,6 +71,20 @@ def test_chunks_of_one_prompt_follow_each_other_through_a_pipeline():
         )
         result = simulate(tiny_system(prefill), requests)
         assert result.first_token_ms.tolist() == [first_token_ms]
+
+
+@pytest.mark.parametrize("phase", [Phase.PREFILL, Phase.AGGREGATED])
+@pytest.mark.parametrize("policy", [CHUNKED, Batching.PREFILL_FIRST_CHUNKED])
+@given(st.integers(1, 9), st.integers(1, 5))
+@settings(max_examples=15, deadline=None)
+def test_n_chunks_on_p_equal_stages_take_n_plus_p_minus_1_chunk_times(
+    policy, phase, num_chunks, num_stages
+):
+    # Chunked pipeline parallelism: 4 ms a chunk of 4 tokens on every stage.
+    stages = [tiny_table(per_prompt_token_ms=1.0)] * num_stages
+    replica = tiny_replica(phase, *stages, policy=policy, max_batch_tokens=4)
+    result = simulate(tiny_system(replica), tiny_requests((0.0, 4 * num_chunks, 1)))
+    assert result.first_token_ms.tolist() == [4.0 * (num_chunks + num_stages - 1)]
 
 
 def test_attention_of_the_chunks_adds_up_to_that_of_the_prompt():

@@ -15,9 +15,11 @@ from planner.simulator.outside_schedule import (
 )
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Batching, KvRoute, Phase, Routing
+from planner.simulator.transfer_settings import LinkSharing
 from tests.planner.simulator.reference_outside import ReferenceWithEvents
 from tests.planner.simulator.systems import (
     CHUNKED,
+    PLAIN_ROUTINGS,
     TIMES,
     eighths,
     many_requests,
@@ -233,7 +235,7 @@ def schedules(draw, system) -> tuple[OutsideEvent, ...]:
 def disturbed(draw, *, policies=POLICIES, is_capped=False):
     """A system with routes between any two replicas of a slice, and its schedule."""
     shapes = ("both", "disaggregated", "disaggregated", "prefill")
-    routings = tuple(r for r in Routing if r is not Routing.SPLITWISE)
+    routings = tuple(r for r in PLAIN_ROUTINGS if r is not Routing.SPLITWISE)
     system = draw(
         systems(
             policies=policies, is_capped=is_capped, shapes=shapes, routings=routings
@@ -301,6 +303,9 @@ def test_nothing_is_lost_twice_invented_or_done_by_a_replica_that_is_down(
     drawn, requests
 ):
     system, events = drawn
+    sharing = LinkSharing.FAIR if len(requests) % 2 else LinkSharing.FIRST_COME
+    transfer = replace(system.kv_transfer, sharing=sharing)
+    system = replace(system, kv_transfer=transfer)
     options = {"is_itl_counted": True, "max_spans": 1 << 14}
     result = serve(system, requests, *events, **options)
     assert result.is_complete

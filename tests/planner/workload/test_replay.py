@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusters.fields import InputError
+from planner.workload.prefix_blocks import PrefixBlocks
 from planner.workload.replay import replay
 from planner.workload.requests import Requests
 
@@ -14,7 +15,7 @@ TINY = Requests(
     arrival_ms=np.array([500.0, 1500.0, 4500.0]),
     input_tokens=np.array([10, 20, 30]),
     output_tokens=np.array([1, 2, 3]),
-    prefix_hashes=((0, 1), (0, 2), (7,)),
+    prefix_blocks=PrefixBlocks.of(((0, 1), (0, 2), (7,))),
 )
 
 
@@ -22,7 +23,7 @@ def test_seed_zero_is_the_recorded_sequence_from_time_zero() -> None:
     drawn = replay(TINY, 3, seed=0)
     assert drawn.arrival_ms.tolist() == [0, 1000, 4000]
     assert drawn.input_tokens.tolist() == [10, 20, 30]
-    assert drawn.prefix_hashes == TINY.prefix_hashes
+    assert drawn.prefix_blocks.rows() == TINY.prefix_blocks.rows()
 
 
 def test_past_the_end_it_starts_again_after_one_mean_gap() -> None:
@@ -33,7 +34,13 @@ def test_past_the_end_it_starts_again_after_one_mean_gap() -> None:
 
 def test_a_second_lap_has_prefix_hashes_of_its_own() -> None:
     # Ids 0..7 are 8 wide, so the second lap adds 8.
-    assert replay(TINY, 5).prefix_hashes == ((0, 1), (0, 2), (7,), (8, 9), (8, 10))
+    assert replay(TINY, 5).prefix_blocks.rows() == (
+        (0, 1),
+        (0, 2),
+        (7,),
+        (8, 9),
+        (8, 10),
+    )
 
 
 def test_another_rate_scales_all_gaps() -> None:
@@ -52,7 +59,7 @@ def test_other_seeds_start_elsewhere_and_keep_the_order() -> None:
 
 def test_a_start_elsewhere_keeps_hashes_until_a_request_repeats() -> None:
     for seed in range(1, 10):
-        hashes = replay(TINY, 3, seed=seed).prefix_hashes
+        hashes = replay(TINY, 3, seed=seed).prefix_blocks.rows()
         assert hashes is not None
         assert set(hashes) == {(0, 1), (0, 2), (7,)}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from planner.workload.prefix_blocks import PrefixBlocks
 from planner.workload.requests import Requests
 from planner.workload.summary import summarize
 from planner.workload.traces import read_trace
@@ -19,7 +20,7 @@ def requests_at(
         arrival_ms=np.array(arrival_ms),
         input_tokens=np.arange(1, len(arrival_ms) + 1),
         output_tokens=np.full(len(arrival_ms), 5),
-        prefix_hashes=hashes,
+        prefix_blocks=hashes and PrefixBlocks.of(hashes),
     )
 
 

@@ -40,6 +40,15 @@ FORMS: dict[str, dict[str, Any]] = {
         "rate_rps": 3,
     },
     "closed": {"lengths": "8x8", "concurrency": 16},
+    "ramped": {
+        "lengths": "8x8",
+        "arrivals": {"kind": "closed_loop", "concurrency": 16, "ramp_s": 5},
+    },
+    "sessions": {
+        "lengths": "8x8",
+        "sessions": {"mean_turns": 3, "think_s": 10, "shared_prompt_tokens": 40},
+        "rate_rps": 3,
+    },
     "trace": {"trace": "tiny.csv", "rate_rps": 3},
     "recorded": {"name": "monday", "trace": "tiny.csv", "head": 2, "jitter_ms": 10},
     "empirical": {"lengths": {"kind": "empirical", "trace": "tiny.csv"}, "rate_rps": 3},
@@ -77,7 +86,10 @@ def test_text_alone_is_a_trace(tmp_path: Path) -> None:
         ({"lengths": "caht", "rate_rps": 1}, "lengths = 'caht': expected a preset"),
         ({"rate_rps": 1}, "trace = None: expected either a trace or lengths"),
         ({"trace": "a.csv", "lengths": "chat"}, "expected either a trace or lengths"),
-        ({"trace": "a.csv", "concurrency": 2}, "no arrivals or concurrency beside it"),
+        (
+            {"trace": "a.csv", "concurrency": 2},
+            "no arrivals, concurrency or sessions beside it",
+        ),
         ({"trace": "none.csv"}, "none.csv"),
         (
             {"lengths": "8x8", "arrivals": "poison", "rate_rps": 1},

@@ -18,7 +18,7 @@ def test_mooncake_counts_milliseconds(tmp_path: Path) -> None:
     file.write_text(LINE + "\n" + LINE.replace("3000", "3001") + "\n")
     requests = read_trace(file)
     assert requests.arrival_ms.tolist() == [3000, 3001]
-    assert requests.prefix_hashes == ((0, 4), (0, 4))
+    assert requests.prefix_blocks.rows() == ((0, 4), (0, 4))
 
 
 def test_bailian_counts_seconds(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_hashes_may_be_absent_on_some_lines(tmp_path: Path) -> None:
     file = tmp_path / "m.jsonl"
     bare = '{"timestamp": 3000, "input_length": 600, "output_length": 5}'
     file.write_text("\n".join([bare, LINE, bare]))
-    assert read_trace(file).prefix_hashes == ((), (0, 4), ())
+    assert read_trace(file).prefix_blocks.rows() == ((), (0, 4), ())
 
 
 def test_blank_lines_are_skipped_and_counted(tmp_path: Path) -> None:

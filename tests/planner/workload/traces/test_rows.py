@@ -32,7 +32,7 @@ def test_rows_at_the_same_time_keep_their_order() -> None:
 def test_hashes_move_with_their_row() -> None:
     rows: list[TraceRow] = [(1, 5.0, 1, 1, (1,)), (2, 0.0, 1, 1, (2, 3))]
     with pytest.warns(TraceWarning):
-        assert collect(rows, file="t").prefix_hashes == ((2, 3), (1,))
+        assert collect(rows, file="t").prefix_blocks.rows() == ((2, 3), (1,))
 
 
 def test_calendar_times_count_from_the_earliest() -> None:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clusters.fields import InputError
+from planner.workload.prefix_blocks import PrefixBlocks
 from planner.workload.requests import MAX_TOKENS, Requests
 from planner.workload.traces import read_trace, write_requests
 
@@ -33,7 +34,7 @@ def test_a_round_trip_keeps_everything(
         arrival_ms=np.array(times),
         input_tokens=np.array(inputs),
         output_tokens=np.array(outputs),
-        prefix_hashes=hashes if with_hashes else None,
+        prefix_blocks=PrefixBlocks.of(hashes) if with_hashes else None,
     )
     file = tmp_path / f"trace.{format}"
     write_requests(written, file, format=format)
@@ -41,7 +42,9 @@ def test_a_round_trip_keeps_everything(
     assert read.arrival_ms.tolist() == written.arrival_ms.tolist()
     assert read.input_tokens.tolist() == written.input_tokens.tolist()
     assert read.output_tokens.tolist() == written.output_tokens.tolist()
-    assert read.prefix_hashes == written.prefix_hashes
+    assert (read.prefix_blocks is None) == (written.prefix_blocks is None)
+    if read.prefix_blocks is not None:
+        assert read.prefix_blocks.rows() == hashes
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
