@@ -52,6 +52,10 @@ class GpuType:
     name: str = spec("Name in the catalogue, or one of your own.")
     vendor: str = spec("Who makes it, e.g. nvidia or amd.")
     architecture: str = spec("Microarchitecture, e.g. hopper.")
+    compute_capability: str | None = spec(
+        "What NVIDIA's kernels are compiled for, e.g. 9.0; None: not stated.",
+        default=None,
+    )
     memory_bytes: int = spec("Memory the driver reports.", unit="bytes", gt=0)
     memory_bytes_per_s: float = spec("Peak memory rate.", unit="bytes/s", gt=0)
     flops: tuple[DtypeRate, ...] = spec("Dense peak rates by number format.")

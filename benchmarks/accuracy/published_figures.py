@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from clusters.gpu import GpuType
-from clusters.links import GroupLink, GroupLinks
+from clusters.links import GroupLink, GroupLinks, LinkKind
 from models.latency.efficiency import RooflineEfficiency
 from models.latency.fitted import FittedSource
 from models.latency.published_tables import PublishedTableSource
@@ -244,7 +244,9 @@ def table_of(source: LatencySource, llm: LlmSpec, gpu: str, *, tp: int) -> StepT
     """The step table of one replica within an NVLink island."""
     kind = GpuType.load(gpu)
     link = GroupLink(
-        bytes_per_s=kind.nvlink_bytes_per_s or kind.pcie_bytes_per_s, latency_ms=0.002
+        bytes_per_s=kind.nvlink_bytes_per_s or kind.pcie_bytes_per_s,
+        latency_ms=0.002,
+        kind=LinkKind.NVLINK if kind.nvlink_bytes_per_s else LinkKind.PCIE,
     )
     request = LatencyRequest(
         llm=llm,

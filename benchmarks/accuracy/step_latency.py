@@ -7,29 +7,30 @@ FILE is a CSV with the columns ``system, backend, backend_version, model, precis
 gemm_quant, kvcache_quant, tp, moe_tp, moe_ep, phase, batch, isl_or_context,
 latency_ms``, and ``moe_quant`` where experts have another format. A prefill row is
 `batch` prompts of that length, a decode row one step of `batch` requests with that
-context. No row of such a file is ever fitted.
+context. Where ``moe_tp * moe_ep`` is a multiple of `tp`, that many ranks (attention in
+data parallel) do so each. Other columns are not read. No such row is ever fitted.
 
 A row is left out, and listed, when it breaks physics: when more work of the same
 configuration (more requests, longer, or both) took clearly less time, so that no
 monotone model can meet both; or when the fit discarded the table behind it because it
-holds no kernel times. Rows of a model or system this package does not know are
-counted as not covered.
+holds no kernel times. Rows of a model, system, engine, format, split or phase this
+package does not know, and rows without a latency, are counted as not covered.
 
 ``--source relative`` treats every measured GPU as one that was not: it takes the
 efficiency of its nearest measured relative at its own peaks.
 """
 
 import argparse
-import csv
 import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from step_rows import SLICE, Row, llm_of, read_rows
 
 from clusters.fields import InputError
 from clusters.gpu import Dtype, GpuType
@@ -40,62 +41,18 @@ from models.latency.operators.collective import CollectiveModel
 from models.latency.request import LatencyRequest, LatencyUnavailableError
 from models.latency.roofline import RooflineSource
 from models.latency.step_table import StepTable
-from models.llm import LlmSpec, Precision, WeightFormat
+from models.llm import LlmSpec, WeightFormat
 from models.parallelism import Parallelism
 
 FASTER_WITH_MORE_WORK_FRAC = 0.02
 """Share by which more work must be faster before the slower row counts as broken."""
 WORST_ROWS = 20
 SOURCES = ("fitted", "relative", "roofline")
-SLICE = ("system", "backend", "model", "precision", "phase")
+PHASES = ("prefill", "decode")
 CONFIGURATION = (
     *("system", "backend", "model", "precision", "gemm_quant", "moe_quant"),
     *("kvcache_quant", "tp", "moe_tp", "moe_ep", "phase"),
 )
-STORED = {
-    "bfloat16": (2.0, Dtype.BF16),
-    "float16": (2.0, Dtype.BF16),
-    "fp8": (1.0, Dtype.FP8),
-    "fp8_static": (1.0, Dtype.FP8),
-    "fp8_block": (1.0 + 4 / 128**2, Dtype.FP8),
-    "nvfp4": (0.5625, Dtype.FP4),
-    "int8_wo": (1.02, Dtype.BF16),
-    "int4_wo": (0.52, Dtype.BF16),
-    "w4a16_mxfp4": (0.53125, Dtype.BF16),
-    "w4a8_mxfp4_mxfp8": (0.53125, Dtype.FP8),
-}
-"""Stored bytes and compute format of a weight by the file's name of it."""
-PREFIXES = ("meta-",)
-SUFFIXES = ("-instruct", "-base", "-v0.1", "-fp8", "-0528", "-hf", "-chat")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One step of the file and what was predicted for it."""
-
-    system: str
-    backend: str
-    model: str
-    precision: str
-    gemm_quant: str
-    kvcache_quant: str
-    tp: int
-    moe_tp: int
-    moe_ep: int
-    phase: str
-    batch: int
-    length: int
-    latency_ms: float
-    moe_quant: str = ""
-    predicted_ms: float | None = None
-    is_moe: bool = False
-    problem: str = ""
-
-    @property
-    def error_frac(self) -> float:
-        """Signed relative error."""
-        assert self.predicted_ms is not None
-        return self.predicted_ms / self.latency_ms - 1.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -116,32 +73,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a step-latency file."""
-    with path.open(newline="") as file:
-        return [
-            Row(
-                **{key: line[key] for key in SLICE},
-                gemm_quant=line["gemm_quant"],
-                kvcache_quant=line["kvcache_quant"],
-                tp=_count(line["tp"]),
-                moe_tp=_count(line.get("moe_tp")),
-                moe_ep=_count(line.get("moe_ep")),
-                batch=int(line["batch"]),
-                length=int(line["isl_or_context"]),
-                latency_ms=float(line["latency_ms"]),
-                moe_quant=line.get("moe_quant") or "",
-            )
-            for line in csv.DictReader(file)
-        ]
-
-
 def predicted(rows: Iterable[Row], *, source: str = "fitted") -> list[Row]:
     """Rows with a prediction or the problem that kept them from one."""
     groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[tuple(getattr(row, key) for key in CONFIGURATION)].append(row)
     done: list[Row] = []
+    for row in rows:
+        if not row.latency_ms > 0.0:
+            done.append(replace(row, problem="not covered: no latency"))
+            continue
+        groups[tuple(getattr(row, key) for key in CONFIGURATION)].append(row)
     for group in groups.values():
         first = group[0]
         try:
@@ -174,9 +114,10 @@ def predicted(rows: Iterable[Row], *, source: str = "fitted") -> list[Row]:
 
 def predict(table: StepTable, row: Row) -> float:
     """Latency of a row's step, in ms."""
+    batch = row.batch * row.ranks
     if row.phase == "prefill":
-        return table.prefill_step_ms([row.length] * row.batch)
-    return table.decode_step_ms(row.batch, float(row.batch * (row.length + 1)))
+        return table.prefill_step_ms([row.length] * batch)
+    return table.decode_step_ms(batch, float(batch * (row.length + 1)))
 
 
 def discarded_table(row: Row) -> str:
@@ -201,7 +142,15 @@ def step_table(row: Row, llm: LlmSpec, source: str) -> StepTable:
     gpu = gpu_of(row.system, llm.precision.experts)
     if row.backend not in ENGINES:
         raise InputError("backend", row.backend, f"one of {', '.join(ENGINES)}")
-    parallelism = Parallelism(tp=row.tp, ep=row.moe_ep if llm.moe else 1)
+    if row.phase not in PHASES:
+        raise InputError("phase", row.phase, f"one of {', '.join(PHASES)}")
+    ranks = row.ranks if llm.moe else 1
+    if llm.moe and row.moe_tp * row.moe_ep not in (1, ranks * row.tp):
+        widths = f"tp {row.tp}, moe_tp {row.moe_tp}, moe_ep {row.moe_ep}"
+        raise LatencyUnavailableError(f"experts over part of the GPUs: {widths}")
+    parallelism = Parallelism(
+        tp=row.tp, ep=row.moe_ep if llm.moe else 1, attention_dp=ranks
+    )
     problem = parallelism.why_not(llm)
     if problem:
         raise LatencyUnavailableError(problem)
@@ -222,45 +171,6 @@ def step_table(row: Row, llm: LlmSpec, source: str) -> StepTable:
     if why_not is not None:
         raise LatencyUnavailableError(why_not)
     return engine.compile(request)[0]
-
-
-@cache
-def llm_of(
-    model: str, gemm_quant: str, kvcache_quant: str, moe_quant: str = ""
-) -> LlmSpec:
-    """The catalogue's model in the file's number formats.
-
-    Without a format of their own, experts are stored like everything else, and those
-    of gpt-oss as released.
-    """
-    name = model.rsplit("/", 1)[-1].lower()
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    llm = LlmSpec.load(name)
-    weights = weight_format("gemm_quant", gemm_quant)
-    experts = weights
-    if moe_quant:
-        experts = weight_format("moe_quant", moe_quant)
-    elif name.startswith("gpt-oss"):
-        experts = llm.precision.experts
-    precision = Precision(
-        attention=weights,
-        mlp=weights,
-        experts=experts,
-        embedding=WeightFormat.plain(Dtype.BF16),
-        kv=Dtype.FP8 if "fp8" in kvcache_quant else Dtype.BF16,
-    )
-    return replace(llm, precision=precision)
-
-
-def weight_format(column: str, name: str) -> WeightFormat:
-    """A number format by the file's name of it."""
-    if name not in STORED:
-        raise InputError(column, name, f"one of {', '.join(STORED)}")
-    stored, compute = STORED[name]
-    return WeightFormat(bytes_per_weight=stored, compute_dtype=compute)
 
 
 def gpu_of(system: str, experts: WeightFormat) -> GpuType:
@@ -388,10 +298,6 @@ def _errors(rows: Sequence[Row]) -> dict[str, object]:
 
 def _percent(share: object) -> str:
     return "-" if share is None else f"{100.0 * float(str(share)):.1f} %"
-
-
-def _count(text: str | None) -> int:
-    return int(float(text)) if text else 1
 
 
 if __name__ == "__main__":

@@ -50,20 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args(arguments)
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for pairs in (linears, attention, all_reduces):
-        for what, fit, measured, predicted in pairs(options.folder):
-            found[what, fit].append(abs(predicted / measured - 1.0))
-    report = [
-        {
-            "what": what,
-            "fit": fit,
-            "rows": len(errors),
-            "median_ape": round(float(np.median(errors)), 4),
-            "p90_ape": round(float(np.quantile(errors, 0.9)), 4),
-        }
-        for (what, fit), errors in sorted(found.items())
-    ]
+    report = report_of(options.folder)
     if options.format == "json":
         sys.stdout.write(
             json.dumps({"rows": report, "limits": LIMITS}, indent=2) + "\n"
@@ -88,6 +75,24 @@ def main(arguments: Sequence[str]) -> int:
                     f"{' | '.join(found.errors_text())} |\n"
                 )
     return 0
+
+
+def report_of(folder: Path) -> list[dict[str, object]]:
+    """Median and 90th percentile of the errors, by what and by which fit."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for pairs in (linears, attention, all_reduces):
+        for what, fit, measured, predicted in pairs(folder):
+            found[what, fit].append(abs(predicted / measured - 1.0))
+    return [
+        {
+            "what": what,
+            "fit": fit,
+            "rows": len(errors),
+            "median_ape": round(float(np.median(errors)), 4),
+            "p90_ape": round(float(np.quantile(errors, 0.9)), 4),
+        }
+        for (what, fit), errors in sorted(found.items())
+    ]
 
 
 def linears(folder: Path) -> Iterator[Pair]:

@@ -7,6 +7,7 @@ Steps
        contexts from 512 to 32768 tokens at every batch size.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -109,6 +110,7 @@ class AttentionCosts:
         """Step 2: G and H at the batch sizes; `linear` is the rest of the step."""
         unbounded = np.zeros((len(sizes), len(_CONTEXTS)))
         windowed = np.zeros_like(sizes)
+        longer = self._longer_context
         for shape, layers in self.layers().items():
             model, heads = self._kernel("decode", shape)
             if shape.has_short_window:
@@ -119,9 +121,9 @@ class AttentionCosts:
             batch = sizes[:, None]
             kv = 1.0 if shape.is_latent else float(shape.num_kv_heads)
             ratio = shape.num_heads / kv
-            time = heads.decode_ms(batch, context, kv, ratio) * model.surface.slowdown(
-                batch, context, kv, ratio
-            )
+            time = heads.decode_ms(batch, context, kv, ratio)
+            time = time * model.decode_slowdown(batch, context * longer, kv, ratio)
+            time = np.maximum(time, heads.least_decode_ms(batch, context, kv))
             time = np.maximum.accumulate(np.maximum.accumulate(time, 0), 1)
             if shape.has_short_window:
                 windowed += layers * time[:, 0]
@@ -133,6 +135,16 @@ class AttentionCosts:
         weight = 1.0 / (linear[:, None] + unbounded) ** 2
         fixed, per_token = _weighted_line(sizes[:, None] * _CONTEXTS, unbounded, weight)
         return fixed + windowed, never_cheaper(sizes, per_token)
+
+    @property
+    def _longer_context(self) -> float:
+        """Context that the measured GPU reads in the time of one token here."""
+        costs = self.costs
+        measured = costs.measured("bfloat16", costs.fit)
+        if measured is None:
+            return 1.0
+        own = costs.peaks("bfloat16").memory_bytes_per_s
+        return measured.memory_bytes_per_s / own
 
     @property
     def _recurrence(self) -> RecurrenceRates:
@@ -238,7 +250,7 @@ def _unmeasured(num_axes: int) -> AttentionModel:
 def _distance(key: str, wanted: str, head_dim: float) -> tuple[bool, float]:
     """How far a variant such as ``bfloat16/128`` is from the wanted one."""
     kv, _, dim = key.partition("/")
-    return kv != wanted, abs(float(np.log(int(dim) / head_dim))) if dim else 0.0
+    return kv != wanted, abs(math.log(int(dim) / head_dim)) if dim else 0.0
 
 
 def _weighted_line(

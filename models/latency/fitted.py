@@ -4,24 +4,25 @@ Idea
     The operators of one serving engine were fitted on measured GPU systems
     (`models.latency.fit_file`). A step of any model is the sum of its operators at the
     shapes `models.flops` gives. A GPU that was not measured takes the efficiency of its
-    nearest measured relative, at its own peaks.
+    nearest measured relative, at its own peaks: that of the shapes which keep the
+    relative busy for as long.
 """
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-
-import numpy as np
 
 from clusters.fields import check_fields, spec
 from clusters.gpu import GpuType
 from clusters.links import GroupLink, LinkKind
 from models.flops import stage_shapes
 from models.latency.fabrics import fabric_of, fabrics_of
-from models.latency.fit_file import ENGINES, EngineFit, load_fit, shipped_systems
+from models.latency.fit_file import ENGINES, load_fit, shipped_systems
 from models.latency.operators.collective import Collective, CollectiveModel
+from models.latency.prefill_curve import PrefillCurve
 from models.latency.rank_operators import FittedRank
 from models.latency.ranked import RankedStage
+from models.latency.relatives import nearest_relative, products_fit
 from models.latency.request import (
     LatencyRequest,
     Provenance,
@@ -29,25 +30,22 @@ from models.latency.request import (
     StageLinks,
 )
 from models.latency.stage_model import StageModel
-from models.latency.step_table import StepTable, interpolate_array
+from models.latency.step_table import StepTable
 from models.llm import LlmSpec
+from models.parallelism import Parallelism
 from models.shapes import StageShapes
 
 TRANSFER_ERROR_FACTOR = 2.5
 """How much larger the 90th percentile of the error is on a GPU that was not measured.
 
-When every measured system takes its nearest relative instead of itself it is 2.1 to 3.4
-times as large for dense models and twice for mixtures of experts
+When every measured system takes its nearest relative instead of itself it is 2.0 to 2.9
+times as large for dense models and 1.7 times for mixtures of experts
 (`benchmarks/accuracy/step_latency.py --source relative`)."""
 SAMPLER_CALLS = 10
 """Operators that vLLM calls after the CUDA graph of a step to draw tokens: choice of
 rows, cast, two for the temperature, softmax, three for the draw, cast, copy to the host
 (its sampler of 2026 without top-k, top-p and penalties). Each takes the measured host
 time of a call (`EngineFit.eager_call_ms`)."""
-LONG_PREFILL_TOKENS = 512.0
-"""Prefills from here on never slow down with tensor parallelism in an island."""
-_OTHER_VENDORS = frozenset({"xe2"})
-"""Architectures whose efficiency says nothing about NVIDIA GPUs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,17 +110,9 @@ class FittedSource:
 
     def compile(self, request: LatencyRequest) -> tuple[StepTable, ...]:
         """One table a pipeline stage; equal stages are compiled once."""
-        tables = self._compile(request)
-        narrower = _half_as_wide(request)
-        if narrower is None:
-            return tables
-        return tuple(
-            no_slower_prefill(wide, narrow)
-            for wide, narrow in zip(tables, self.compile(narrower), strict=True)
-        )
-
-    def _compile(self, request: LatencyRequest) -> tuple[StepTable, ...]:
-        shapes = stage_shapes(request.llm, request.parallelism)
+        widths = [
+            stage_shapes(request.llm, degrees) for degrees in _ever_narrower(request)
+        ]
         engine = Engine(
             name=self.engine,
             step_overhead_ms=self.step_overhead_ms,
@@ -131,8 +121,10 @@ class FittedSource:
         )
         prompt_tokens = request.prompt_tokens
         return tuple(
-            compile_stage(stage, request.gpu, engine, links, prompt_tokens)
-            for stage, links in zip(shapes, request.stage_links, strict=True)
+            compile_stage(stages, request.gpu, engine, links, prompt_tokens)
+            for stages, links in zip(
+                zip(*widths, strict=True), request.stage_links, strict=True
+            )
         )
 
     def remarks(self, request: LatencyRequest) -> SourceRemarks:
@@ -142,8 +134,11 @@ class FittedSource:
         assert system is not None
         fit = load_fit(system, self.engine)
         error_frac = fit.step_p90_error_frac
+        products = products_fit(gpu, self.engine, self.without)
         if system != gpu.name:
             notes.append(f"efficiency of {system} at the peaks of {gpu.name}")
+            if products is not None:
+                notes.append(f"matrix products as profiled on {products.system}")
             if error_frac is not None:
                 error_frac *= TRANSFER_ERROR_FACTOR
         stages = stage_shapes(request.llm, request.parallelism)
@@ -156,6 +151,7 @@ class FittedSource:
                 stage=stage,
                 gpu=gpu,
                 fit=fit,
+                products=products,
                 ring=ring,
                 reducer=reducer,
                 hop=None,
@@ -174,90 +170,62 @@ class FittedSource:
         )
 
 
-def _half_as_wide(request: LatencyRequest) -> LatencyRequest | None:
-    """The same replica at half the tensor parallelism, within an NVLink island."""
+def _ever_narrower(request: LatencyRequest) -> Iterator[Parallelism]:
+    """The degrees of a request, then half the tensor parallelism in an NVLink island.
+
+    Only the first where experts lie apart from the rest or the island ends.
+    """
     degrees = request.parallelism
-    tp, has_experts_apart = degrees.tp, max(degrees.ep, degrees.num_ranks) > 1
-    inside = all(ring.kind is LinkKind.NVLINK for ring in request.links.tp)
-    if tp % 2 or has_experts_apart or not inside:
-        return None
-    half = replace(request.parallelism, tp=tp // 2)
-    return None if half.why_not(request.llm) else replace(request, parallelism=half)
-
-
-@lru_cache(maxsize=4096)
-def no_slower_prefill(wide: StepTable, narrow: StepTable) -> StepTable:
-    """`wide` with long prefills that take no longer than on half of its GPUs.
-
-    All-reduce kernels change algorithm with the message size and the number of GPUs,
-    and the measured curves cross there by a few per cent. A group of GPUs can do
-    what half of it does, so from `LONG_PREFILL_TOKENS` on the narrower table bounds
-    the wider one. Decode, where more GPUs can be slower, stays as measured.
-    """
-    knots = np.union1d(wide.prefill_tokens, narrow.prefill_tokens)
-    knots = np.union1d(knots, [LONG_PREFILL_TOKENS - 1, LONG_PREFILL_TOKENS])
-    ours = interpolate_array(knots, wide.prefill_tokens, wide.prefill_ms)
-    bound = interpolate_array(knots, narrow.prefill_tokens, narrow.prefill_ms)
-    limit = np.where(knots >= LONG_PREFILL_TOKENS, bound, np.inf)
-    if (ours <= limit).all():
-        return wide
-    # Rising from the right: shorter steps may not exceed a lowered longer one.
-    capped = np.minimum.accumulate(np.minimum(ours, limit)[::-1])[::-1]
-    return replace(
-        wide,
-        prefill_tokens=tuple(knots.tolist()),
-        prefill_ms=tuple(capped.tolist()),
-    )
-
-
-@lru_cache(maxsize=256)
-def nearest_relative(
-    gpu: GpuType, engine: str, without: tuple[str, ...] = ()
-) -> str | None:
-    """The measured system whose efficiency stands in for `gpu`: itself if measured.
-
-    Otherwise the same vendor, the same architecture if there is one, then the nearest
-    memory and compute peaks.
-    """
-    systems = [name for name in shipped_systems(engine) if name not in without]
-    if gpu.name in systems:
-        return gpu.name
-    if gpu.vendor != "nvidia":
-        return None
-    fits = [load_fit(system, engine) for system in systems]
-    known = [fit for fit in fits if fit.architecture not in _OTHER_VENDORS]
-    if not known:
-        return None
-    return min(known, key=lambda fit: _distance(fit, gpu)).system
+    yield degrees
+    if max(degrees.ep, degrees.num_ranks) > 1:
+        return
+    if any(ring.kind is not LinkKind.NVLINK for ring in request.links.tp):
+        return
+    while degrees.tp % 2 == 0:
+        degrees = replace(degrees, tp=degrees.tp // 2)
+        if degrees.why_not(request.llm):
+            return
+        yield degrees
 
 
 @lru_cache(maxsize=4096)
 def compile_stage(
-    stage: StageShapes,
+    stages: tuple[StageShapes, ...],
     gpu: GpuType,
     engine: Engine,
     links: StageLinks,
     prompt_tokens: float | None = None,
 ) -> StepTable:
-    """The step table of one stage."""
-    system = nearest_relative(gpu, engine.name, engine.without)
-    assert system is not None
-    ring, fit = links.tensor, load_fit(system, engine.name)
-    overhead_ms = engine.step_overhead_ms
-    if overhead_ms is None:
-        overhead_ms = SAMPLER_CALLS * fit.eager_call_ms
-    model = StageModel(
-        stage=stage,
-        gpu=gpu,
-        fit=fit,
-        ring=ring,
-        reducer=reducer_of(stage, ring, engine.name, system),
-        hop=links.hop,
-        step_overhead_ms=overhead_ms,
-        eager_call_ms=0.0 if engine.cuda_graphs else fit.eager_call_ms,
-    )
-    if stage.ranks.count == 1:
-        return model.compile()
+    """The step table of the first of `stages`; the others are narrower and bound it."""
+    if stages[0].ranks.count > 1:
+        return _ranked(stages[0], gpu, engine, links, prompt_tokens)
+    priced = [_priced(stage, gpu, engine, links) for stage in stages]
+    model, curve = priced.pop()
+    while priced:
+        narrow = curve
+        model, curve = priced.pop()
+        curve = curve.no_slower_than(narrow)
+    return model.compile(curve)
+
+
+@lru_cache(maxsize=1024)
+def _priced(
+    stage: StageShapes, gpu: GpuType, engine: Engine, links: StageLinks
+) -> tuple[StageModel, PrefillCurve]:
+    """The model of a stage and its prefill, which wider stages are bound by."""
+    model = _stage_model(stage, gpu, engine, links)
+    return model, model.prefill()
+
+
+def _ranked(
+    stage: StageShapes,
+    gpu: GpuType,
+    engine: Engine,
+    links: StageLinks,
+    prompt_tokens: float | None,
+) -> StepTable:
+    model = _stage_model(stage, gpu, engine, links)
+    system = model.fit.system
     fabrics = fabrics_of(links.stage, engine.name, system)
     quick = fabrics_of(links.stage, engine.name, system, decode=True)
     if quick == fabrics:
@@ -269,6 +237,28 @@ def compile_stage(
     ).compile()
 
 
+def _stage_model(
+    stage: StageShapes, gpu: GpuType, engine: Engine, links: StageLinks
+) -> StageModel:
+    system = nearest_relative(gpu, engine.name, engine.without)
+    assert system is not None
+    ring, fit = links.tensor, load_fit(system, engine.name)
+    overhead_ms = engine.step_overhead_ms
+    if overhead_ms is None:
+        overhead_ms = SAMPLER_CALLS * fit.eager_call_ms
+    return StageModel(
+        stage=stage,
+        gpu=gpu,
+        fit=fit,
+        products=products_fit(gpu, engine.name, engine.without),
+        ring=ring,
+        reducer=reducer_of(stage, ring, engine.name, system),
+        hop=links.hop,
+        step_overhead_ms=overhead_ms,
+        eager_call_ms=0.0 if engine.cuda_graphs else fit.eager_call_ms,
+    )
+
+
 def reducer_of(
     stage: StageShapes, ring: GroupLink, engine: str, system: str
 ) -> CollectiveModel | None:
@@ -276,11 +266,3 @@ def reducer_of(
     if stage.tp == 1:
         return None
     return fabric_of(Collective.ALL_REDUCE, ring, engine, system)
-
-
-def _distance(fit: EngineFit, gpu: GpuType) -> tuple[bool, float]:
-    memory = math.log(fit.memory_bytes_per_s / gpu.memory_bytes_per_s)
-    rates = {str(rate.dtype): rate.flops_per_s for rate in gpu.flops}
-    half = rates.get("bf16", rates.get("fp16", rates.get("fp32", 1.0)))
-    compute = math.log(fit.flops_per_s["bf16"] / half)
-    return fit.architecture != gpu.architecture, abs(memory) + abs(compute)

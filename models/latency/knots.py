@@ -27,22 +27,20 @@ def choose_knots(
     tolerance
         Largest relative distance of the lines from a sample.
     """
-    keep = {0, len(grid) - 1}
-    pending = [(0, len(grid) - 1)]
+    x, y = grid.tolist(), values.tolist()  # a few dozen points: no work for arrays
+    keep = {0, len(x) - 1}
+    pending = [(0, len(x) - 1)]
     while pending:
         first, last = pending.pop()
-        if last - first < 2:
-            continue
-        xs, ys = grid[first : last + 1], values[first : last + 1]
-        slope = (ys[-1] - ys[0]) / (xs[-1] - xs[0])
-        distance = np.abs(ys[0] + slope * (xs - xs[0]) - ys) / ys
-        worst = int(distance.argmax())
-        if distance[worst] > tolerance:
-            middle = first + worst
-            keep.add(middle)
-            pending += [(first, middle), (middle, last)]
+        slope = (y[last] - y[first]) / (x[last] - x[first]) if last > first else 0.0
+        worst, furthest = first, tolerance
+        for place in range(first + 1, last):
+            line = y[first] + slope * (x[place] - x[first])
+            distance = abs(line - y[place]) / y[place]
+            if distance > furthest:
+                worst, furthest = place, distance
+        if worst > first:
+            keep.add(worst)
+            pending += [(first, worst), (worst, last)]
     chosen = sorted(keep)
-    return (
-        tuple(float(x) for x in grid[chosen]),
-        tuple(float(y) for y in values[chosen]),
-    )
+    return tuple(x[i] for i in chosen), tuple(y[i] for i in chosen)

@@ -17,6 +17,7 @@ from models.latency.fit_file import ENGINES
 from models.latency.fitted import FittedSource
 from models.latency.published import PublishedSource
 from models.latency.published_tables import PUBLICATIONS, PublishedTableSource
+from models.latency.relatives import PROFILED_KERNELS
 from models.latency.request import (
     ExtrapolationWarning,
     LatencyChoice,
@@ -39,10 +40,6 @@ __all__ = [
     "LatencyUnavailableError",
     "Provenance",
 ]
-
-
-PROFILED_KERNELS = "vidur"
-"""Kernels of 2023 profiled one by one, on an A40 too; no serving engine's."""
 
 
 def shipped_sources() -> tuple[LatencySource, ...]:

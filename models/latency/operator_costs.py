@@ -1,5 +1,7 @@
 """Time of single operators at `TOKEN_KNOTS` on one GPU with one engine's fits."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +25,7 @@ from models.latency.weights import (
     kv_variant,
     peak_flops_per_s,
 )
+from models.llm import WeightFormat
 from models.shapes import AttentionShape, Gemm, LayerGroup
 
 _SHARED_EXPERTS = frozenset({"gate_up", "up", "down"})
@@ -35,6 +38,9 @@ class OperatorCosts:
 
     gpu: GpuType = spec("The GPU.")
     fit: EngineFit = spec("Operators measured on it, or on its nearest relative.")
+    products: EngineFit | None = spec(
+        "Where products were measured on a nearer relative.", default=None
+    )
     takes_blocks: bool = spec(
         "Latent attention as the measured block; False where its parts are split.",
         default=True,
@@ -49,23 +55,53 @@ class OperatorCosts:
     _peaks: dict[str, Peaks] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _gemms: dict[str, tuple[GemmModel, EngineFit]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _variants: dict[WeightFormat, str] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        for fit in (self.fit, self.products):
+            for variant, model in ({} if fit is None else fit.variants("gemm")).items():
+                assert fit is not None
+                assert isinstance(model, GemmModel)
+                self._gemms[variant] = model, fit
+
+    def price(self, gemms: Iterable[Gemm]) -> None:
+        """Find the times of many dense products at once; `gemm_ms` then has them."""
+        by_variant: dict[str, dict[Gemm, GemmShape]] = defaultdict(dict)
+        for gemm in gemms:
+            if gemm.is_expert or gemm in self._products:
+                continue
+            variant, _, _ = self.gemm_model(gemm.weights)
+            by_variant[variant][gemm] = GemmShape(
+                k=gemm.k, n=gemm.n, bytes_per_weight=gemm.weights.bytes_per_weight
+            )
+        for variant, shapes in by_variant.items():
+            model, fit = self._gemms[variant]
+            times = model.ms_each(
+                tuple(shapes.values()),
+                self.peaks(variant),
+                self.measured(variant, fit),
+            )
+            self._products.update(zip(shapes, times, strict=True))
 
     def gemm_ms(self, gemm: Gemm) -> FloatArray:
         """Time of a dense product."""
         if gemm not in self._products:
-            self._products[gemm] = self._gemm_ms(gemm)
+            self.price((gemm,))
         return self._products[gemm]
 
-    def _gemm_ms(self, gemm: Gemm) -> FloatArray:
-        fitted = self.fit.variants("gemm")
-        variant = choose_variant(gemm.weights, fitted, self.gpu)
-        assert variant is not None
-        model = fitted[variant]
-        assert isinstance(model, GemmModel)
-        shape = GemmShape(
-            k=gemm.k, n=gemm.n, bytes_per_weight=gemm.weights.bytes_per_weight
-        )
-        return model.ms(shape, self.peaks(variant))
+    def gemm_model(self, weights: WeightFormat) -> tuple[str, GemmModel, EngineFit]:
+        """Variant and model of products in a weight format, and the fit they are of."""
+        if weights not in self._variants:
+            variant = choose_variant(weights, self._gemms, self.gpu)
+            assert variant is not None
+            self._variants[weights] = variant
+        variant = self._variants[weights]
+        return variant, *self._gemms[variant]
 
     def experts_ms(self, experts: list[Gemm]) -> FloatArray:
         """Time of the routed experts of a layer, all their matrices together."""
@@ -94,7 +130,7 @@ class OperatorCosts:
             experts_per_token=float(into.experts_per_token),
             bytes_per_weight=into.weights.bytes_per_weight,
         )
-        return model.ms(shape, self.peaks(variant))
+        return model.ms(shape, self.peaks(variant), self.measured(variant, self.fit))
 
     def own_ms(self, group: LayerGroup, *, decode: bool) -> FloatArray:
         """Time of a layer's products but the routed experts.
@@ -104,12 +140,9 @@ class OperatorCosts:
         experts beside the routed ones on a second stream (TensorRT-LLM, vLLM and SGLang
         do with CUDA graphs): what counts of them is what takes longer.
         """
-        block = self.latent_block(group, "decode") is not None
         total, shared = np.zeros_like(TOKEN_KNOTS), np.zeros_like(TOKEN_KNOTS)
         experts = [gemm for gemm in group.gemms if gemm.is_expert]
-        for gemm in group.gemms:
-            if gemm.is_expert or (block and gemm.name in LATENT_PROJECTIONS):
-                continue
+        for gemm in self.own(group):
             if decode and gemm.name == "kv_b":
                 total = total + self._absorbed_ms(gemm)
             elif decode and experts and gemm.name in _SHARED_EXPERTS:
@@ -119,6 +152,12 @@ class OperatorCosts:
         if shared.any():
             total = total + np.maximum(shared - self.experts_ms(experts), 0.0)
         return np.maximum.accumulate(total)
+
+    def own(self, group: LayerGroup) -> list[Gemm]:
+        """Dense products of a layer outside a block that was measured as one."""
+        block = self.latent_block(group, "decode") is not None
+        inside = LATENT_PROJECTIONS if block else frozenset()
+        return [g for g in group.gemms if not g.is_expert and g.name not in inside]
 
     def latent_block(
         self, group: LayerGroup, phase: str
@@ -159,8 +198,7 @@ class OperatorCosts:
     ) -> LatentShape:
         seconds = 0.0
         for gemm in projections:
-            variant = choose_variant(gemm.weights, self.fit.variants("gemm"), self.gpu)
-            assert variant is not None
+            variant, _, _ = self.gemm_model(gemm.weights)
             seconds += gemm.flops(1.0) / self.peaks(variant).flops_per_s
         return LatentShape(
             num_heads=float(attention.num_heads),
@@ -184,13 +222,27 @@ class OperatorCosts:
         shape = GemmShape(
             k=up.k, n=up.n // 2, bytes_per_weight=up.weights.bytes_per_weight
         )
-        return 2.0 * model.ms(shape, self.peaks(variant))
+        measured = self.measured(variant, self.fit)
+        return 2.0 * model.ms(shape, self.peaks(variant), measured)
 
     def peaks(self, variant: str) -> Peaks:
         """Rates a variant could at best reach: as measured, or of the other GPU."""
         if variant not in self._peaks:
             self._peaks[variant] = self._peaks_of(variant)
         return self._peaks[variant]
+
+    def measured(self, variant: str, fit: EngineFit) -> Peaks | None:
+        """Peaks of the GPU that `fit` was measured on, None: it is this one."""
+        if fit.system == self.gpu.name:
+            return None
+        key = f"{variant} on {fit.system}"
+        if key not in self._peaks:
+            rates = fit.flops_per_s
+            self._peaks[key] = Peaks(
+                memory_bytes_per_s=fit.memory_bytes_per_s,
+                flops_per_s=rates.get(str(PEAK_DTYPE[variant]), rates["bf16"]),
+            )
+        return self._peaks[key]
 
     def _peaks_of(self, variant: str) -> Peaks:
         rate = peak_flops_per_s(variant, self.gpu)

@@ -5,7 +5,8 @@ Steps
        the stage's ring. All are curves over `TOKEN_KNOTS` that never fall.
     2. Prefill and decode attention (`models.latency.attention_costs`).
     3. LM head, embedding, hop to the next stage, engine overhead.
-    4. Knots dropped where a line stays within `KNOT_TOLERANCE`.
+    4. Long prefills bounded by those of half the GPUs, where that holds.
+    5. Knots dropped where a line stays within `KNOT_TOLERANCE`.
 """
 
 from dataclasses import dataclass, field
@@ -22,17 +23,15 @@ from models.communication import (
 )
 from models.latency.attention_costs import AttentionCosts
 from models.latency.fit_file import EngineFit
-from models.latency.knots import choose_knots
 from models.latency.operator_costs import OperatorCosts
 from models.latency.operators.collective import CollectiveModel
 from models.latency.operators.surface import FloatArray
 from models.latency.operators.tokens import TOKEN_KNOTS
+from models.latency.prefill_curve import PrefillCurve
 from models.latency.step_table import StepTable
 from models.latency.weights import choose_variant
 from models.shapes import LayerGroup, StageShapes
 
-KNOT_TOLERANCE = 0.004
-"""Largest relative distance of the table from the composed curve at its knots."""
 MAX_BATCH = 8192.0
 _NORM_SUMS_BYTES = 8.0
 """Two sums of squares of a token, those of its queries and of its keys, in fp32."""
@@ -50,6 +49,9 @@ class StageModel:
     stage: StageShapes = spec("What a GPU of the stage computes.")
     gpu: GpuType = spec("The GPU.")
     fit: EngineFit = spec("Operators measured on it, or on its nearest relative.")
+    products: EngineFit | None = spec(
+        "Where products were measured on a nearer relative.", default=None
+    )
     ring: GroupLink = spec("Links of the tensor-parallel group.")
     reducer: CollectiveModel | None = spec("Fabric of the ring, None: physics.")
     hop: GroupLink | None = spec("Link to the next stage, None on the last.")
@@ -64,38 +66,50 @@ class StageModel:
 
     def __post_init__(self) -> None:
         is_split = self.stage.ranks.cp > 1
-        operators = OperatorCosts(gpu=self.gpu, fit=self.fit, takes_blocks=not is_split)
+        operators = OperatorCosts(
+            gpu=self.gpu,
+            fit=self.fit,
+            products=self.products,
+            takes_blocks=not is_split,
+        )
         object.__setattr__(self, "operators", operators)
 
-    def compile(self) -> StepTable:
-        """The step table: curves at the knots they need."""
-        collectives = self.collectives_ms()
-        linear = self.layers_ms() + collectives
-        head, attention = self.head_ms(), self.attention
-        rest, per_sq_token_ms = attention.prefill(linear)
-        prefill = np.maximum(linear + rest + head[0], self.host_ms)
-        prefill += self.end_ms(TOKEN_KNOTS)
-        tokens, prefill_ms = choose_knots(
-            TOKEN_KNOTS, np.maximum.accumulate(prefill), tolerance=KNOT_TOLERANCE
-        )
+    def compile(self, prefill: PrefillCurve | None = None) -> StepTable:
+        """The step table: curves at the knots they need.
+
+        `prefill` replaces the stage's own, where something bounds it.
+        """
+        curve = prefill or self.prefill()
+        tokens, prefill_ms = curve.knots()
         sizes = TOKEN_KNOTS[TOKEN_KNOTS <= MAX_BATCH]
-        linear = self.layers_ms(decode=True) + collectives
-        decode = (linear + head + self.end_ms(TOKEN_KNOTS))[: len(sizes)]
-        fixed, slope = attention.decode(sizes, decode)
+        linear = self.layers_ms(decode=True) + self.collectives_ms()
+        linear += self.head_ms() + self.end_ms(TOKEN_KNOTS)
+        decode = linear[: len(sizes)]
+        fixed, slope = self.attention.decode(sizes, decode)
         decode = np.maximum(decode + fixed, self.host_ms + self.end_ms(sizes))
         decode = np.maximum.accumulate(decode)
         return StepTable(
             prefill_tokens=tokens,
             prefill_ms=prefill_ms,
-            prefill_per_sq_token_ms=per_sq_token_ms,
+            prefill_per_sq_token_ms=curve.per_sq_token_ms,
             decode_batch=tuple(sizes.tolist()),
             decode_ms=tuple(decode.tolist()),
             decode_per_kv_token_ms=tuple(slope.tolist()),
         )
 
+    def prefill(self) -> PrefillCurve:
+        """Prefill of any number of tokens, at `TOKEN_KNOTS`."""
+        linear = self.layers_ms() + self.collectives_ms()
+        rest, per_sq_token_ms = self.attention.prefill(linear)
+        total = np.maximum(linear + rest + self.head_ms()[0], self.host_ms)
+        total += self.end_ms(TOKEN_KNOTS)
+        return PrefillCurve(
+            linear_ms=np.maximum.accumulate(total), per_sq_token_ms=per_sq_token_ms
+        )
+
     def outside_fit(self) -> tuple[str, ...]:
         """Where the stage leaves what was measured, with what stands in for it."""
-        gemms, found = self.fit.variants("gemm"), set()
+        found = set()
         heads = () if self.stage.head is None else (self.stage.head,)
         for gemm in (*(g for group in self.stage.groups for g in group.gemms), *heads):
             if gemm.is_expert:
@@ -103,8 +117,7 @@ class StageModel:
                     continue
                 found.add("routed experts: no kernel in this format, roofline instead")
                 continue
-            variant = choose_variant(gemm.weights, gemms, self.gpu)
-            model = gemms[variant or "bfloat16"]
+            _, model, _ = self.operators.gemm_model(gemm.weights)
             widest = model.surface.axes[1].knots[-1], model.surface.axes[2].knots[-1]
             if gemm.n > _FAR_FACTOR * widest[0] or gemm.k > _FAR_FACTOR * widest[1]:
                 found.add(
@@ -151,6 +164,10 @@ class StageModel:
         `own` is everything but the routed experts, `routed` they alone.
         """
         total, costs = np.zeros_like(TOKEN_KNOTS), self.operators
+        heads = () if self.stage.head is None else (self.stage.head,)
+        costs.price(
+            (*(g for group in self.stage.groups for g in costs.own(group)), *heads)
+        )
         for group in self.stage.groups:
             experts = [gemm for gemm in group.gemms if gemm.is_expert]
             layer = np.zeros_like(TOKEN_KNOTS)

@@ -61,12 +61,12 @@ def choose_variant(
 
     Plain bf16 stands in on GPUs without it: they multiply in fp16 at that peak.
     """
-    variants = variants_for(weights)
-    if variants[0] == "w4a16_mxfp4" and Dtype.FP4 in gpu.dtypes:
+    variants, dtypes = variants_for(weights), gpu.dtypes
+    if variants[0] == "w4a16_mxfp4" and Dtype.FP4 in dtypes:
         # With four-bit tensor cores the engines quantise the inputs of MXFP4 experts.
         variants = ("w4a8_mxfp4_mxfp8", *variants)
     for variant in variants:
-        native = variant == "bfloat16" or PEAK_DTYPE[variant] in gpu.dtypes
+        native = variant == "bfloat16" or PEAK_DTYPE[variant] in dtypes
         if variant in fitted and native:
             return variant
     return None
@@ -74,8 +74,9 @@ def choose_variant(
 
 def peak_flops_per_s(variant: str, gpu: GpuType) -> float:
     """Peak of `gpu` in a variant's number format, else in the widest it has."""
+    dtypes = gpu.dtypes
     for dtype in (PEAK_DTYPE[variant], Dtype.FP16):
-        if dtype in gpu.dtypes:
+        if dtype in dtypes:
             return gpu.flops_per_s(dtype)
     return gpu.flops_per_s(Dtype.FP32)
 

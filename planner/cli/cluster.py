@@ -1,9 +1,11 @@
 """``phaseplan cluster``: look at a cluster, or check a cluster file."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clusters.fields import InputError
 from planner.cli.output import FormatOption, OutputOption, QuietOption, emit
 
 if TYPE_CHECKING:
@@ -23,15 +25,57 @@ app = typer.Typer(
 
 @app.command("show")
 def show_cluster(
-    cluster: Annotated[str, typer.Argument(help="An example's name, or a file.")],
+    cluster: Annotated[
+        str | None, typer.Argument(help="An example's name, or a file.")
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Draw the cluster of this plan, coloured by pool."),
+    ] = None,
     fmt: FormatOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Show nodes, GPUs, NICs, price and bandwidth between sampled GPUs."""
+    """Show nodes, GPUs, NICs, price and bandwidth between sampled GPUs.
+
+    With --plan, or an --output that ends in .svg, a picture (SVG).
+    """
     from planner.cli.cluster_facts import facts_of_cluster
 
+    is_picture = plan is not None or (output is not None and output.suffix == ".svg")
+    if (cluster is None) == (plan is None):
+        form = "either a cluster or --plan"
+        raise InputError("cluster show", cluster or "nothing", form)
+    if is_picture:
+        _draw(cluster, plan, output)
+        return
+    assert cluster is not None, "checked above"
     facts = facts_of_cluster(_checked_cluster(cluster))
     emit(facts, fmt=fmt, table=lambda: _tables(facts), output=output)
+
+
+def _draw(cluster: str | None, plan: Path | None, output: Path | None) -> None:
+    """Write the picture of a cluster, or of a plan on its cluster."""
+    from clusters.serde import read_mapping, write_text_atomic
+    from planner.files import read_plan
+    from planner.multiplexing.shared_files import is_shared_plan, read_shared_plan
+    from planner.report.cluster_svg import cluster_svg
+    from planner.report.gpu_marks import marks_of_plan, marks_of_shared_plan
+
+    if plan is None:
+        assert cluster is not None, "one of them is given"
+        text = cluster_svg(_checked_cluster(cluster), {})
+    elif is_shared_plan(read_mapping(plan)):
+        shared = read_shared_plan(plan)
+        marks = marks_of_shared_plan(shared)
+        text = cluster_svg(shared.problem.cluster, marks, title=shared.verdict)
+    else:
+        whole = read_plan(plan)
+        title = whole.deployment.describe()
+        text = cluster_svg(whole.problem.cluster, marks_of_plan(whole), title=title)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text_atomic(output, text)
 
 
 @app.command("validate")
@@ -55,7 +99,6 @@ def _checked_cluster(name_or_path: str) -> "Cluster":
         Naming the parts that nothing joins.
     """
     from clusters.cluster import Cluster
-    from clusters.fields import InputError
 
     cluster = Cluster.load(name_or_path)
     parts = cluster.topology.components()

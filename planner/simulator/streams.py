@@ -91,7 +91,7 @@ def blocks_ms(w: Any, request: int) -> float:
     return float(w.clock[0].transfer_block_ms * blocks)
 
 
-@inlined
+@compiled
 def end_stream(w: Any, request: int) -> None:
     """The prefill of an admitted layer-wise transfer is over."""
     req = w.request[request]

@@ -10,6 +10,9 @@ from models.latency.operators.gemm import Peaks
 from models.latency.operators.surface import FloatArray, Surface, smooth_max
 from models.shapes import ACTIVATION_BYTES
 
+_LARGEST_CACHE_BYTES = 2.0 * 2**27
+"""Twice the last-level cache of a B200 (126 MB), the largest in the catalogue."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadFormat:
@@ -68,6 +71,16 @@ class HeadFormat:
             self._compute_ms(4.0 * self.decode_flops_factor * group * attended),
         )
 
+    def least_decode_ms(
+        self, requests: FloatArray, context: FloatArray, kv_heads: FloatArray | float
+    ) -> FloatArray:
+        """Reading the keys and values at the memory peak, 0 where a cache holds them.
+
+        A few tables have kernels that read more than any cache holds faster than that.
+        """
+        cached = 2.0 * self.kv_bytes * requests * context * kv_heads * self.head_dim
+        return np.where(cached > _LARGEST_CACHE_BYTES, self._memory_ms(cached), 0.0)
+
     def _memory_ms(self, num_bytes: FloatArray) -> FloatArray:
         return MS_PER_S * num_bytes / self.peaks.memory_bytes_per_s
 
@@ -103,6 +116,22 @@ class AttentionModel:
         if len(self.surface.axes) == len(at):
             return self.surface.slowdown(*at)
         return self.surface.slowdown(*at, reach_of(tokens, past))
+
+    def decode_slowdown(
+        self,
+        requests: FloatArray,
+        context: FloatArray,
+        kv_heads: float,
+        group: float,
+    ) -> FloatArray:
+        """Slowdown of one token a request.
+
+        A kernel has a block of threads for each K/V head of each request, so more
+        heads than were measured count as more requests.
+        """
+        most = self.surface.axes[2].knots[-1]
+        more = max(kv_heads / most, 1.0)
+        return self.surface.slowdown(requests * more, context, kv_heads, group)
 
 
 def reach_of(tokens: FloatArray, past: FloatArray | float) -> FloatArray:

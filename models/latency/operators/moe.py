@@ -66,8 +66,18 @@ class MoeModel:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def ms(self, shape: ExpertShape, peaks: Peaks) -> FloatArray:
-        """Time at `TOKEN_KNOTS`, never falling with tokens, in ms."""
+    def ms(
+        self, shape: ExpertShape, peaks: Peaks, measured: Peaks | None = None
+    ) -> FloatArray:
+        """Time at `TOKEN_KNOTS`, never falling with tokens, in ms.
+
+        With the peaks of another GPU that was `measured`, the slowdown is that of
+        experts so wide that they take as much ideal time there.
+        """
         ideal = shape.ideal_ms(TOKEN_KNOTS, peaks, self.floor_ms)
-        slowdown = self.surface.slowdown(*shape.coordinates(TOKEN_KNOTS))
+        per_expert, here, width, *rest = shape.coordinates(TOKEN_KNOTS)
+        if measured is not None:
+            width = width * shape.ideal_ms(TOKEN_KNOTS, peaks, 0.0)
+            width = width / shape.ideal_ms(TOKEN_KNOTS, measured, 0.0)
+        slowdown = self.surface.slowdown(per_expert, here, width, *rest)
         return np.maximum.accumulate(ideal * slowdown)

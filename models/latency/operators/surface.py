@@ -86,6 +86,36 @@ class Surface:
             log_slowdown = log_slowdown + flat_values[index] * weight
         return np.exp(log_slowdown)
 
+    def first_axis(self, *coordinates: FloatArray | float) -> FloatArray:
+        """Measured over ideal time at the knots of the first axis, which come last.
+
+        `coordinates` are those on the other axes: numbers, or arrays that broadcast
+        with the knots of the first.
+        """
+        by_knot = self._values.reshape(self.shape[0], -1)
+        rows, log_slowdown = np.arange(len(by_knot)), np.zeros(())
+        points = [np.asarray(x, dtype=np.float64) for x in coordinates]
+        spread = list(zip(points, self._log_knots[1:], strict=True))
+        for index, weight in _each_corner(spread):
+            if index.shape[-1:] == (1,):  # the same for all knots: whole rows
+                values = by_knot.T[index[..., 0]]
+            else:
+                values = by_knot[rows, index]
+            log_slowdown = log_slowdown + values * weight
+        return np.exp(log_slowdown)
+
+    def resampled(self, knots: FloatArray) -> "Surface":
+        """The surface with other knots on its first axis, values as interpolated."""
+        low, share = _place(knots, self._log_knots[0])
+        values = self._values.reshape(self.shape)
+        above = np.minimum(low + 1, len(values) - 1)
+        share = share.reshape((-1,) + (1,) * (values.ndim - 1))
+        between = (1.0 - share) * values[low] + share * values[above]
+        first = Axis(name=self.axes[0].name, knots=tuple(knots.tolist()))
+        return Surface(
+            axes=(first, *self.axes[1:]), log_slowdown=tuple(between.ravel().tolist())
+        )
+
     def corners(
         self, *coordinates: FloatArray | float
     ) -> tuple[NDArray[np.int64], FloatArray]:
@@ -137,8 +167,9 @@ def smooth_max(*times_ms: FloatArray | float) -> FloatArray:
     """
     total: FloatArray = np.zeros(())
     for time_ms in times_ms:
-        total = total + np.asarray(time_ms, dtype=np.float64) ** 4
-    return total**0.25
+        squared = np.square(time_ms, dtype=np.float64)
+        total = total + squared * squared
+    return np.asarray(np.sqrt(np.sqrt(total)))
 
 
 def _each_corner(

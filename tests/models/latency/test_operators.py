@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clusters.links import LinkKind
-from models.latency.operators.attention import HeadFormat
+from models.latency.operators.attention import AttentionModel, HeadFormat
 from models.latency.operators.collective import CollectiveModel
 from models.latency.operators.elementwise import ElementwiseModel
 from models.latency.operators.gemm import GemmModel, GemmShape, Peaks
@@ -94,6 +94,31 @@ def test_decode_attention_reads_the_cache_once() -> None:
     # query head a K/V head 4 * 8 * 100 FLOP a token are as many: the 4-norm of the two.
     time = heads.decode_ms(np.asarray(10.0), np.asarray(5000.0), 8.0, 1.0)
     assert float(time) == pytest.approx(0.16 * 2**0.25, rel=1e-6)
+
+
+def test_no_kernel_reads_more_than_a_cache_holds_faster_than_memory() -> None:
+    heads = HeadFormat(head_dim=100.0, kv_bytes=2.0, peaks=PEAKS, floor_ms=1e-9)
+    context = np.asarray([1000.0, 100_000.0])
+    # 2 * 2 B * 10 requests * 8 heads * 100 = 32 kB a token: 32 MB may lie in a cache,
+    # 3.2 GB take 3.2 ms at 1 GB/ms.
+    least = heads.least_decode_ms(np.asarray(10.0), context, 8.0)
+    assert least == pytest.approx([0.0, 3.2])
+
+
+def test_more_heads_than_measured_count_as_more_requests() -> None:
+    # Measured up to 8 K/V heads: 40 of them in 4 requests keep the GPU as busy as 8 in
+    # 20 requests, half-way between 10 and 40 on the axis of requests.
+    axes = (
+        Axis(name="requests", knots=(10.0, 40.0)),
+        Axis(name="context", knots=(1.0,)),
+        Axis(name="kv_heads", knots=(1.0, 8.0)),
+        Axis(name="group", knots=(1.0,)),
+    )
+    surface = Surface(axes=axes, log_slowdown=(2.0, 2.0, 0.0, 0.0))
+    model = AttentionModel(floor_ms=1.0, surface=surface)
+    at = np.asarray(4.0), np.asarray(1000.0)
+    assert model.decode_slowdown(*at, 40.0, 1.0) == pytest.approx(np.exp(1.0))
+    assert model.decode_slowdown(*at, 8.0, 1.0) == pytest.approx(np.exp(2.0))
 
 
 def test_experts_stream_only_what_a_batch_touches() -> None:

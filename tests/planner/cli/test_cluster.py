@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from clusters.cluster import Cluster
+from tests.planner.cli.conftest import one_error
 
 TINY = """\
 nodes:
@@ -123,3 +124,17 @@ def test_missing_file_is_named(phaseplan: Callable[..., Any]) -> None:
     ended = phaseplan("cluster", "validate", "gone.yaml")
     assert ended.code == 2
     assert ended.stderr == "error: gone.yaml: 'gone.yaml': expected an existing file\n"
+
+
+def test_plan_is_drawn_on_its_cluster(
+    phaseplan: Callable[..., Any], plan_file: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "plan.svg"
+    ended = phaseplan("cluster", "show", "--plan", plan_file, "-o", picture)
+    assert (ended.code, ended.stderr) == (0, "")
+    text = picture.read_text(encoding="utf-8")
+    assert text.startswith("<svg ")
+    assert "idle" in text
+    assert phaseplan("cluster", "show", "--plan", plan_file).stdout == text
+    assert phaseplan("cluster", "show", "a100_1x4", "-o", picture).code == 0
+    one_error(phaseplan("cluster", "show"), "either a cluster or --plan")

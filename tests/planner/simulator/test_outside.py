@@ -263,7 +263,7 @@ def assert_as_reference(system, events, requests) -> None:
 
 
 @given(disturbed(), many_requests())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_policy_under_events_matches_the_reference(drawn, requests):
     assert_as_reference(*drawn, requests)
 

@@ -69,3 +69,12 @@ def test_smooth_max_is_the_larger_one_away_from_the_crossing() -> None:
     assert smooth_max(1.0, 10.0) == pytest.approx(10.0, rel=1e-4)
     # Two equal times: 2 ** (1/4) = 1.189.
     assert smooth_max(1.0, 1.0) == pytest.approx(1.1892, rel=1e-4)
+
+
+def test_a_surface_can_be_read_along_its_first_axis() -> None:
+    surface, knots = tiny_surface(), np.asarray([1.0, 10.0, 100.0])
+    resampled = surface.resampled(knots)
+    assert resampled.axes[0].knots == (1.0, 10.0, 100.0)
+    assert resampled.first_axis(4.0) == pytest.approx(surface.slowdown(knots, 4.0))
+    each = np.asarray([1.0, 4.0, 64.0])
+    assert resampled.first_axis(each) == pytest.approx(surface.slowdown(knots, each))

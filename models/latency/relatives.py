@@ -1,0 +1,73 @@
+"""Which measured GPU stands in for one that was not, and in which of its operators.
+
+Idea
+    An engine's operators come from one system, which brings its collectives too: of the
+    same microarchitecture, then the nearest peaks. Matrix products are compiled for a
+    compute capability. Where the system has another one and products were profiled on
+    a GPU of the right one (`PROFILED_KERNELS`: an A40, which has the chip of an A6000),
+    they come from there.
+
+    The system itself is not chosen by compute capability: a B200 is nearer to a B300
+    than to a GB200, which has its chip but other links and hosts (13 % instead of 15 %
+    at the 90th percentile of dense steps).
+"""
+
+import math
+from functools import lru_cache
+
+from clusters.gpu import GpuType
+from models.latency.fit_file import EngineFit, load_fit, shipped_systems
+
+PROFILED_KERNELS = "vidur"
+"""Kernels of 2023 profiled one by one, on an A40 too; no serving engine's."""
+_OTHER_VENDORS = frozenset({"xe2"})
+"""Architectures whose efficiency says nothing about NVIDIA GPUs."""
+
+
+@lru_cache(maxsize=256)
+def nearest_relative(
+    gpu: GpuType, engine: str, without: tuple[str, ...] = ()
+) -> str | None:
+    """The measured system whose efficiency stands in for `gpu`: itself if measured.
+
+    Otherwise the same vendor, the same architecture if there is one, then the nearest
+    memory and compute peaks.
+    """
+    systems = [name for name in shipped_systems(engine) if name not in without]
+    if gpu.name in systems:
+        return gpu.name
+    if gpu.vendor != "nvidia":
+        return None
+    fits = [load_fit(system, engine) for system in systems]
+    known = [fit for fit in fits if fit.architecture not in _OTHER_VENDORS]
+    if not known:
+        return None
+    return min(known, key=lambda fit: _distance(fit, gpu)).system
+
+
+@lru_cache(maxsize=256)
+def products_fit(
+    gpu: GpuType, engine: str, without: tuple[str, ...] = ()
+) -> EngineFit | None:
+    """Fits of matrix products nearer to `gpu` than its relative's, None without any."""
+    system = nearest_relative(gpu, engine, without)
+    if system is None or system == gpu.name or has_capability_of(system, gpu):
+        return None
+    for twin in shipped_systems(PROFILED_KERNELS):
+        if twin not in without and has_capability_of(twin, gpu):
+            return load_fit(twin, PROFILED_KERNELS)
+    return None
+
+
+def has_capability_of(system: str, gpu: GpuType) -> bool:
+    """Whether a measured system has the compute capability of `gpu`, if stated."""
+    wanted = gpu.compute_capability
+    return wanted is not None and GpuType.load(system).compute_capability == wanted
+
+
+def _distance(fit: EngineFit, gpu: GpuType) -> tuple[bool, float]:
+    memory = math.log(fit.memory_bytes_per_s / gpu.memory_bytes_per_s)
+    rates = {str(rate.dtype): rate.flops_per_s for rate in gpu.flops}
+    half = rates.get("bf16", rates.get("fp16", rates.get("fp32", 1.0)))
+    compute = math.log(fit.flops_per_s["bf16"] / half)
+    return fit.architecture != gpu.architecture, abs(memory) + abs(compute)
