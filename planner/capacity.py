@@ -13,12 +13,13 @@ split among the stages is left to the replica: the bound is the best split.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusters.units import MS_PER_S
-from planner.simulator.system import Phase, ServingReplica, ServingSystem
+from planner.simulator.system import Phase, Routing, ServingReplica, ServingSystem
 from planner.slo import Slo
 from planner.step_costs import (
     StageCost,
@@ -135,10 +136,17 @@ def _subset(requests: Requests, kept: NDArray[np.bool_]) -> Requests:
 
 
 def system_capacity_rps(system: ServingSystem, requests: Requests) -> float:
-    """Rate the whole system cannot exceed for long, in requests/s."""
+    """Rate the whole system cannot exceed for long, in requests/s.
+
+    Replicas that are lent count in both phases, as if they did nothing else in each.
+    """
     known: dict[tuple[object, ...], float] = {}
     by_phase: dict[Phase, float] = {}
-    for replica in system.replicas:
+    replicas = list(system.replicas)
+    if system.routing is Routing.SPLITWISE and system.is_split:
+        both = (Phase.PREFILL, Phase.DECODE)
+        replicas = [replace(r, phase=p) for r in system.replicas for p in both]
+    for replica in replicas:
         # Replicas of a shape share their tables: those are told by identity.
         tables = tuple(id(stage) for stage in replica.stages)
         kv_sizes = (replica.kv_capacity_tokens, replica.kv_block_tokens)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Set
 
 from clusters.fields import InputError
 from models.memory import memory_of
@@ -9,7 +10,7 @@ from planner.deployment import Deployment, Replica
 from planner.kv_paths import KvPaths
 from planner.plan import Plan
 from planner.problem import Problem
-from planner.simulator.system import Phase
+from planner.simulator.system import Phase, kv_phases
 
 
 def check_plan(plan: Plan) -> None:
@@ -107,23 +108,21 @@ def _check_phases(deployment: Deployment) -> None:
 
 
 def _check_routes(problem: Problem, deployment: Deployment) -> None:
-    by_phase = {
-        phase: {replica.name: replica for replica in deployment.of_phase(phase)}
-        for phase in Phase
-    }
+    by_name = {replica.name: replica for replica in deployment.replicas}
+    sources = {source for source, _ in kv_phases(deployment.routing)}
+    targets = {target for _, target in kv_phases(deployment.routing)}
     paths = KvPaths.of(problem.cluster)
     known = set()
     for index, route in enumerate(deployment.routes):
         where = f"deployment.routes[{index}]"
-        source = by_phase[Phase.PREFILL].get(route.source)
-        target = by_phase[Phase.DECODE].get(route.target)
-        if source is None:
+        source, target = by_name.get(route.source), by_name.get(route.target)
+        if source is None or source.phase not in sources:
             raise InputError(
-                f"{where}.source", route.source, "the name of a prefill replica"
+                f"{where}.source", route.source, f"the name of a {_any_of(sources)}"
             )
-        if target is None:
+        if target is None or target.phase not in targets:
             raise InputError(
-                f"{where}.target", route.target, "the name of a decode replica"
+                f"{where}.target", route.target, f"the name of a {_any_of(targets)}"
             )
         path = paths.transfer(source.gpu_indices, target.gpu_indices)
         if route.edges != path.edges:
@@ -133,17 +132,19 @@ def _check_routes(problem: Problem, deployment: Deployment) -> None:
                 f"{where}.bytes_per_s", route.bytes_per_s, f"{path.bytes_per_s:g}"
             )
         known.add((route.source, route.target))
-    targets: dict[int, list[Replica]] = {}
-    for target in deployment.of_phase(Phase.DECODE):
-        targets.setdefault(target.slice, []).append(target)
+    slices = {replica.slice for replica in deployment.of_phase(Phase.DECODE)}
     for source in deployment.of_phase(Phase.PREFILL):
-        if source.slice not in targets:
+        if source.slice not in slices:
             raise InputError(
                 f"{source.name}.slice", source.slice, "a slice with a decode replica"
             )
-        for target in targets[source.slice]:
-            pair = (source.name, target.name)
-            if pair not in known:
-                raise InputError(
-                    "deployment.routes", f"{pair[0]} -> {pair[1]}", "a KV route a pair"
-                )
+    for source, target in deployment.kv_pairs():
+        pair = (source.name, target.name)
+        if pair not in known:
+            raise InputError(
+                "deployment.routes", f"{pair[0]} -> {pair[1]}", "a KV route a pair"
+            )
+
+
+def _any_of(phases: Set[Phase]) -> str:
+    return " or ".join(sorted(f"{phase}" for phase in phases)) + " replica"

@@ -1,11 +1,11 @@
 """Deployment: which GPUs run which replica, and over which links the KV cache goes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from clusters.fields import InputError, check_fields, spec
 from models.parallelism import Parallelism
-from planner.simulator.system import BatchLimits, Phase, Routing
+from planner.simulator.system import BatchLimits, Phase, Routing, kv_phases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +108,21 @@ class Deployment:
     def of_phase(self, phase: Phase) -> tuple[Replica, ...]:
         """Replicas of one phase."""
         return tuple(r for r in self.replicas if r.phase is phase)
+
+    def kv_pairs(self) -> Iterator[tuple[Replica, Replica]]:
+        """Source and target of every KV route the routing policy may use.
+
+        From prefill to decode replicas of a slice; where replicas are lent to the
+        other phase, within the phases too.
+        """
+        for source_phase, target_phase in kv_phases(self.routing):
+            targets: dict[int, list[Replica]] = {}
+            for target in self.of_phase(target_phase):
+                targets.setdefault(target.slice, []).append(target)
+            for source in self.of_phase(source_phase):
+                for target in targets.get(source.slice, []):
+                    if target is not source:
+                        yield source, target
 
     def with_limits(self, limits: BatchLimits, *phases: Phase) -> "Deployment":
         """The same with other batch limits on the replicas of `phases` (none: all)."""

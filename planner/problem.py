@@ -14,6 +14,7 @@ from models.llm import LlmSpec
 from models.memory import MemorySettings
 from planner.engines import EnginePreset
 from planner.objective import Objective
+from planner.simulator.control import RouterSettings
 from planner.simulator.system import BatchLimits, Routing
 from planner.simulator.transfer_settings import KvTransfer
 from planner.slo import Slo
@@ -82,6 +83,9 @@ class EngineSettings:
     memory: MemorySettings = spec("Memory settings.", default_factory=MemorySettings)
     limits: BatchLimits = spec("Batch limits.", default_factory=BatchLimits)
     routing: Routing = spec("Request routing.", default=Routing.SHORTEST_QUEUE)
+    router: RouterSettings = spec(
+        "What the routing policy goes by.", default_factory=RouterSettings
+    )
     kv_link_efficiency_frac: float = spec(
         "Share of a link's rate that KV transfers reach (0.8: RDMA; 0.05: TCP).",
         unit="1",

@@ -126,6 +126,7 @@ class Planner:
             switch_routes=routes[len(known) :],
             kv_bytes_per_token=self._sent_bytes_per_token(),
             routing=deployment.routing,
+            router=self.problem.engine.router,
             kv_transfer=self.problem.engine.kv_transfer,
             num_layers=self.problem.service.llm.num_layers,
         )
@@ -193,15 +194,11 @@ class Planner:
 
 
 def kv_routes(cluster: Cluster, deployment: Deployment) -> tuple[Route, ...]:
-    """A route from every prefill to every decode replica, GPU to GPU in parallel."""
+    """A route wherever a KV cache may have to go, GPU to GPU in parallel."""
     paths = KvPaths.of(cluster)
-    targets: dict[int, list[Replica]] = {}
-    for target in deployment.of_phase(Phase.DECODE):
-        targets.setdefault(target.slice, []).append(target)
     routes = []
-    for source in deployment.of_phase(Phase.PREFILL):
-        for target in targets.get(source.slice, []):
-            routes.append(_route(paths, source, target))
+    for source, target in deployment.kv_pairs():
+        routes.append(_route(paths, source, target))
     return tuple(routes)
 
 

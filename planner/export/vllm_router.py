@@ -100,8 +100,10 @@ def _worker_options(plan: Plan, members: Sequence[Instance]) -> Options:
 
 def _policy(routing: Routing, workers: Sequence[Instance]) -> str:
     """The router's nearest policy; power_of_two wants at least two workers."""
-    is_shortest = routing is Routing.SHORTEST_QUEUE and len(workers) > 1
-    return "power_of_two" if is_shortest else "round_robin"
+    if routing is Routing.RANDOM:
+        return "random"
+    by_load = routing is not Routing.ROUND_ROBIN and len(workers) > 1
+    return "power_of_two" if by_load else "round_robin"
 
 
 def _url(instance: Instance) -> Word:

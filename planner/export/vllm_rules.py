@@ -153,11 +153,20 @@ def _slices(plan: Plan) -> Iterator[str]:
         )
 
 
+_UNKNOWN_ROUTINGS = (Routing.PENDING_TOKENS, Routing.TETRIINFER, Routing.SPLITWISE)
+"""Policies that vLLM's router has nothing like."""
+
+
 def _routing(plan: Plan) -> Iterator[str]:
     if plan.deployment.routing is Routing.SHORTEST_QUEUE:
         yield (
             "The simulation sends each request to the replica with the least work; the "
             "router's nearest policy, power_of_two, compares two at random."
+        )
+    elif plan.deployment.routing in _UNKNOWN_ROUTINGS:
+        yield (
+            f"The plan was simulated with {plan.deployment.routing} routing, which the "
+            "router does not know; power_of_two comes nearest, and lends no replica."
         )
 
 

@@ -34,8 +34,10 @@ from planner.simulator.kv import (
     grow_to_now,
     growth,
     num_blocks,
+    stays,
 )
 from planner.simulator.lifecycle import end_request, enter_decode, first_token
+from planner.simulator.prompt_order import take_window
 from planner.simulator.queues import mark_dirty, push_prompt_front, remove_partial
 from planner.simulator.state import NONE
 from planner.simulator.streams import begin_stream
@@ -44,9 +46,8 @@ from planner.simulator.streams import begin_stream
 @compiled
 def prompt_blocks(w: Any, replica: int, request: int) -> int:
     """Blocks a prompt needs here: its context, and the new token if it stays."""
-    rep = w.replica[replica]
     req = w.request[request]
-    context = req.input_tokens + req.done_tokens + rep.decodes
+    context = req.input_tokens + req.done_tokens + int(stays(w, replica, request))
     return int(blocks_for(w, replica, request, context))
 
 
@@ -70,9 +71,12 @@ def admit(w: Any, replica: int) -> int:
     rep.prompt_head = req.next
     if rep.prompt_head == NONE:
         rep.prompt_tail = NONE
+    if rep.window_left > 0:
+        rep.window_left -= 1
+        take_window(w, replica)
     req.next = NONE
     allocate(w, replica, prompt_blocks(w, replica, request))
-    rep.num_running += rep.decodes
+    rep.num_running += int(stays(w, replica, request))
     req.admission = clock.admissions
     clock.admissions += 1
     # A context that is recomputed has started before, or came from elsewhere.
@@ -165,7 +169,7 @@ def wait_again(w: Any, replica: int, request: int, blocks: int) -> None:
     req.num_preemptions += 1
     clock.num_preemptions += 1
     allocate(w, replica, -blocks)
-    rep.num_running -= 1
+    rep.num_running -= int(stays(w, replica, request))
     push_prompt_front(w, replica, request)
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from clusters.fields import check_fields, spec
 from models.latency.step_table import StepTable, interpolate_array
 from planner.simulator import state
+from planner.simulator.control_build import fill_control
 from planner.simulator.outside_schedule import OutsideEvent
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import (
     Batching,
     BatchLimits,
     Phase,
-    Routing,
     ServingReplica,
     ServingSystem,
 )
@@ -105,13 +105,15 @@ def build_world(
     group = np.zeros(num_groups, dtype=state.GROUP)
     replica = _fill_replicas(system, stage, group, table_of)
     request = _fill_requests(requests, options)
+    clock = _fill_clock(system, requests, options)
+    fill_control(clock, request, replica, system)
     num_slots = num_stages + len(requests) + 1
     slot = np.zeros(num_slots, dtype=state.SLOT)
     slot["position"] = NONE
     is_fair = system.kv_transfer.sharing is LinkSharing.FAIR
     by_phase = {p: system.indices(p) for p in Phase}
     return World(
-        clock=_fill_clock(system, requests, options),
+        clock=clock,
         request=request,
         replica=replica,
         stage=stage,
@@ -218,6 +220,7 @@ def _fill_replicas(
             st["is_last"] = position == num_stages - 1
             st["current"] = st["prefill_head"] = st["decode_head"] = NONE
         rep["idle_group"], rep["free_group"] = NONE, next_group
+        rep["first_group"] = next_group
         for position in range(num_stages + 1):
             grp = group[next_group + position]
             grp["replica"], grp["offset"] = index, next_member
@@ -291,8 +294,6 @@ def _fill_clock(
 ) -> Array:
     array = np.zeros(1, dtype=state.CLOCK)
     clock = array[0]
-    is_round_robin = system.routing is Routing.ROUND_ROBIN
-    clock["routing"] = state.ROUND_ROBIN if is_round_robin else state.SHORTEST_QUEUE
     clock["counts_gaps"] = options.is_itl_counted
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0

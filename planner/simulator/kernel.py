@@ -13,7 +13,8 @@ from planner.simulator.compiled import entry_point, inlined
 from planner.simulator.events import pop
 from planner.simulator.lifecycle import arrive
 from planner.simulator.outside import flip_if_empty, happen
-from planner.simulator.stages import end_stage, pump
+from planner.simulator.stages import end_stage, pump, settle_run
+from planner.simulator.state import NONE
 from planner.simulator.transfers import end_flows, end_transfer
 
 
@@ -43,6 +44,7 @@ def run(w: Any) -> bool:
             if which < num_stages:
                 end_stage(w, which)
             elif which < num_stages + num_requests:
+                settle_source(w, which - num_stages)
                 end_transfer(w, which - num_stages)
             elif which == num_stages + num_requests:
                 end_flows(w)
@@ -55,6 +57,14 @@ def run(w: Any) -> bool:
             request = clock.next_arrival
             clock.next_arrival += 1
             arrive(w, request)
+
+
+@inlined
+def settle_source(w: Any, request: int) -> None:
+    """A replica that decodes beside what it sends: its blocks are true at the end."""
+    source = w.request[request].prefill_replica
+    if source != NONE:
+        settle_run(w, w.replica[source].first_stage)
 
 
 @inlined

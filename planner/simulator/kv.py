@@ -9,12 +9,22 @@ remainder (`residues`), without touching the members.
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.state import NONE
 
 
 @inlined
 def num_blocks(tokens: int, block_tokens: int) -> int:
     """Blocks that hold `tokens`."""
     return (tokens + block_tokens - 1) // block_tokens
+
+
+@inlined
+def stays(w: Any, replica: int, request: int) -> bool:
+    """Whether `request`, which is at `replica`, decodes there."""
+    decoder = w.request[request].decode_replica
+    return bool(
+        decoder == replica or (decoder == NONE and w.replica[replica].decodes == 1)
+    )
 
 
 @compiled
@@ -25,7 +35,7 @@ def blocks_for(w: Any, replica: int, request: int, context: int) -> int:
     """
     rep = w.replica[replica]
     tokens = context
-    if rep.reserves_output and rep.decodes:
+    if rep.reserves_output and stays(w, replica, request):
         req = w.request[request]
         tokens = req.input_tokens + max(req.output_tokens, rep.reserved_output)
     return int(num_blocks(tokens, rep.block_tokens))

@@ -5,7 +5,15 @@ from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.gaps import count_token
-from planner.simulator.kv import allocate, blocks_for, num_blocks
+from planner.simulator.kv import allocate, blocks_for, num_blocks, stays
+from planner.simulator.promises import (
+    has_pools,
+    keeps_books,
+    promise_decode,
+    promise_prompt,
+    strike_departure,
+    strike_prompt,
+)
 from planner.simulator.queues import (
     mark_dirty,
     push_join,
@@ -14,6 +22,7 @@ from planner.simulator.queues import (
     push_waiting,
 )
 from planner.simulator.routing import choose_decode, choose_prefill
+from planner.simulator.splitwise import choose_pair
 from planner.simulator.state import DONE, NONE, REJECTED
 from planner.simulator.streams import drop_stream, end_stream, queue_pull
 
@@ -73,16 +82,29 @@ def route_prompt(w: Any, request: int) -> None:
     if w.clock[0].num_prefills == 0:
         push_waiting(w, request)
         return
-    replica = choose_prefill(w)
+    if has_pools(w):
+        choose_pair(w, request)
+        replica = req.prefill_replica
+        if not can_hold(w, req.decode_replica, request):
+            req.prefill_replica = req.decode_replica = NONE
+            reject(w, request)
+            return
+    else:
+        replica = choose_prefill(w, request)
     rep = w.replica[replica]
     kept = req.input_tokens
-    if rep.decodes:
+    if stays(w, replica, request):
         kept += req.output_tokens
     if blocks_for(w, replica, request, kept) > rep.capacity_blocks:
+        req.prefill_replica = req.decode_replica = NONE
         reject(w, request)
         return
     req.prefill_replica = replica
+    if has_pools(w):
+        promise_prompt(w, request)
+        promise_decode(w, req.decode_replica, request, 1)
     rep.work_tokens += req.input_tokens
+    rep.pending_tokens += req.input_tokens
     rep.num_requests += 1
     push_prompt(w, replica, request)
     mark_dirty(w, replica)
@@ -102,7 +124,11 @@ def first_token(w: Any, request: int) -> None:
             clock.ttft_misses += 1
     elif clock.counts_gaps:  # lost and computed again: not the first one
         count_token(w, request, clock.now_ms)
-    if replica != NONE and w.replica[replica].decodes:
+    if replica != NONE:
+        w.replica[replica].pending_tokens -= req.input_tokens
+        if has_pools(w):
+            strike_prompt(w, request)
+    if replica != NONE and stays(w, replica, request):
         req.decode_replica = replica
         enter_decode(w, request)
         return
@@ -113,6 +139,8 @@ def first_token(w: Any, request: int) -> None:
             drop_stream(w, request)
         if replica != NONE:
             leave_prefill(w, request)
+        if has_pools(w):
+            promise_decode(w, req.decode_replica, request, -1)
         finish(w, request)
         return
     if not math.isnan(req.begun_ms):
@@ -127,13 +155,14 @@ def send_to_decode(w: Any, request: int) -> None:
     """A prefilled request gets a decode replica; it waits while there is none."""
     req = w.request[request]
     replica = req.prefill_replica
-    target = choose_decode(w, replica)
+    if has_pools(w):
+        queue_pull(w, request, req.decode_replica)
+        return
+    target = choose_decode(w, replica, request)
     if target == NONE:
         push_unsent(w, request)
         return
-    rep = w.replica[target]
-    total = req.input_tokens + req.output_tokens
-    if blocks_for(w, target, request, total) > rep.capacity_blocks:
+    if not can_hold(w, target, request):
         if replica != NONE:
             leave_prefill(w, request)
         reject(w, request)
@@ -142,9 +171,19 @@ def send_to_decode(w: Any, request: int) -> None:
 
 
 @compiled
+def can_hold(w: Any, replica: int, request: int) -> bool:
+    """Whether the whole of `request` fits a decode replica that has nothing else."""
+    req = w.request[request]
+    blocks = blocks_for(w, replica, request, req.input_tokens + req.output_tokens)
+    return bool(blocks <= w.replica[replica].capacity_blocks)
+
+
+@compiled
 def leave_prefill(w: Any, request: int) -> None:
     """The prefill replica drops the request's KV cache."""
     req = w.request[request]
+    if has_pools(w):
+        strike_departure(w, request)
     rep = w.replica[req.prefill_replica]
     allocate(w, req.prefill_replica, -num_blocks(req.input_tokens, rep.block_tokens))
     mark_dirty(w, req.prefill_replica)
@@ -205,6 +244,8 @@ def leave_decode(w: Any, request: int) -> None:
     rep = w.replica[req.decode_replica]
     rep.work_tokens -= req.input_tokens
     rep.num_running -= 1
+    if keeps_books(w):
+        promise_decode(w, req.decode_replica, request, -1)
     mark_dirty(w, req.decode_replica)
     finish(w, request)
 

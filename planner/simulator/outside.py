@@ -325,6 +325,9 @@ def clear(w: Any, replica: int) -> None:
     rep.num_running = 0
     rep.batches_ended = rep.batches_begun
     rep.work_tokens = 0.0
+    rep.window_left = 0
+    rep.pending_tokens = rep.promised_tokens = 0
+    rep.num_heavy = rep.num_light = 0
     allocate(w, replica, rep.free_blocks - rep.capacity_blocks)
 
 

@@ -10,7 +10,7 @@ from clusters.fields import InputError, check_fields, spec
 from clusters.mapping import from_mapping, nearest
 from clusters.serde import read_mapping
 from clusters.units import MS_PER_S
-from planner.simulator.system import Batching, Phase, ServingSystem
+from planner.simulator.system import Batching, Phase, Routing, ServingSystem
 
 
 class OutsideKind(StrEnum):
@@ -153,6 +153,8 @@ def check_outside(system: ServingSystem, events: Sequence[OutsideEvent]) -> None
     """
     if not events:
         return
+    if system.routing is Routing.SPLITWISE and system.is_split:
+        raise InputError("events", len(events), "none with splitwise routing")
     if all(replica.phase is Phase.DECODE for replica in system.replicas):
         raise InputError("events", len(events), "none without prefill: a lost prompt")
     last: dict[int, OutsideEvent] = {}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
-from planner.simulator.state import NONE
+from planner.simulator.state import FCFS, NONE
 
 
 @inlined
@@ -24,6 +24,8 @@ def push_prompt_front(w: Any, replica: int, request: int) -> None:
     rep = w.replica[replica]
     w.request[request].next = rep.prompt_head
     rep.prompt_head = request
+    if rep.prompt_order != FCFS:
+        rep.window_left += 1
     if rep.prompt_tail == NONE or w.request[request].next == NONE:
         rep.prompt_tail = request
 

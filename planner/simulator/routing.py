@@ -1,29 +1,51 @@
-"""Which replica gets an arrival, and which one decodes a prefilled request."""
+"""Which replica gets an arrival, and which one decodes a prefilled request.
+
+Choices at random go by the dice of the request (`control.dice`), so that they do not
+depend on what happened before. The two published policies that look further than one
+queue are in `splitwise` and `tetriinfer`.
+"""
 
 import math
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
-from planner.simulator.state import ANY_SLICE, NONE, ROUND_ROBIN
+from planner.simulator.state import (
+    ANY_SLICE,
+    NONE,
+    PENDING_TOKENS,
+    POWER_OF_TWO,
+    RANDOM,
+    ROUND_ROBIN,
+    TETRIINFER,
+)
+from planner.simulator.tetriinfer import choose_by_mix
+
+LOW_DICE = (1 << 31) - 1
+"""Bits of the dice for the choice at arrival; the others are for the decode side."""
 
 
 @inlined
-def choose_prefill(w: Any) -> int:
-    """Replica that gets the next arrival: in turn, or the least work in the system."""
+def choose_prefill(w: Any, request: int) -> int:
+    """Replica that gets the next arrival: in turn, at random, or by work."""
     clock = w.clock[0]
     candidates = w.prefill_replicas[: clock.num_prefills]
     if clock.routing == ROUND_ROBIN:
         chosen = candidates[clock.next_prefill]
         clock.next_prefill = (clock.next_prefill + 1) % candidates.shape[0]
         return int(chosen)
+    if clock.routing == RANDOM or clock.routing == POWER_OF_TWO:
+        dice = w.request[request].dice & LOW_DICE
+        return int(choose_at_random(w, candidates, ANY_SLICE, dice))
+    if clock.routing == PENDING_TOKENS:
+        return int(fewest_pending(w, candidates))
     return int(least_work(w, candidates, ANY_SLICE))
 
 
 @inlined
-def choose_decode(w: Any, source: int) -> int:
+def choose_decode(w: Any, source: int, request: int) -> int:
     """Replica that decodes a request prefilled at `source`, of the same slice.
 
-    In turn, or the least work; NONE when the slice has no decode replica.
+    In turn, at random, or by work; NONE when the slice has no decode replica.
     """
     clock = w.clock[0]
     candidates = w.decode_replicas[: clock.num_decodes]
@@ -35,7 +57,61 @@ def choose_decode(w: Any, source: int) -> int:
             if wanted == ANY_SLICE or w.replica[chosen].slice == wanted:
                 return int(chosen)
         return NONE
+    dice = w.request[request].dice >> 31
+    if clock.routing == RANDOM or clock.routing == POWER_OF_TWO:
+        return int(choose_at_random(w, candidates, wanted, dice))
+    if clock.routing == TETRIINFER:
+        return int(choose_by_mix(w, candidates, wanted, request, dice))
     return int(least_work(w, candidates, wanted))
+
+
+@compiled
+def choose_at_random(w: Any, candidates: Any, wanted: int, dice: int) -> int:
+    """Any replica of a slice, or with `POWER_OF_TWO` the one with less work of two.
+
+    Reference: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing",
+    IEEE TPDS 12(10), 2001. The two are different; at equal work the first drawn.
+    """
+    num = 0
+    for replica in candidates:
+        if wanted == ANY_SLICE or w.replica[replica].slice == wanted:
+            num += 1
+    if num == 0:
+        return NONE
+    first = of_slice(w, candidates, wanted, dice % num)
+    if num == 1 or w.clock[0].routing == RANDOM:
+        return int(first)
+    place = (dice // num) % (num - 1)
+    second = of_slice(w, candidates, wanted, place + int(place >= dice % num))
+    one, two = w.replica[first], w.replica[second]
+    if two.work_tokens * two.work_weight < one.work_tokens * one.work_weight:
+        return int(second)
+    return int(first)
+
+
+@compiled
+def of_slice(w: Any, candidates: Any, wanted: int, place: int) -> int:
+    """The replica of a slice at `place` among those of the slice."""
+    for replica in candidates:
+        if wanted == ANY_SLICE or w.replica[replica].slice == wanted:
+            if place == 0:
+                return int(replica)
+            place -= 1
+    return NONE
+
+
+@compiled
+def fewest_pending(w: Any, candidates: Any) -> int:
+    """First replica with the fewest prompt tokens to prefill; at equal, least work."""
+    best = NONE
+    least, least_work_ms = math.inf, math.inf
+    for replica in candidates:
+        rep = w.replica[replica]
+        pending = rep.pending_tokens * rep.work_weight
+        work_ms = rep.work_tokens * rep.work_weight
+        if pending < least or (pending == least and work_ms < least_work_ms):
+            best, least, least_work_ms = replica, pending, work_ms
+    return int(best)
 
 
 @compiled

@@ -18,9 +18,11 @@ from planner.simulator.batching import (
 )
 from planner.simulator.chunks import form_chunked, next_chunk
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.decode_admission import watches_steps
 from planner.simulator.events import schedule
 from planner.simulator.gaps import count_first_step, count_run
 from planner.simulator.kv import steps_that_fit
+from planner.simulator.prompt_order import take_window
 from planner.simulator.queues import mark_dirty, push_batch, push_group
 from planner.simulator.rotation import end_capped, form_capped, pass_on_capped
 from planner.simulator.state import (
@@ -336,6 +338,7 @@ def pump(w: Any, replica: int) -> None:
     rep = w.replica[replica]
     first = rep.first_stage
     st = w.stage[first]
+    take_window(w, replica)
     if rep.pull_head != NONE:
         settle_run(w, first)
         start_pulls(w, replica)
@@ -347,5 +350,7 @@ def pump(w: Any, replica: int) -> None:
     for stage in range(first + rep.num_stages - 1, first - 1, -1):
         if w.stage[stage].doing == IDLE:
             start_stage(w, stage)
-    if st.doing == DECODE and (rep.join_head != NONE or is_prompt_due(w, first)):
+    if st.doing == DECODE and (
+        rep.join_head != NONE or is_prompt_due(w, first) or watches_steps(w, replica)
+    ):
         cut_run(w, first)

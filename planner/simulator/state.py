@@ -23,8 +23,15 @@ ARRIVED, DONE, REJECTED = 0, 1, 2
 ANY_SLICE = -1
 """Replicas of any pairing group."""
 
-ROUND_ROBIN, SHORTEST_QUEUE = 0, 1
-"""Routing policies."""
+ROUND_ROBIN, SHORTEST_QUEUE, PENDING_TOKENS, RANDOM, POWER_OF_TWO = range(5)
+TETRIINFER, SPLITWISE = 5, 6
+"""Routing policies; the last two count what is promised to each replica."""
+
+FCFS, SHORTEST_FIRST, LONGEST_FIRST = range(3)
+"""Orders of the prompts of a window."""
+
+GREEDY, RESERVE_STATIC, RESERVE_DYNAMIC = range(3)
+"""Rules by which a decode replica fetches requests."""
 
 DECODE_DONE, PREFILL_DONE, TRANSFER_DONE, OUTSIDE, SERVES = 0, 1, 2, 3, 4
 """Event priorities at equal times; arrivals come last.
@@ -60,6 +67,8 @@ REQUEST = np.dtype(
         ("decode_replica", "i8"),
         ("num_preemptions", "i8"),
         ("status", "i8"),
+        ("expected_output", "i8"),
+        ("dice", "i8"),
         ("next", "i8"),
         ("pull_next", "i8"),
         ("link_ms", "f8"),
@@ -84,6 +93,7 @@ REPLICA = np.dtype(
         ("num_stages", "i8"),
         ("free_group", "i8"),
         ("idle_group", "i8"),
+        ("first_group", "i8"),
         ("num_flying", "i8"),
         ("max_batch_tokens", "i8"),
         ("max_num_seqs", "i8"),
@@ -120,6 +130,15 @@ REPLICA = np.dtype(
         ("dirty", "i8"),
         ("work_tokens", "f8"),
         ("work_weight", "f8"),
+        ("pending_tokens", "i8"),
+        ("promised_tokens", "i8"),
+        ("num_foreign", "i8"),
+        ("num_heavy", "i8"),
+        ("num_light", "i8"),
+        ("prompt_order", "i8"),
+        ("prompt_window", "i8"),
+        ("window_left", "i8"),
+        ("decode_admission", "i8"),
         ("other_weight", "f8"),
         ("is_open", "i8"),
         ("is_flipping", "i8"),
@@ -207,6 +226,9 @@ CLOCK = np.dtype(
         ("num_spans", "i8"),
         ("num_spans_left_out", "i8"),
         ("routing", "i8"),
+        ("heavy_output", "i8"),
+        ("takes_ratio", "i8"),
+        ("max_pending", "i8"),
         ("fast_forward", "i8"),
         ("concurrency", "i8"),
         ("hold_ms", "f8"),

@@ -35,10 +35,11 @@ Cost      no event more than a serialized transfer
 import math
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled
 from planner.simulator.events import schedule
 from planner.simulator.flows import drop_flow, route_of
 from planner.simulator.kv import allocate, blocks_for, num_blocks
+from planner.simulator.promises import has_pools, keeps_books, promise_decode
 from planner.simulator.queues import mark_dirty, push_pull, remove_pull
 from planner.simulator.routing import choose_decode
 from planner.simulator.state import NONE, TRANSFER_DONE
@@ -52,6 +53,8 @@ def queue_pull(w: Any, request: int, target: int) -> None:
     req.decode_replica = target
     rep.work_tokens += req.input_tokens
     rep.num_requests += 1
+    if keeps_books(w) and not has_pools(w):
+        promise_decode(w, target, request, 1)
     push_pull(w, target, request)
     mark_dirty(w, target)
 
@@ -65,7 +68,7 @@ def begin_stream(w: Any, request: int) -> None:
     req = w.request[request]
     if w.decode_replicas.shape[0] == 0:
         return
-    target = choose_decode(w, req.prefill_replica)
+    target = choose_decode(w, req.prefill_replica, request)
     if target == NONE:
         return
     total = req.input_tokens + req.output_tokens
@@ -132,6 +135,8 @@ def drop_stream(w: Any, request: int) -> None:
         allocate(w, target, -blocks)
         rep.num_running -= 1
     rep.work_tokens -= req.input_tokens
+    if keeps_books(w):
+        promise_decode(w, target, request, -1)
     req.decode_replica = NONE
     req.begun_ms = math.nan
     req.transfer_start_ms = math.nan

@@ -6,7 +6,8 @@ from itertools import product
 
 from clusters.fields import InputError, check_fields, spec
 from models.latency.step_table import StepTable
-from planner.simulator.transfer_settings import KvTransfer
+from planner.simulator.control import DecodeAdmission, PromptOrder, RouterSettings
+from planner.simulator.transfer_settings import KvTransfer, TransferMode
 
 
 class Phase(StrEnum):
@@ -18,10 +19,36 @@ class Phase(StrEnum):
 
 
 class Routing(StrEnum):
-    """How requests are spread over the replicas of a phase."""
+    """How requests are spread over the replicas of a phase.
+
+    `SHORTEST_QUEUE` takes the one with the fewest prompt tokens in the system,
+    `PENDING_TOKENS` the one with the fewest that are not prefilled yet.
+    `POWER_OF_TWO` takes the one with less work of two drawn at random. `TETRIINFER`
+    sends arrivals to the shortest queue, and prefilled requests to one of two decode
+    replicas by their mix of long and short outputs. `SPLITWISE` chooses both replicas
+    at the arrival, and lends those of one phase to the other when it has too few. The
+    last two are `SHORTEST_QUEUE` where replicas are not of both phases.
+    """
 
     ROUND_ROBIN = "round_robin"
     SHORTEST_QUEUE = "shortest_queue"
+    PENDING_TOKENS = "pending_tokens"
+    RANDOM = "random"
+    POWER_OF_TWO = "power_of_two"
+    TETRIINFER = "tetriinfer"
+    SPLITWISE = "splitwise"
+
+
+def kv_phases(routing: Routing) -> tuple[tuple[Phase, Phase], ...]:
+    """Phases between which KV caches travel, as (source, target).
+
+    A replica that is lent to the other phase sends to others of its own, or gets from
+    them.
+    """
+    pairs = ((Phase.PREFILL, Phase.DECODE),)
+    if routing is not Routing.SPLITWISE:
+        return pairs
+    return (*pairs, (Phase.PREFILL, Phase.PREFILL), (Phase.DECODE, Phase.DECODE))
 
 
 class Batching(StrEnum):
@@ -118,6 +145,18 @@ class BatchLimits:
         "requests to the end of the batch.",
         default=False,
     )
+    prompt_order: PromptOrder = spec(
+        "Order of the waiting prompts of a window.", default=PromptOrder.FCFS
+    )
+    prompt_window: int = spec(
+        "Prompts that are put in order at a time; the next ones follow after the last.",
+        unit="requests",
+        gt=0,
+        default=16,
+    )
+    decode_admission: DecodeAdmission = spec(
+        "When a prefilled request is fetched.", default=DecodeAdmission.GREEDY
+    )
     graph_batch_sizes: tuple[int, ...] = spec(
         "Captured decode batches, rising: a step takes the time of the next one (CUDA "
         "graphs). Steps with prompts and larger batches run as they are.",
@@ -152,12 +191,19 @@ class BatchLimits:
             ("reserved_output_tokens", None, self.reserves_output),
             ("is_batch_padded", False, is_request_level),
             ("max_step_context_tokens", None, is_plain),
+            ("decode_admission", DecodeAdmission.GREEDY, not self.is_capped),
+            ("prompt_window", 16, self.prompt_order is not PromptOrder.FCFS),
         ):
             value = getattr(self, name)
             if value != unused and not is_read:
                 raise InputError(
                     name, value, f"{unused} with this policy ({self.policy})"
                 )
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether the context of a decode step has a limit."""
+        return self.max_step_context_tokens is not None
 
     @property
     def reserves_output(self) -> bool:
@@ -247,6 +293,9 @@ class ServingSystem:
     )
     kv_bytes_per_token: float = spec("KV cache of one token.", unit="bytes/token", ge=0)
     routing: Routing = spec("Routing policy.", default=Routing.SHORTEST_QUEUE)
+    router: RouterSettings = spec(
+        "What the routing policy goes by.", default_factory=RouterSettings
+    )
     kv_transfer: KvTransfer = spec(
         "How KV caches are sent.", default_factory=KvTransfer
     )
@@ -268,6 +317,11 @@ class ServingSystem:
                 sorted(phases),
                 "either 'aggregated' or 'prefill' and 'decode'",
             )
+        is_serialized = self.kv_transfer.mode is TransferMode.SERIALIZED
+        if self.routing is Routing.SPLITWISE and self.is_split and not is_serialized:
+            raise InputError(
+                "kv_transfer.mode", self.kv_transfer.mode, "serialized (splitwise)"
+            )
         self._check_slices()
         self._check_routes()
 
@@ -283,7 +337,13 @@ class ServingSystem:
 
     def _check_routes(self) -> None:
         """One route at most for each pair, and one for each pair of a slice."""
-        pairs = set(product(self.indices(Phase.PREFILL), self.indices(Phase.DECODE)))
+        phases = [replica.phase for replica in self.replicas]
+        kinds = kv_phases(self.routing)
+        pairs = {
+            (source, target)
+            for source, target in product(range(len(phases)), repeat=2)
+            if source != target and (phases[source], phases[target]) in kinds
+        }
         known: set[tuple[int, int]] = set()
         for index, route in enumerate(self.routes):
             pair = (route.source, route.target)
@@ -291,7 +351,8 @@ class ServingSystem:
                 raise InputError(
                     f"routes[{index}]",
                     f"{route.source}->{route.target}",
-                    "one route from a prefill to a decode replica, each pair once",
+                    "one route from a prefill to a decode replica, each pair once"
+                    + (", or within a phase" if len(kinds) > 1 else ""),
                 )
             known.add(pair)
         for source, target in sorted(pairs - known):
@@ -314,3 +375,8 @@ class ServingSystem:
     def indices(self, phase: Phase) -> tuple[int, ...]:
         """Indices of the replicas of exactly this phase."""
         return tuple(i for i, r in enumerate(self.replicas) if r.phase is phase)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether there are replicas of both phases."""
+        return bool(self.indices(Phase.PREFILL) and self.indices(Phase.DECODE))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.decode_admission import has_forecast_room
 from planner.simulator.events import schedule
 from planner.simulator.flows import (
     ROUNDING,
@@ -22,11 +23,13 @@ def start_pulls(w: Any, replica: int) -> None:
     """Fetch KV caches in order while this replica has blocks and places for them."""
     clock = w.clock[0]
     rep = w.replica[replica]
-    while rep.pull_head != NONE and rep.prompt_head == NONE:
+    while rep.pull_head != NONE and not is_preempted_waiting(w, replica):
         request = rep.pull_head
         req = w.request[request]
         blocks = blocks_for(w, replica, request, req.input_tokens + 1)
         if rep.num_running >= rep.max_num_seqs or not can_allocate(w, replica, blocks):
+            break
+        if not has_forecast_room(w, replica, request):
             break
         rep.pull_head = req.pull_next
         if rep.pull_head == NONE:
@@ -78,6 +81,13 @@ def end_flows(w: Any) -> None:
             schedule_stream_end(w, request)
     clock.num_flows = num_left
     share_links(w)
+
+
+@inlined
+def is_preempted_waiting(w: Any, replica: int) -> bool:
+    """Whether a request that lost its KV cache here is to be computed again first."""
+    request = w.replica[replica].prompt_head
+    return bool(request != NONE and w.request[request].done_tokens > 0)
 
 
 @inlined

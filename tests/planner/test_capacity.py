@@ -14,12 +14,14 @@ from planner.capacity import (
     slowest_ms,
     system_capacity_rps,
 )
+from planner.simulator.control import RouterSettings
 from planner.simulator.simulate import simulate
 from planner.simulator.system import (
     BatchLimits,
     EdgeShare,
     KvRoute,
     Phase,
+    Routing,
     ServingReplica,
     ServingSystem,
 )
@@ -27,7 +29,7 @@ from planner.simulator.transfer_settings import KvTransfer, LinkSharing, Transfe
 from planner.slo import Slo
 from planner.step_costs import decode_cost
 from planner.workload.requests import Requests
-from tests.planner.simulator.systems import tiny_table
+from tests.planner.simulator.systems import kv_routes_of, tiny_table
 
 
 def requests_of(inputs, outputs):
@@ -61,6 +63,34 @@ def test_a_request_that_never_fits_costs_nothing():
     )
     requests = requests_of([10, 100], [2, 2])
     assert replica_capacity_rps(replica, requests) == pytest.approx(200.0)
+
+
+def test_a_lent_replica_counts_in_both_phases():
+    """Prompts of 10 ms on two machines: 100 requests/s each, 200 when one is lent.
+
+    A decode step takes 1 ms for 32 requests. A burst goes faster than the prompt
+    machine alone could, and not faster than the bound.
+    """
+    steps = tiny_table(per_prompt_token_ms=1.0, decode_ms=1.0)
+    pair = tuple(
+        replica_of(phase, steps, max_num_seqs=32)
+        for phase in (Phase.PREFILL, Phase.DECODE)
+    )
+    requests = requests_of([10] * 500, [2] * 500)
+    rates = {}
+    for routing in (Routing.SHORTEST_QUEUE, Routing.SPLITWISE):
+        system = ServingSystem(
+            replicas=pair,
+            routes=kv_routes_of(pair, routing),
+            kv_bytes_per_token=0.0,
+            routing=routing,
+            router=RouterSettings(max_pending_tokens=100),
+        )
+        served = simulate(system, requests).served_rps()
+        rates[routing] = served, system_capacity_rps(system, requests)
+    assert rates[Routing.SHORTEST_QUEUE][1] == pytest.approx(100.0)
+    assert rates[Routing.SPLITWISE][1] == pytest.approx(200.0)
+    assert 150.0 < rates[Routing.SPLITWISE][0] <= 200.0
 
 
 def test_phases_bound_a_split_system_and_replicas_add_up():

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from clusters.fields import InputError
+from planner.check import check_deployment
 from planner.kv_paths import KvPaths, edge_loads
 from planner.problem import EngineSettings
 from planner.serving import deciding_edges
-from planner.simulator.system import Phase
+from planner.simulator.control import RouterSettings
+from planner.simulator.system import Phase, Routing
 from planner.simulator.transfer_settings import KvTransfer, TransferMode
 from tests.models.conftest import TINY
 from tests.planner.tiny_problems import planner_of, shape, tiny_cluster, tiny_problem
@@ -37,6 +40,28 @@ def test_a_layer_with_a_window_sends_no_more_than_the_window():
     system = planner.system(planner.deploy([shape(Phase.AGGREGATED)]))
     # Prompts of 100 tokens: 16 bytes a layer, 4 tokens in one and 100 in the other.
     assert system.kv_bytes_per_token == pytest.approx(16 * (4 + 100) / 100)
+
+
+def test_pools_that_lend_have_routes_within_each_phase():
+    """Two prefill and two decode replicas: 4 pairs across, 2 within each phase."""
+    problem = tiny_problem()
+    router = RouterSettings(max_pending_tokens=17)
+    engine = replace(problem.engine, routing=Routing.SPLITWISE, router=router)
+    problem = replace(problem, engine=engine)
+    planner = planner_of(problem)
+    shapes = [shape(phase) for phase in (Phase.PREFILL, Phase.DECODE) for _ in "ab"]
+    deployment = planner.deploy(shapes)
+    assert deployment is not None
+    check_deployment(problem, deployment)
+    system = planner.system(deployment)
+    assert system.routing is Routing.SPLITWISE
+    assert system.router.max_pending_tokens == 17
+    pairs = {(route.source, route.target) for route in system.routes}
+    across = {(0, 2), (0, 3), (1, 2), (1, 3)}
+    assert pairs == across | {(0, 1), (1, 0), (2, 3), (3, 2)}
+    lacking = replace(deployment, routes=deployment.routes[:-1])
+    with pytest.raises(InputError, match="a KV route a pair"):
+        check_deployment(problem, lacking)
 
 
 def test_a_route_between_nodes_runs_at_the_rate_of_the_nic():

@@ -22,6 +22,7 @@ from tests.planner.simulator.reference_chunks import (
     captured,
     idle_partials,
 )
+from tests.planner.simulator.reference_routing import Routers, take_window
 from tests.planner.simulator.reference_state import (
     DECODE_END,
     PREFILL_END,
@@ -31,7 +32,7 @@ from tests.planner.simulator.reference_state import (
 from tests.planner.simulator.reference_transfers import Transfers
 
 
-class ReferenceSimulator(ChunkedSteps, Transfers):
+class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
     """Serve `requests` on `system`; `jobs` have the times when `run` returns."""
 
     def __init__(
@@ -54,7 +55,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
         self.sends = bool(self.decoders)
         self.routes = {(r.source, r.target): r for r in system.routes}
         self.edge_free = {s.edge: 0.0 for r in system.routes for s in r.edges}
-        self.turn = {Phase.PREFILL: count(), Phase.DECODE: count()}
+        self.prepare_routing(system, requests)
         self.admissions, self.sequence = count(), count()
         self.events: list[tuple] = []
         self.now = 0.0
@@ -83,59 +84,57 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
         entry = (time, priority, next(self.sequence), action, arguments)
         heapq.heappush(self.events, entry)
 
-    def choose(self, phase: Phase, slice: int | None = None) -> ReplicaState:
-        """In turn, passing over those of other slices, or whoever has least work."""
-        everyone = self.decoders if phase is Phase.DECODE else self.prefills
-        fitting = [r for r in everyone if slice in (None, r.given.slice)]
-        if self.system.routing is Routing.SHORTEST_QUEUE:
-            return min(fitting, key=ReplicaState.work)
-        while True:
-            chosen = everyone[next(self.turn[phase]) % len(everyone)]
-            if chosen in fitting:
-                return chosen
-
     # One request: it arrives, gets its first token, moves to decode, ends.
 
     def arrive(self, job: Job) -> None:
         if not self.prefills:
             self.first_token(job, None)
             return
-        replica = self.choose(Phase.PREFILL)
-        kept = job.input + (job.output if replica.decodes else 0)
+        if self.routing is Routing.SPLITWISE:
+            replica, job.target = self.choose_pair(job)
+        else:
+            replica = self.choose(Phase.PREFILL, job)
+        kept = job.input + (job.output if replica.keeps(job) else 0)
         if replica.blocks_for(job, kept) > replica.capacity:
             self.end(job, is_rejected=True)
             return
+        job.prefiller = replica
         replica.in_system.add(job)
         replica.prompts.append(job)
 
     def first_token(self, job: Job, replica: ReplicaState | None) -> None:
         job.first_token, job.done = self.now, 1
         job.token_times.append(self.now)
-        if replica is not None and replica.decodes:
+        if replica is not None and replica.keeps(job):
             self.enter_decode(job, replica)
             return
         job.source = replica
         if replica is not None:
             replica.in_system.remove(job)
         if not self.sends or job.output == 1:
-            if job.target is not None:
+            if self.is_streamed(job):
                 self.drop_target(job)
             self.drop_source(job)
             self.end(job)
             return
-        if job.target is not None:
+        if self.is_streamed(job):
             if not math.isnan(job.transfer_start):
                 self.send_layers(job)
             return
         self.send_to_decode(job)
 
+    def is_streamed(self, job: Job) -> bool:
+        """Whether a target fetches the prompt layer by layer."""
+        return job.target is not None and not math.isnan(job.begun)
+
     def send_to_decode(self, job: Job) -> None:
         slice = None if job.source is None else job.source.given.slice
-        target = self.choose(Phase.DECODE, slice)
+        target = job.target or self.choose(Phase.DECODE, job, slice)
         if target.blocks_for(job, job.input + job.output) > target.capacity:
             self.drop_source(job)
             self.end(job, is_rejected=True)
             return
+        job.target = target
         target.in_system.add(job)
         target.pulls.append(job)
 
@@ -150,6 +149,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
             self.leave(job, replica)
         else:
             replica.joins.append(job)
+            job.is_decoding = True
 
     def leave(self, job: Job, replica: ReplicaState) -> None:
         if not replica.is_request_level:
@@ -194,7 +194,8 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
 
     def start(self, rep: ReplicaState) -> bool:
         started = False
-        while rep.pulls and not rep.prompts and self.pull(rep):
+        take_window(rep)
+        while rep.pulls and not any(j.done for j in rep.prompts) and self.pull(rep):
             started = True
         for stage in reversed(range(len(rep.busy))):
             if not rep.busy[stage]:
@@ -243,7 +244,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
         while rep.prompts and len(batch) < limits.max_num_seqs and rep.has_place():
             job = rep.prompts[0]
             tokens = sum(j.context for j in batch) + job.context
-            blocks = rep.blocks_for(job, job.context + rep.decodes)
+            blocks = rep.blocks_for(job, job.context + rep.keeps(job))
             if rep.is_padded:
                 longest = max(j.context for j in [*batch, job])
                 tokens = (len(batch) + 1) * longest
@@ -251,14 +252,17 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
                 break
             if not rep.can_admit(blocks):
                 break
-            batch.append(rep.prompts.pop(0))
-            self.admit(rep, job)
+            batch.append(job)
+            self.admit(rep)
         return batch
 
-    def admit(self, rep: ReplicaState, job: Job) -> None:
+    def admit(self, rep: ReplicaState) -> None:
         """Blocks for the whole context, and a place among those that decode."""
-        rep.held[job] = rep.blocks_for(job, job.context + rep.decodes)
-        if rep.decodes:
+        job = rep.prompts.pop(0)
+        rep.num_sorted = max(0, rep.num_sorted - 1)
+        take_window(rep)
+        rep.held[job] = rep.blocks_for(job, job.context + rep.keeps(job))
+        if rep.keeps(job):
             rep.resident.add(job)
         job.admission = next(self.admissions)
         if job.done == 0 and math.isnan(job.prefill_start):
@@ -310,9 +314,11 @@ class ReferenceSimulator(ChunkedSteps, Transfers):
 
     def preempt(self, rep: ReplicaState, job: Job) -> None:
         del rep.held[job]
-        rep.resident.remove(job)
+        rep.resident.discard(job)
+        job.is_decoding = False
         rep.begun.pop(job, None)
         rep.prompts.insert(0, job)
+        rep.num_sorted += rep.given.limits.prompt_order != "fcfs"
         self.num_preemptions += 1
 
     # Ending work.

@@ -99,9 +99,8 @@ def next_in_line(rep: ReplicaState, step: Step) -> Job | None:
     if not rep.has_place() or (most is not None and len(partial) >= most):
         return None
     job = rep.prompts[0]
-    return (
-        job if rep.can_admit(rep.blocks_for(job, job.context + rep.decodes)) else None
-    )
+    blocks = rep.blocks_for(job, job.context + rep.keeps(job))
+    return job if rep.can_admit(blocks) else None
 
 
 class ChunkedSteps:
@@ -129,8 +128,7 @@ class ChunkedSteps:
             if tokens == 0:
                 return
             if job not in rep.begun:
-                rep.prompts.remove(job)
-                self.admit(rep, job)
+                self.admit(rep)
                 rep.begun[job] = 0
             step.chunks.append(Chunk(job, tokens, rep.begun[job]))
             rep.begun[job] += tokens

@@ -92,12 +92,14 @@ class ReferenceWithEvents(ReferenceSimulator):
 
     # Where requests go.
 
-    def choose(self, phase: Phase, slice: int | None = None) -> ReplicaState | None:
+    def choose(
+        self, phase: Phase, job: Job, slice: int | None = None
+    ) -> ReplicaState | None:
         is_decode = phase is Phase.DECODE
         everyone = self.decoders if is_decode else self.prefills
         fitting = [r for r in everyone if slice in (None, r.given.slice)]
-        if self.system.routing is Routing.SHORTEST_QUEUE:
-            return min(fitting, key=ReplicaState.work, default=None)
+        if self.routing is not Routing.ROUND_ROBIN:
+            return super().choose(phase, job, slice) if fitting else None
         for _ in everyone:
             chosen = everyone[self.place[is_decode]]
             self.place[is_decode] = (self.place[is_decode] + 1) % len(everyone)

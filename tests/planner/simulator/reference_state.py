@@ -35,11 +35,23 @@ class Job:
     link: float = math.nan
     begun: float = math.nan
     is_rejected: bool = False
+    # What the routers know of it and have decided, and whether it has left for another.
+    expected: int = 0
+    dice: int = 0
+    is_heavy: bool = False
+    prefiller: "ReplicaState | None" = None
+    target: "ReplicaState | None" = None
+    has_left: bool = False
+    is_decoding: bool = False
     token_times: list[float] = field(default_factory=list)
 
     @property
     def context(self) -> int:
         return self.input + self.done
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_rejected or not math.isnan(self.finish)
 
 
 @dataclass(eq=False)
@@ -70,9 +82,10 @@ class ReplicaState:
         self.is_chunked = limits.policy in CHUNKED
         self.is_request_level = limits.policy is Batching.REQUEST_LEVEL
         self.is_padded = limits.is_batch_padded
-        self.reserves = self.decodes and (
-            limits.is_output_reserved
-            or limits.policy in (Batching.ORCA, Batching.REQUEST_LEVEL)
+        self.num_sorted = 0
+        self.reserves = limits.is_output_reserved or limits.policy in (
+            Batching.ORCA,
+            Batching.REQUEST_LEVEL,
         )
         self.ended: list[Job] = []
         # Chunked: steps under way, those between two stages, and the cached tokens of
@@ -85,9 +98,13 @@ class ReplicaState:
     def blocks(self, tokens: int) -> int:
         return math.ceil(tokens / self.given.kv_block_tokens)
 
+    def keeps(self, job: Job) -> bool:
+        """Whether a request that is here decodes here."""
+        return self.decodes if job.target is None else job.target is self
+
     def blocks_for(self, job: Job, tokens: int) -> int:
         """Blocks of a context, or of the whole of a request where they are reserved."""
-        if self.reserves:
+        if self.reserves and self.keeps(job):
             known = self.given.limits.reserved_output_tokens or 0
             tokens = job.input + max(known, job.output)
         return self.blocks(tokens)
@@ -108,9 +125,13 @@ class ReplicaState:
 
     def work(self) -> float:
         """Prompt tokens in the system, weighted by how long this replica takes."""
-        tokens = sum(job.input for job in self.in_system)
+        return sum(job.input for job in self.in_system) * self.weight
+
+    @property
+    def weight(self) -> float:
+        """Time this replica takes for a token."""
         if self.given.phase is Phase.DECODE:
-            return tokens * (1.0 / self.given.kv_capacity_tokens)
+            return 1.0 / self.given.kv_capacity_tokens
         most = self.given.limits.max_batch_tokens
         slowest = max(t.prefill_step_ms([most]) for t in self.given.stages)
-        return tokens * (max(slowest, 1e-9) / most)
+        return max(slowest, 1e-9) / most

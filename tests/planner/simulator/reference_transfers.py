@@ -14,7 +14,7 @@ class Transfers:
         least = self.system.kv_transfer.least_layer_wise_tokens
         if replica.decodes or not self.sends or least is None or job.input < least:
             return
-        target = self.choose(Phase.DECODE, replica.given.slice)
+        target = self.choose(Phase.DECODE, job, replica.given.slice)
         if target.blocks_for(job, job.input + job.output) <= target.capacity:
             job.source, job.target, job.begun = replica, target, self.now
             target.in_system.add(job)
@@ -51,11 +51,14 @@ class Transfers:
     def drop_source(self, job: Job) -> None:
         if job.source is not None:
             del job.source.held[job]
+            job.has_left = True
 
     def pull(self, rep: ReplicaState) -> bool:
         job = rep.pulls[0]
         blocks = rep.blocks_for(job, job.input + 1)
         if not rep.has_place() or not rep.can_admit(blocks):
+            return False
+        if not self.may_fetch(rep, job):
             return False
         rep.pulls.pop(0)
         rep.held[job] = blocks

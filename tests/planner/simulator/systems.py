@@ -4,6 +4,7 @@ Drawn numbers are small multiples of powers of two, so sums and products are exa
 floating point: ends that coincide on paper coincide in the simulators.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -12,6 +13,13 @@ from hypothesis import strategies as st
 
 from models.latency.step_table import StepTable
 from planner.simulator.build import SimulationOptions
+from planner.simulator.control import (
+    DecodeAdmission,
+    DecodeMix,
+    Forecast,
+    PromptOrder,
+    RouterSettings,
+)
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.simulate import simulate
 from planner.simulator.system import (
@@ -23,6 +31,7 @@ from planner.simulator.system import (
     Routing,
     ServingReplica,
     ServingSystem,
+    kv_phases,
 )
 from planner.simulator.transfer_settings import KvTransfer, TransferMode
 from planner.workload.requests import Requests
@@ -63,14 +72,21 @@ def tiny_replica(phase: Phase, *stages: StepTable, **changes) -> ServingReplica:
     )
 
 
+def kv_routes_of(
+    replicas: Sequence[ServingReplica], routing: Routing
+) -> tuple[KvRoute, ...]:
+    """Free transfers wherever the routing policy may send a KV cache."""
+    phases = [replica.phase for replica in replicas]
+    return tuple(
+        KvRoute(source=source, target=target, latency_ms=0.0, ms_per_byte=0.0)
+        for source, target in product(range(len(phases)), repeat=2)
+        if source != target and (phases[source], phases[target]) in kv_phases(routing)
+    )
+
+
 def tiny_system(*replicas: ServingReplica, **changes) -> ServingSystem:
     """Replicas with free transfers between all of them, unless `routes` are given."""
-    prefills = [i for i, r in enumerate(replicas) if r.phase is Phase.PREFILL]
-    decoders = [i for i, r in enumerate(replicas) if r.phase is Phase.DECODE]
-    routes = tuple(
-        KvRoute(source=source, target=target, latency_ms=0.0, ms_per_byte=0.0)
-        for source, target in product(prefills, decoders)
-    )
+    routes = kv_routes_of(replicas, changes.get("routing", Routing.ROUND_ROBIN))
     given = {"routes": routes, "kv_bytes_per_token": 1.0, **changes}
     return ServingSystem(replicas=replicas, **given)
 
@@ -150,6 +166,10 @@ def batch_limits(draw: st.DrawFn, policies: tuple[Batching, ...]) -> BatchLimits
         given["reserved_output_tokens"] = draw(st.sampled_from([None, MAX_OUTPUT, 3]))
     if policy is Batching.REQUEST_LEVEL:
         given["is_batch_padded"] = draw(st.booleans())
+    given["prompt_order"] = draw(st.sampled_from(PromptOrder))
+    if given["prompt_order"] is not PromptOrder.FCFS:
+        given["prompt_window"] = draw(st.sampled_from([1, 3, 16]))
+    given["decode_admission"] = draw(st.sampled_from(DecodeAdmission))
     return BatchLimits(
         policy=policy,
         max_batch_tokens=draw(st.sampled_from([8, 30, 8192])),
@@ -157,6 +177,20 @@ def batch_limits(draw: st.DrawFn, policies: tuple[Batching, ...]) -> BatchLimits
         is_output_reserved=is_reserved,
         graph_batch_sizes=draw(st.sampled_from([(), (), (1, 2, 4, 8), (3,)])),
         **given,
+    )
+
+
+@st.composite
+def router_settings(draw: st.DrawFn) -> RouterSettings:
+    """Forecasts of every kind, and limits that matter with such small requests."""
+    return RouterSettings(
+        forecast=draw(st.sampled_from([None, *Forecast])),
+        bucket_tokens=draw(st.sampled_from([3, 8])),
+        bucket_accuracy_frac=draw(st.sampled_from([0.0, 0.75, 1.0])),
+        heavy_output_tokens=draw(st.sampled_from([0, 6])),
+        decode_mix=draw(st.sampled_from(DecodeMix)),
+        max_pending_tokens=draw(st.sampled_from([1, 30, 8192])),
+        seed=draw(st.integers(0, 3)),
     )
 
 
@@ -191,11 +225,14 @@ def replicas(
 
 
 @st.composite
-def kv_routes(draw: st.DrawFn, num_prefill: int, num_decode: int) -> tuple:
+def kv_routes(
+    draw: st.DrawFn, phases: list[Phase], routing: Routing = Routing.ROUND_ROBIN
+) -> tuple:
     """All pairs; a route may cross a link that others cross as well."""
     routes = []
-    for source in range(num_prefill):
-        for target in range(num_prefill, num_prefill + num_decode):
+    for source, target in product(range(len(phases)), repeat=2):
+        pair = (phases[source], phases[target])
+        if source != target and pair in kv_phases(routing):
             names = draw(st.lists(st.sampled_from("ab"), unique=True, max_size=2))
             edges = tuple(
                 EdgeShare(edge=name, ms_per_byte=draw(eighths(3))) for name in names
@@ -214,9 +251,11 @@ def kv_routes(draw: st.DrawFn, num_prefill: int, num_decode: int) -> tuple:
 
 
 @st.composite
-def kv_transfers(draw: st.DrawFn) -> KvTransfer:
+def kv_transfers(draw: st.DrawFn, routing: Routing) -> KvTransfer:
     """Serialized half the time; layer-wise for all prompts or the longer ones."""
     mode = draw(st.sampled_from([TransferMode.SERIALIZED, *TransferMode]))
+    if routing is Routing.SPLITWISE:
+        mode = TransferMode.SERIALIZED
     return KvTransfer(
         mode=mode,
         layer_wise_above_tokens=draw(st.integers(0, MAX_INPUT)),
@@ -232,6 +271,7 @@ def systems(
     is_capped: bool = False,
     policies: tuple[Batching, ...] = (Batching.PREFILL_FIRST,),
     shapes: tuple[str, ...] = ("both", "disaggregated", "prefill", "decode"),
+    routings: tuple[Routing, ...] = tuple(Routing),
 ) -> ServingSystem:
     """Disaggregated, one phase alone, or aggregated; one to three replicas a phase."""
     shape = draw(st.sampled_from(shapes))
@@ -243,6 +283,7 @@ def systems(
     num_slices = draw(st.integers(1, min(num_prefill, num_decode) or 1))
     phases = [Phase.AGGREGATED] * num_both + [Phase.PREFILL] * num_prefill
     phases += [Phase.DECODE] * num_decode
+    routing = draw(st.sampled_from(routings))
     return ServingSystem(
         replicas=tuple(
             replace(
@@ -251,10 +292,11 @@ def systems(
             )
             for index, phase in enumerate(phases)
         ),
-        routes=draw(kv_routes(num_prefill, num_decode)),
+        routes=draw(kv_routes(phases, routing)),
         kv_bytes_per_token=draw(st.sampled_from([0.0, 0.25, 1.0])),
-        routing=draw(st.sampled_from(Routing)),
-        kv_transfer=draw(kv_transfers()),
+        routing=routing,
+        router=draw(router_settings()),
+        kv_transfer=draw(kv_transfers(routing)),
         num_layers=draw(st.sampled_from([1, 2, 4, 16])),
     )
 

@@ -234,7 +234,12 @@ def schedules(draw, system) -> tuple[OutsideEvent, ...]:
 def disturbed(draw, *, policies=POLICIES, is_capped=False):
     """A system with routes between any two replicas of a slice, and its schedule."""
     shapes = ("both", "disaggregated", "disaggregated", "prefill")
-    system = draw(systems(policies=policies, is_capped=is_capped, shapes=shapes))
+    routings = tuple(r for r in Routing if r is not Routing.SPLITWISE)
+    system = draw(
+        systems(
+            policies=policies, is_capped=is_capped, shapes=shapes, routings=routings
+        )
+    )
     phases = [replica.phase for replica in system.replicas]
     slices = [replica.slice for replica in system.replicas]
     pairs = ()
