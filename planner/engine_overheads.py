@@ -3,12 +3,14 @@
 Idea
     Fitted operators are times of kernels on a busy GPU. An engine's host launches those
     of a step with prompt tokens one by one, which bounds it from below; a decode step
-    is a captured graph, which is padded to a captured batch size. Before its first step
-    a request is parsed, tokenised and queued, which no GPU time explains.
+    is a captured graph, which is padded to a captured batch size and still takes some
+    time from one kernel to the next. Before its first step a request is parsed,
+    tokenised and queued, and its first token is sent after those of other clients:
+    no GPU time explains either.
 
 Steps
     1. Prefill curve times the version's factor, at least the host's launch time.
-    2. Decode curve times its factor, plus the host's time a step and a request.
+    2. Decode curve times its factor, plus the time between kernels and for requests.
     3. Decode batches padded to the captured sizes; launched one by one beyond them.
 """
 
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusters.fields import check_fields, spec
+from models.latency.operators.latent import LATENT_PROJECTIONS
 from models.latency.step_table import StepTable, interpolate_array
 from models.shapes import LayerGroup, StageShapes
 
@@ -51,11 +54,21 @@ class EngineOverheads:
         ge=0,
         default=0.0,
     )
-    step_ms: float = spec(
-        "Host time of a step that the GPU waits for.", unit="ms", ge=0, default=0.0
+    graph_kernel_ms: float = spec(
+        "Time from one kernel of a captured graph to the next, beside the kernels.",
+        unit="ms",
+        ge=0,
+        default=0.0,
     )
     step_per_request_ms: float = spec(
-        "The same for each request that decodes (sampling, detokenising).",
+        "Time of a decode step for each of its requests (sampling, new inputs).",
+        unit="ms",
+        ge=0,
+        default=0.0,
+    )
+    answer_per_client_ms: float = spec(
+        "Wait of a first token for the tokens of each client of the server, which are "
+        "detokenised and sent one after the other.",
         unit="ms",
         ge=0,
         default=0.0,
@@ -70,6 +83,10 @@ class EngineOverheads:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def handling_ms(self, clients: float) -> float:
+        """Time of a request outside its steps, on a server of so many clients."""
+        return self.request_ms + self.answer_per_client_ms * clients
 
     def tokens_per_step(self, draft_tokens: int) -> float:
         """Mean tokens of a request in a decode step that verifies so many drafts."""
@@ -125,10 +142,11 @@ def engine_table(
     sizes = _batch_knots(table, graph_sizes)
     padded = _padded(sizes, graph_sizes)
     operators = skew.decode_factor * _operators_ms(table, stage, padded, draft_tokens)
+    operators += overheads.graph_kernel_ms * num_distances(stage)
     is_captured = sizes <= (graph_sizes[-1] if graph_sizes else np.inf)
     decode_ms = np.where(is_captured, operators, np.maximum(operators, launch_ms))
     requests = stage.ranks.decoded(sizes)
-    decode_ms += overheads.step_ms + overheads.step_per_request_ms * requests
+    decode_ms += overheads.step_per_request_ms * requests
     per_kv_token_ms = skew.decode_factor * interpolate_array(
         sizes, table.decode_batch, table.decode_per_kv_token_ms
     )
@@ -137,7 +155,7 @@ def engine_table(
     return replace(
         table,
         prefill_tokens=tuple(tokens.tolist()),
-        prefill_ms=tuple((prefill_ms + overheads.step_ms).tolist()),
+        prefill_ms=tuple(prefill_ms.tolist()),
         prefill_per_sq_token_ms=skew.prefill_factor * table.prefill_per_sq_token_ms,
         decode_batch=tuple(sizes.tolist()),
         decode_ms=tuple(decode_ms.tolist()),
@@ -167,6 +185,26 @@ def num_kernels(stage: StageShapes) -> int:
     """Kernels of a step of the stage, as the operators count them."""
     layers = sum(g.num_layers * _kernels_of_layer(g) for g in stage.groups)
     return layers + stage.all_reduces + 2 * stage.exchanges
+
+
+def num_distances(stage: StageShapes) -> int:
+    """Distances of kernels in a graph that operators do not have.
+
+    A block of latent attention is measured as one, with the distances inside it; sparse
+    attention is no such block.
+    """
+    inside = sum(
+        group.num_layers * (_ATTENTION + _LATENT + _num_projections(group) - 1)
+        for group in stage.groups
+        if group.attentions
+        and group.attention.is_latent
+        and not group.attention.has_short_window
+    )
+    return num_kernels(stage) - inside
+
+
+def _num_projections(group: LayerGroup) -> int:
+    return sum(gemm.name in LATENT_PROJECTIONS for gemm in group.gemms)
 
 
 def _kernels_of_layer(group: LayerGroup) -> int:

@@ -164,8 +164,11 @@ def _served_by(
         requests,
         options=SimulationOptions(concurrency=concurrency, events=events),
     )
+    # Every replica answers its own clients; in an open loop their number varies.
+    clients = (concurrency or 0) / len(deployment.replicas)
+    handling_ms = preset.fit.overheads.handling_ms(clients)
     later = {
-        name: getattr(result, name) + preset.fit.overheads.request_ms
+        name: getattr(result, name) + handling_ms
         for name in ("first_token_ms", "decode_ready_ms", "finish_ms")
     }
     return summarize(

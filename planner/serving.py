@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from clusters.cluster import Cluster
-from clusters.fields import spec
+from clusters.fields import InputError, spec
 from clusters.units import MS_PER_S
 from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.memory import kv_bytes, memory_of
@@ -56,7 +57,26 @@ class Planner:
         """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
         ordered = sorted(shapes, key=lambda s: s.phase is not Phase.PREFILL)
         placed = place(self.problem.cluster, ordered)
-        return None if placed is None else self.deploy_at(ordered, placed)
+        return None if placed is None else self.deploy_if_joined(ordered, placed)
+
+    def deploy_if_joined(
+        self,
+        shapes: Sequence[ReplicaShape],
+        placed: Sequence[StageGpus],
+        slices: Sequence[int] | None = None,
+    ) -> Deployment | None:
+        """`deploy_at`, or None where no way joins GPUs that have to talk.
+
+        Those of a pipeline, and of prefill and decode replicas of one slice.
+        """
+        topology = self.problem.cluster.topology
+        try:
+            for stage_gpus in placed:
+                for stage, following in pairwise(stage_gpus):
+                    topology.path(stage[0], following[0])
+            return self.deploy_at(shapes, placed, slices)
+        except InputError:
+            return None
 
     def deploy_at(
         self,

@@ -1,38 +1,46 @@
 """Fitting an engine's constants to measured runs, and scoring them on runs left out.
 
 Steps
-    1. Residuals: logarithms of predicted over measured TPOT, and of TTFT at half the
-       weight (an unknown harness counts for TPOT alone). They count by their absolute
-       value, and very large ones not at all, so that no group of odd runs decides.
+    1. Residuals: logarithms of predicted over measured TPOT, and of TTFT at less
+       weight. A run of an unknown harness counts for its TPOT alone, at half the
+       weight too: how it was launched is a guess. They count by their absolute value,
+       and very large ones not at all, so that no group of odd runs decides.
     2. Gauss-Newton within bounds: simulate every row with each constant moved a little,
-       solve the linear problem, repeat.
+       solve the linear problem, repeat. What does not move a row is not simulated.
     3. Leave out one (model, GPU) pair at a time: solve the last linear problem without
        its rows, and simulate its rows with those constants.
+
+The file lists the same runs of DeepSeek-R1 under the name of DeepSeek-V3 as well, which
+has the same shape: they are left out together.
 
 Everything is deterministic; the constants are the same for all models and GPUs but the
 two factors of a GPU generation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
-from silicon_predict import Case, Prediction, predict
+from silicon_predict import Case, Prediction, handled, predict, simulated
 
 from planner.engine_overheads import EngineOverheads, VersionSkew
 from planner.engines import OverheadFit, generation_of
 
 FloatArray = NDArray[np.float64]
 
-TTFT_WEIGHT = 0.5
+TTFT_WEIGHT = 0.75
+GUESSED_WEIGHT = 0.5
+SAME_SHAPE = {"DeepSeek-V3": "DeepSeek-R1"}
 ROBUST_FROM = 0.05
 """Residuals beyond this count by their absolute value."""
-CLIP = 0.5
+CLIP = 0.6
 """Residuals beyond this pull no more: a run so far off ran under other conditions."""
 ITERATIONS = 5
 REWEIGHTINGS = 20
+NOTHING = 0.01
+"""Share of its step below which a constant counts as absent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +54,14 @@ class Constant:
     generation: str = ""
 
 
+DRAFTS = "draft_acceptance_frac"
 ENGINE_CONSTANTS = (
     Constant(name="request_ms", start=30.0, step=20.0, most=500.0),
     Constant(name="launch_ms", start=0.05, step=0.02, most=0.5),
-    Constant(name="step_ms", start=0.5, step=0.3, most=10.0),
+    Constant(name="graph_kernel_ms", start=0.001, step=0.0005, most=0.01),
     Constant(name="step_per_request_ms", start=0.005, step=0.005, most=0.2),
-    Constant(name="draft_acceptance_frac", start=0.6, step=0.1, most=1.0),
+    Constant(name="answer_per_client_ms", start=0.5, step=0.5, most=10.0),
+    Constant(name=DRAFTS, start=0.6, step=0.1, most=1.0),
 )
 FACTORS = (
     Constant(name="prefill_factor", start=1.0, step=0.1, most=3.0),
@@ -71,17 +81,19 @@ class Fitted:
 
 def group_of(case: Case) -> tuple[str, str]:
     """What is left out together: a model on a GPU system."""
-    return case.row.model, case.row.system
+    model = case.row.model
+    return SAME_SHAPE.get(model, model), case.row.system
 
 
 def fit_engine(cases: Sequence[Case]) -> Fitted:
     """Constants of the engine of `cases`, all of one engine."""
     constants = constants_for(cases)
     values = np.asarray([c.start for c in constants])
+    simulations = Simulations()
     for _ in range(ITERATIONS):
-        residuals, slopes = linearised(cases, constants, values)
+        residuals, slopes = linearised(cases, constants, values, simulations)
         values = solve(residuals, slopes, constants, values)
-    residuals, slopes = linearised(cases, constants, values)
+    residuals, slopes = linearised(cases, constants, values, simulations)
     rows = np.repeat(np.arange(len(cases)), 2)
     groups = [group_of(case) for case in cases]
     without: dict[str, OverheadFit] = {}
@@ -98,9 +110,11 @@ def fit_engine(cases: Sequence[Case]) -> Fitted:
 
 
 def constants_for(cases: Sequence[Case]) -> tuple[Constant, ...]:
-    """Six of the engine, and two for each GPU generation among `cases`."""
+    """At most six of the engine, and two for each GPU generation among `cases`."""
     generations = sorted({generation_of(case.gpu) for case in cases})
-    return ENGINE_CONSTANTS + tuple(
+    drafts = any(case.launch.draft_tokens for case in cases)
+    own = tuple(c for c in ENGINE_CONSTANTS if drafts or c.name != DRAFTS)
+    return own + tuple(
         replace(factor, generation=generation)
         for generation in generations
         for factor in FACTORS
@@ -111,7 +125,9 @@ def fit_of(constants: Sequence[Constant], values: FloatArray) -> OverheadFit:
     """Constants with their values in the form that the planner uses."""
     found: dict[str, dict[str, float]] = {}
     for constant, value in zip(constants, values.tolist(), strict=True):
-        found.setdefault(constant.generation, {})[constant.name] = _rounded(value)
+        found.setdefault(constant.generation, {})[constant.name] = _rounded(
+            value, constant
+        )
     return OverheadFit(
         overheads=EngineOverheads(**found.pop("")),
         skews=tuple(
@@ -121,28 +137,57 @@ def fit_of(constants: Sequence[Constant], values: FloatArray) -> OverheadFit:
     )
 
 
-def residuals_of(cases: Sequence[Case], fit: OverheadFit) -> FloatArray:
+class Simulations:
+    """Predictions, each simulated once: many constants leave many rows alone."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Prediction] = {}
+
+    def predict(self, case: Case, fit: OverheadFit) -> Prediction:
+        """As `silicon_predict.predict`."""
+        drafts = case.launch.draft_tokens > 0
+        frac = fit.overheads.draft_acceptance_frac if drafts else 0.0
+        steps = replace(
+            fit.overheads,
+            request_ms=0.0,
+            answer_per_client_ms=0.0,
+            draft_acceptance_frac=frac,
+        )
+        key = (case.row.id, steps, fit.skew(case.gpu))
+        if key not in self._found:
+            self._found[key] = simulated(case, fit)
+        return handled(self._found[key], case, fit)
+
+
+def residuals_of(
+    cases: Sequence[Case], fit: OverheadFit, simulations: Simulations
+) -> FloatArray:
     """Weighted log errors, TTFT and TPOT of every case in turn."""
     found = []
     for case in cases:
-        predicted = predict(case, fit)
-        weight = TTFT_WEIGHT * case.row.is_public_run
-        found.append(weight * np.log(predicted.ttft_ms / case.row.ttft_ms))
-        found.append(np.log(predicted.tpot_ms / case.row.tpot_ms))
-    clipped: FloatArray = np.clip(np.asarray(found), -CLIP, CLIP)
-    return clipped
+        predicted = simulations.predict(case, fit)
+        is_known = case.row.is_public_run
+        ttft = np.log(predicted.ttft_ms / case.row.ttft_ms)
+        tpot = np.log(predicted.tpot_ms / case.row.tpot_ms)
+        found.append(TTFT_WEIGHT * is_known * np.clip(ttft, -CLIP, CLIP))
+        found.append((1.0 if is_known else GUESSED_WEIGHT) * np.clip(tpot, -CLIP, CLIP))
+    return np.asarray(found)
 
 
 def linearised(
-    cases: Sequence[Case], constants: Sequence[Constant], values: FloatArray
+    cases: Sequence[Case],
+    constants: Sequence[Constant],
+    values: FloatArray,
+    simulations: Simulations,
 ) -> tuple[FloatArray, FloatArray]:
     """Residuals, and their slope in each constant over its step."""
-    base = residuals_of(cases, fit_of(constants, values))
+    base = residuals_of(cases, fit_of(constants, values), simulations)
     columns = []
     for place, constant in enumerate(constants):
         moved = values.copy()
         moved[place] += constant.step
-        columns.append(residuals_of(cases, fit_of(constants, moved)) - base)
+        there = residuals_of(cases, fit_of(constants, moved), simulations)
+        columns.append(there - base)
     return base, np.stack(columns, axis=1)
 
 
@@ -170,6 +215,6 @@ def solve(
     return moved
 
 
-def _rounded(value: float) -> float:
-    """Four significant digits: more would claim what the rows do not say."""
-    return float(f"{value:.4g}")
+def _rounded(value: float, constant: Constant) -> float:
+    """Four significant digits, and nothing where a constant ended at its bound of 0."""
+    return 0.0 if value < NOTHING * constant.step else float(f"{value:.4g}")

@@ -126,6 +126,18 @@ def case_of(row: Row) -> Case:
 
 def predict(case: Case, fit: OverheadFit) -> Prediction:
     """Mean TTFT and TPOT of the run with an engine's constants."""
+    return handled(simulated(case, fit), case, fit)
+
+
+def handled(found: Prediction, case: Case, fit: OverheadFit) -> Prediction:
+    """`found` by steps alone, with the handling of requests around them."""
+    # The clients of a disaggregated deployment are spread over several servers.
+    clients = case.concurrency if case.row.mode == "agg" else 0
+    return replace(found, ttft_ms=found.ttft_ms + fit.overheads.handling_ms(clients))
+
+
+def simulated(case: Case, fit: OverheadFit) -> Prediction:
+    """The same without the handling of requests outside their steps."""
     system = _system(case, fit)
     row, clients = case.row, case.concurrency
     lengths = lengths_of(
@@ -146,10 +158,7 @@ def predict(case: Case, fit: OverheadFit) -> Prediction:
         raise InputError("kv_cache", row.id, "room for one request")
     ttft_ms = (result.first_token_ms - _sent_ms(result, clients))[done]
     tpot_ms = result.tpot_ms[done & (result.output_tokens > 1)]
-    return Prediction(
-        ttft_ms=fit.overheads.request_ms + float(ttft_ms.mean()),
-        tpot_ms=float(tpot_ms.mean()),
-    )
+    return Prediction(ttft_ms=float(ttft_ms.mean()), tpot_ms=float(tpot_ms.mean()))
 
 
 @cache
@@ -222,10 +231,13 @@ def _tables(
     ring = ring_of(row.system, row.engine, gpu)
     stage = ring
     if parallelism.gpus_per_stage > NODE_GPUS and row.system not in NVL72:
+        # A ring leaves a node through all its NICs; ranks that send for themselves
+        # share them.
         stage = GroupLink(
-            bytes_per_s=NIC_BYTES_PER_S,
+            bytes_per_s=NODE_GPUS * NIC_BYTES_PER_S,
             latency_ms=NIC_LATENCY_MS,
             kind=LinkKind.NETWORK,
+            sharers=NODE_GPUS,
         )
     has_ranks = parallelism.num_ranks > 1
     inner = ring if parallelism.tp <= NODE_GPUS else stage

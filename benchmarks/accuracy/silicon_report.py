@@ -44,6 +44,10 @@ def report_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
                 f"{o.row.mode}: {o.reason}" for o in outcomes if o.predicted is None
             ).most_common()
         ),
+        "engines": [
+            {"engine": engine, "mode": mode, **errors_of(group)}
+            for (engine, mode), group in sorted(_by_engine(covered).items())
+        ],
         "slices": [
             {**dict(zip(SLICE, key, strict=True)), **errors_of(group)}
             for key, group in sorted(slices.items())
@@ -53,6 +57,17 @@ def report_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
             for outcome in sorted(covered, key=_log_error, reverse=True)[:WORST_ROWS]
         ],
     }
+
+
+def _by_engine(
+    outcomes: Sequence[Outcome],
+) -> dict[tuple[str, str], list[Outcome]]:
+    """Compared rows by engine and mode."""
+    found: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.row.is_compared:
+            found[outcome.row.engine, outcome.row.mode].append(outcome)
+    return found
 
 
 def summary_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
@@ -107,6 +122,8 @@ def errors_of(
 def markdown_of(report: Mapping[str, object]) -> str:
     """The report as tables."""
     summary, slices, worst = report["summary"], report["slices"], report["worst"]
+    engines = report["engines"]
+    assert isinstance(engines, list)
     assert isinstance(summary, dict)
     assert isinstance(slices, list)
     assert isinstance(worst, list)
@@ -124,6 +141,10 @@ def markdown_of(report: Mapping[str, object]) -> str:
     }
     for title, found in shown.items():
         cells = [str(found["rows"]), *(_percent(found[name]) for name in names)]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    for entry in engines:
+        cells = [str(entry["rows"]), *(_percent(entry[name]) for name in names)]
+        title = f"the public harness, {entry['engine']}, {entry['mode']}"
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     lines.append("\nCovered: " + _coverage_text(summary["coverage"]))
     not_covered = report["not_covered"]

@@ -22,6 +22,8 @@ METHODS = (
     "distserve-high",
     "distserve-low",
     "provisioning",
+    "hexgen2",
+    "per-type",
     "exhaustive",
 )
 """Names of search methods; written out so that help and completion import nothing."""

@@ -88,8 +88,9 @@ def engine_facts(preset: EnginePreset) -> list[tuple[str, str]]:
         ),
         (
             "Overheads",
-            f"{overheads.request_ms:.0f} ms a request, {overheads.step_ms:.2f} ms a "
-            f"step, {overheads.launch_ms:.3f} ms to launch a kernel of a prefill",
+            f"{overheads.request_ms:.0f} ms a request, {overheads.launch_ms:.3f} ms to "
+            f"launch a kernel of a prefill, {overheads.graph_kernel_ms:.4f} ms between "
+            "those of a decode",
         ),
         ("Median error", f"{', '.join(errors)} on {fit.rows:,} measured runs left out"),
     ]

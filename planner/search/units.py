@@ -110,7 +110,7 @@ def place_units(planner: Planner, unit: Unit, num_units: int) -> Deployment | No
     order = sorted(
         range(len(shapes)), key=lambda i: (shapes[i].phase is not Phase.PREFILL, i)
     )
-    return planner.deploy_at(
+    return planner.deploy_if_joined(
         [shapes[i] for i in order],
         [placed[i] for i in order],
         [slices[i] for i in order],

@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ silicon_predict: Any = importlib.import_module("silicon_predict")
 silicon_report: Any = importlib.import_module("silicon_report")
 silicon_rows: Any = importlib.import_module("silicon_rows")
 
+needs_reference = pytest.mark.skipif(
+    not SILICON.exists(), reason="reference data is not at hand"
+)
 PUBLIC = (
     "source_file=2026-03-25.csv; model=M; silicon_concurrency=64; "
     "measured=2026-04-05T01:02:03Z; wip=False; image=vllm/vllm-openai:v0.18.0"
@@ -160,6 +164,8 @@ def test_drafts_of_the_public_harness() -> None:
     }
     launch = launch_of(100, **trtllm)
     assert launch.draft_tokens == 3
+    # No least budget: short prompts are taken one by one.
+    assert launch_of(8, **{**trtllm, "isl": "1024"}).preset.max_batch_tokens < 2048
     # A prompt and four tokens a client, rounded as the script does it.
     expected = (8192 + 400 + 127) // 64 * 64
     assert launch.preset.max_batch_tokens == expected
@@ -178,15 +184,53 @@ def test_lengths_are_those_of_the_harness() -> None:
 
 def test_constants_move_a_prediction_as_they_should() -> None:
     case = silicon_predict.case_of(row_of(isl="512", osl="128", batch_size="4"))
-    plain = silicon_fit.fit_of(*_constants(request_ms=0.0, step_ms=0.0))
-    later = silicon_fit.fit_of(*_constants(request_ms=30.0, step_ms=0.0))
-    slower = silicon_fit.fit_of(*_constants(request_ms=0.0, step_ms=2.0))
+    plain = silicon_fit.fit_of(*_constants(request_ms=0.0))
     base = silicon_predict.predict(case, plain)
+    later = silicon_fit.fit_of(*_constants(request_ms=30.0, answer_per_client_ms=0.5))
     moved = silicon_predict.predict(case, later)
-    assert moved.ttft_ms == pytest.approx(base.ttft_ms + 30.0)
+    # The row has 64 clients.
+    assert moved.ttft_ms == pytest.approx(base.ttft_ms + 30.0 + 32.0)
     assert moved.tpot_ms == pytest.approx(base.tpot_ms)
+    slower = silicon_fit.fit_of(*_constants(step_per_request_ms=0.05))
     moved = silicon_predict.predict(case, slower)
-    assert moved.tpot_ms > base.tpot_ms + 1.9
+    assert moved.tpot_ms > base.tpot_ms + 64 * 0.05 * 0.9
+
+
+def test_a_row_is_simulated_once_for_constants_that_leave_it_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = silicon_predict.case_of(row_of(isl="512", osl="64", batch_size="4"))
+    runs = []
+
+    def counted(case: Any, fit: Any) -> Any:
+        runs.append(fit)
+        return silicon_predict.simulated(case, fit)
+
+    monkeypatch.setattr(silicon_fit, "simulated", counted)
+    simulations = silicon_fit.Simulations()
+    for values, num_runs in (
+        ({"request_ms": 0.0}, 1),
+        ({"request_ms": 30.0, "answer_per_client_ms": 0.5}, 1),
+        ({"draft_acceptance_frac": 0.5}, 1),
+        ({"graph_kernel_ms": 0.01}, 2),
+    ):
+        fit = silicon_fit.fit_of(*_constants(**values))
+        found = simulations.predict(case, fit)
+        assert found == silicon_predict.predict(case, fit)
+        assert len(runs) == num_runs
+
+
+def test_runs_listed_under_two_names_are_left_out_together() -> None:
+    names = ("deepseek-ai/DeepSeek-R1", "deepseek-ai/DeepSeek-V3")
+    cases = [
+        silicon_predict.case_of(
+            row_of(model_path=name, tp_size="8", moe_tp_size="8", moe_quant_mode="fp8")
+        )
+        for name in names
+    ]
+    assert {silicon_fit.group_of(case) for case in cases} == {
+        ("DeepSeek-R1", "h200_sxm")
+    }
 
 
 def _constants(**values: float) -> tuple[tuple[Any, ...], np.ndarray]:
@@ -198,7 +242,7 @@ def _constants(**values: float) -> tuple[tuple[Any, ...], np.ndarray]:
 
 
 def test_the_solver_finds_constants_despite_an_odd_row() -> None:
-    constants, start = _constants(request_ms=0.0, step_ms=0.0)
+    constants, start = _constants(request_ms=0.0, launch_ms=0.0)
     rng = np.random.default_rng(1)
     slopes = rng.normal(size=(200, 2))
     residuals = -slopes @ np.asarray([3.0, 1.0])
@@ -265,24 +309,81 @@ def test_a_file_is_reported_with_the_shipped_constants(
     assert len(report["not_covered"]) == 1
 
 
-@pytest.mark.skipif(not SILICON.exists(), reason="reference data is not at hand")
-def test_a_sample_of_the_measured_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "sample.csv"
+def measured_lines() -> list[dict[str, str]]:
+    """Every line of the reference file."""
     with SILICON.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    # Every tenth row of moderate concurrency: a few seconds.
-    rows = [row for row in lines[::10] if float(row["batch_size"] or 0) <= 64]
+        return list(csv.DictReader(file))
+
+
+def reported(
+    lines: list[dict[str, str]], path: Path, capsys: pytest.CaptureFixture[str]
+) -> dict[str, Any]:
+    """The report on a file of these lines."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
-        writer.writerows(rows)
-    silicon.main([str(path), "--format", "json"])
-    summary = json.loads(capsys.readouterr().out)["summary"]
+        writer.writerows(lines)
+    assert silicon.main([str(path), "--format", "json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@needs_reference
+def test_a_sample_of_the_measured_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Every tenth row of moderate concurrency: a few seconds.
+    rows = [r for r in measured_lines()[::10] if float(r["batch_size"] or 0) <= 64]
+    summary = reported(rows, tmp_path / "sample.csv", capsys)["summary"]
     compared = summary["compared"]
     assert compared["rows"] > 50
     assert compared["ttft_median_ape"] < 0.25
     assert compared["tpot_median_ape"] < 0.13
     assert summary["coverage_frac"] > 0.95
     assert all(math.isfinite(value) for value in compared.values())
+
+
+@needs_reference
+def test_other_rows_of_the_same_form_in_any_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [r for r in measured_lines()[5::60] if float(r["batch_size"] or 0) <= 64]
+    order = np.random.default_rng(3).permutation(len(rows))
+    unknown = {**rows[0], "id": "unknown", "model_path": "nobody/none", "mode": "agg"}
+    plain = reported(rows, tmp_path / "rows.csv", capsys)
+    mixed = [rows[place] for place in order] + [unknown]
+    shuffled = reported(mixed, tmp_path / "mixed.csv", capsys)
+    for part in ("all", "compared", "other_harness"):
+        assert shuffled["summary"][part] == pytest.approx(plain["summary"][part])
+    added = Counter(shuffled["not_covered"]) - Counter(plain["not_covered"])
+    (reason,) = added
+    assert added[reason] == 1
+    assert "a catalogue name" in reason
+
+
+@needs_reference
+def test_shipped_constants_give_the_published_predictions() -> None:
+    published = json.loads((ROOT / "benchmarks/results/silicon.json").read_text())
+    rows = {row.id: row for row in silicon_rows.read_rows(SILICON)}
+    entries = [e for e in published["worst"] if (e["concurrency"] or 0) <= 256][:6]
+    assert len(entries) == 6
+    for entry in entries:
+        case = silicon_predict.case_of(rows[entry["id"]])
+        found = silicon_predict.predict(case, silicon.shipped_fit(case))
+        expected = (entry["predicted_ttft_ms"], entry["predicted_tpot_ms"])
+        assert (found.ttft_ms, found.tpot_ms) == pytest.approx(expected, rel=0.01)
+
+
+def test_validation_quotes_the_results() -> None:
+    summary = json.loads((ROOT / "benchmarks/results/silicon.json").read_text())[
+        "summary"
+    ]
+    text = (ROOT / "docs/validation.md").read_text()
+    keys = ("ttft_median_ape", "ttft_mape", "tpot_median_ape", "tpot_mape")
+    for found in (
+        summary["compared"],
+        summary["other_harness"],
+        summary["cross_validated"]["compared"],
+    ):
+        cells = [f"{found['rows']:,}", *(f"{100 * found[key]:.1f} %" for key in keys)]
+        assert " | ".join(cells) in text

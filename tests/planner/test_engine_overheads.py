@@ -14,6 +14,7 @@ from planner.engine_overheads import (
     EngineOverheads,
     VersionSkew,
     engine_table,
+    num_distances,
     num_kernels,
 )
 
@@ -47,6 +48,18 @@ def test_kernels_of_an_expert_layer_by_hand() -> None:
     assert num_kernels(stage) == 15 * llm.num_layers
 
 
+def test_distances_inside_a_measured_block_are_its_own() -> None:
+    # A layer of DeepSeek-V3 has four projections, two kernels of attention and four
+    # small ones of the latent: one block, so nine distances less than kernels.
+    llm = LlmSpec.load("deepseek-v3")
+    (stage,) = stage_shapes(llm, Parallelism())
+    assert num_distances(stage) == num_kernels(stage) - 9 * llm.num_layers
+    # Selected tokens are read by another kernel, which was not measured in a block.
+    (sparse,) = stage_shapes(LlmSpec.load("deepseek-v3.2"), Parallelism())
+    assert num_distances(sparse) == num_kernels(sparse)
+    assert num_distances(STAGE) == num_kernels(STAGE)
+
+
 def test_without_overheads_the_latencies_are_those_of_the_table() -> None:
     table = engine_table(TABLE, STAGE, NONE, SAME)
     for tokens in (1, 100, 400, 2000):
@@ -77,11 +90,19 @@ def test_launches_may_bound_every_step_of_the_table() -> None:
         assert table.prefill_step_ms([tokens]) == pytest.approx(expected)
 
 
-def test_decode_adds_host_time() -> None:
-    overheads = EngineOverheads(step_ms=2.0, step_per_request_ms=0.5)
+def test_decode_adds_time_between_kernels_and_for_requests() -> None:
+    overheads = EngineOverheads(graph_kernel_ms=0.01, step_per_request_ms=0.5)
     table = engine_table(TABLE, STAGE, overheads, SAME)
-    # 12 + 2 + 5 * 0.5 for 5 requests, beside their KV tokens.
-    assert table.decode_step_ms(5, 1000.0) == pytest.approx(12 + 4.5 + 0.1)
+    # 12 + 288 * 0.01 + 5 * 0.5 for 5 requests, beside their KV tokens.
+    assert table.decode_step_ms(5, 1000.0) == pytest.approx(12 + 2.88 + 2.5 + 0.1)
+    # Neither is of a step with prompt tokens.
+    assert table.prefill_step_ms([500]) == pytest.approx(TABLE.prefill_step_ms([500]))
+
+
+def test_handling_grows_with_the_clients_that_are_answered() -> None:
+    overheads = EngineOverheads(request_ms=30.0, answer_per_client_ms=0.5)
+    assert overheads.handling_ms(0) == pytest.approx(30.0)
+    assert overheads.handling_ms(64) == pytest.approx(62.0)
 
 
 def test_factors_scale_each_phase() -> None:

@@ -139,6 +139,21 @@ def test_deploy_answers_none_when_the_cluster_is_too_small():
     assert planner_of(tiny_problem()).deploy([shape(Phase.AGGREGATED, tp=8)]) is None
 
 
+def test_what_no_way_joins_is_not_deployed():
+    # Two nodes of two GPUs without a NIC.
+    apart = tiny_cluster(2, 2, num_nics=0)
+    planner = planner_of(tiny_problem(cluster=apart))
+    pair = [shape(Phase.PREFILL, tp=2), shape(Phase.DECODE, tp=2)]
+    pipeline = [shape(Phase.AGGREGATED, tp=2, pp=2)]
+    assert planner.deploy(pair) is None
+    assert planner.deploy(pipeline) is None
+    placed = [((0, 1),), ((2, 3),)]
+    assert planner.deploy_if_joined(pair, placed) is None
+    # In slices of their own, or without a KV route, nothing has to be joined.
+    both = [shape(Phase.AGGREGATED, tp=2)] * 2
+    assert planner.deploy_if_joined(both, placed).gpu_indices == (0, 1, 2, 3)
+
+
 def test_step_tables_come_from_the_library():
     planner = planner_of(tiny_problem())
     deployment = planner.deploy([shape(Phase.AGGREGATED, tp=2)])

@@ -35,6 +35,23 @@ def test_one_gpu_is_planned_aggregated():
     assert result.best.deployment.num_gpus == 1
 
 
+@pytest.mark.parametrize("method", ["auto", "hexgen2", "exhaustive"])
+def test_islands_are_planned_side_by_side(method):
+    # Two nodes of two GPUs without a NIC: nothing crosses, both serve.
+    nodes = tiny_cluster(2, 2, num_nics=0).nodes
+    cluster = Cluster(name="apart", nodes=nodes)
+    result = quick(tiny_problem(cluster=cluster, goal=Goal.MAX_GOODPUT), method)
+    assert result.status.is_success
+    deployment = result.best.deployment
+    assert deployment.num_gpus == 4
+    for route in deployment.routes:
+        ends = [
+            r for r in deployment.replicas if r.name in (route.source, route.target)
+        ]
+        gpus = [gpu for replica in ends for gpu in replica.gpu_indices]
+        assert len({cluster.topology.gpu(gpu).node for gpu in gpus}) == 1
+
+
 def test_without_prices_goodput_is_planned():
     cluster = tiny_cluster(1, 2, usd_per_hour=None)
     result = quick(tiny_problem(cluster=cluster, goal=Goal.MAX_GOODPUT))

@@ -81,7 +81,10 @@ def configurations(
             if stages is None:
                 ledger.reject(reason or "does not fit the nodes")
                 continue
-            alone = planner.deploy_at([shape], [stages])
+            alone = planner.deploy_if_joined([shape], [stages])
+            if alone is None:
+                ledger.reject("no way joins its GPUs")
+                continue
             try:
                 planner.system(alone)
             except LatencyUnavailableError as error:

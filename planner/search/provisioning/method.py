@@ -256,4 +256,4 @@ def deploy(
     if placed is None:
         return None
     shapes, stages = zip(*placed, strict=True)
-    return planner.deploy_at(shapes, stages)
+    return planner.deploy_if_joined(shapes, stages)

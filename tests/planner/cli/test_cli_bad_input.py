@@ -98,7 +98,7 @@ PROBLEMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "two services": (
         "services:",
         "services:\n  - {llm: opt-13b, workload: {lengths: 512x64, rate_rps: 4}}",
-        ("services = '2 services': expected exactly one service",),
+        ("objective.goal = 'max_goodput_per_gpu': expected one of served_load",),
     ),
     "key twice": (
         "cluster: a100_1x4",

@@ -20,6 +20,8 @@ def test_problem_compares_every_method(phaseplan: Run, problem_file: Path) -> No
         "distserve-high",
         "distserve-low",
         "provisioning",
+        "hexgen2",
+        "per-type",
         "exhaustive",
     ]
     # All on the same requests.
@@ -41,7 +43,7 @@ def test_problem_without_any_plan_exits_with_three(
 ) -> None:
     ended = phaseplan("compare", problem_file, "--set", "search.tp=[3]", "--quiet")
     assert (ended.code, ended.stdout) == (3, "")
-    assert len(ended.stderr.splitlines()) == 5
+    assert len(ended.stderr.splitlines()) == 7
 
 
 def test_plans_are_compared_at_the_rate_asked_for(

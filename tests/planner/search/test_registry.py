@@ -13,7 +13,13 @@ def test_every_name_stands_for_methods():
 
 def test_auto_compares_both_kinds():
     names = [method.name for method in methods_of("auto")]
-    assert names == ["aggregated", "distserve-high", "distserve-low", "provisioning"]
+    assert names == [
+        "aggregated",
+        "distserve-high",
+        "distserve-low",
+        "provisioning",
+        "hexgen2",
+    ]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

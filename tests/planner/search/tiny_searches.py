@@ -10,6 +10,8 @@ METHODS = (
     "distserve-high",
     "distserve-low",
     "provisioning",
+    "hexgen2",
+    "per-type",
     "exhaustive",
 )
 

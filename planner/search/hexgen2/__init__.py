@@ -1,0 +1,1 @@
+"""HexGen-2: groups of GPUs by spectral partition, phases by flow, guided swaps."""
