@@ -155,7 +155,7 @@ def remove(replicas: Any, size: int, replica: int) -> None:
         place += 1
 
 
-@inlined
+@compiled
 def flip_if_empty(w: Any, replica: int) -> None:
     """A drained replica switches to the other phase."""
     rep = w.replica[replica]

@@ -35,7 +35,7 @@ Cost      no event more than a serialized transfer
 import math
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled
 from planner.simulator.events import schedule
 from planner.simulator.flows import drop_flow, route_of
 from planner.simulator.kv import allocate, blocks_for, num_blocks
@@ -94,7 +94,7 @@ def blocks_ms(w: Any, request: int) -> float:
     return float(w.clock[0].transfer_block_ms * blocks)
 
 
-@inlined
+@compiled
 def end_stream(w: Any, request: int) -> None:
     """The prefill of an admitted layer-wise transfer is over."""
     req = w.request[request]

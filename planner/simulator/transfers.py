@@ -18,7 +18,7 @@ from planner.simulator.state import NONE, TRANSFER_DONE
 from planner.simulator.streams import blocks_ms, schedule_stream_end, transfer_ms
 
 
-@inlined
+@compiled
 def start_pulls(w: Any, replica: int) -> None:
     """Fetch KV caches in order while this replica has blocks and places for them."""
     clock = w.clock[0]
@@ -57,7 +57,7 @@ def start_pulls(w: Any, replica: int) -> None:
             schedule(w, w.stage.shape[0] + request, end, TRANSFER_DONE)
 
 
-@inlined
+@compiled
 def end_flows(w: Any) -> None:
     """The bytes of the first fairly shared transfer are there, and of those with it."""
     clock = w.clock[0]

@@ -172,6 +172,6 @@ class ReferenceWithEvents(ReferenceSimulator):
             self.num_recomputed += 1
             self.num_recomputed_tokens += job.context
         job.input, job.output, job.done = job.context, job.output - job.done, 0
-        job.admission, job.source, job.target = -1, None, None
+        job.admission, job.source, job.target, job.prefiller = -1, None, None, None
         job.transfer_start = job.decode_ready = math.nan
         self.arrive(job)

@@ -206,7 +206,7 @@ def links_and_routes(draw):
     links_and_routes(),
     st.lists(st.tuples(eighths(200), st.integers(1, 40)), min_size=1, max_size=15),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_ends_of_transfers_are_those_of_a_fluid(routes, rows):
     """Arrivals go round the routes in turn; nothing but the links takes time."""
     gaps, sizes = zip(*rows, strict=True)
