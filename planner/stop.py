@@ -58,7 +58,10 @@ class MaxEvaluations:
 
 @dataclass(slots=True)
 class NoImprovement:
-    """Stop when the best value has not changed for a number of evaluations."""
+    """Stop when the best value has not changed for a number of evaluations.
+
+    They are counted from the first value on: shapes are rated before there is one.
+    """
 
     num: int = spec("Evaluations without a better one.", unit="evaluations", ge=1)
     _best: float | None = field(default=None, init=False)
@@ -69,7 +72,7 @@ class NoImprovement:
 
     def is_met(self, num_evaluations: int, best: float | None) -> bool:
         """Whether nothing improved for long enough."""
-        if best != self._best:
+        if best is None or best != self._best:
             self._best, self._since = best, num_evaluations
         return num_evaluations - self._since >= self.num
 

@@ -64,7 +64,8 @@ def test_unpopular_llms_share_gpus() -> None:
 def test_distserve_example_gives_the_shapes_of_its_header() -> None:
     # FACTS.md: DistServe's own search finds prefill (TP2, PP1) and decode (TP1, PP1).
     problem = Problem.load(EXAMPLES / "distserve_opt13b.yaml")
-    one_each = replace(problem, search=replace(problem.search, max_replicas=1))
+    as_published = replace(problem.search, max_replicas=1, is_batching_searched=False)
+    one_each = replace(problem, search=as_published)
     best = solve(one_each, method="distserve").best
     assert best is not None
     shapes = [pool.shape for pool in best.deployment.pools()]

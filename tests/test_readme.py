@@ -7,6 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from planner.cli.main import app
+from planner.simulator.simulate import simulate
+from planner.simulator.system import Phase
+from tests.planner.tiny_problems import planner_of, shape, tiny_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -28,10 +31,21 @@ def test_the_readme_is_short() -> None:
     assert len(text().splitlines()) < 200
 
 
+def compile_simulator() -> None:
+    """Simulate something, so that the kernel is compiled or loaded."""
+    problem = tiny_problem()
+    planner = planner_of(problem)
+    deployment = planner.deploy([shape(Phase.AGGREGATED)])
+    assert deployment is not None
+    requests = problem.service.workload.draw(2, seed=0, rate_rps=1.0)
+    simulate(planner.system(deployment), requests)
+
+
 def test_the_python_example_runs_and_prints_a_plan(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (example,) = blocks("python")
+    compile_simulator()  # its minute of search is not for that
     exec(compile(example, str(README), "exec"), {})
     printed = capsys.readouterr().out
     assert printed.startswith("FEASIBLE")

@@ -58,6 +58,8 @@ def _best_batching(context: SearchContext, alone: Deployment, slo: Slo) -> Deplo
     best = alone
     rate_rps = evaluator.system_goodput(planner.system(alone), slo).rate_rps
     for policy in policies:
+        if context.should_stop():
+            break
         floor_rps = rate_rps * LEAD
         # 3. Bound first.
         if policy_bound_rps(planner, alone, policy, slo, sample) <= floor_rps:
@@ -66,7 +68,12 @@ def _best_batching(context: SearchContext, alone: Deployment, slo: Slo) -> Deplo
         limits = limits_of_policy(context.problem.engine.limits, policy)
         if policy.cuts_prompts or alone.replicas[0].phase is Phase.PREFILL:
             choice = best_chunk_budget(
-                evaluator, alone, slo, policy=policy, floor_rps=floor_rps
+                evaluator,
+                alone,
+                slo,
+                policy=policy,
+                floor_rps=floor_rps,
+                should_stop=context.should_stop,
             )
             limits, found_rps = choice.limits, choice.rate_rps
         else:

@@ -175,6 +175,7 @@ def best_chunk_budget(
     *,
     policy: Batching = Batching.CHUNKED,
     floor_rps: float = 0.0,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> BudgetChoice:
     """The token budget with the highest goodput, from Sarathi-Serve's rule on.
 
@@ -191,6 +192,8 @@ def best_chunk_budget(
         How steps are formed.
     floor_rps
         Goodput of interest: a budget that does not reach it counts as 0.
+    should_stop
+        Asked before every simulation; then no more budgets are tried.
 
     Returns
     -------
@@ -204,6 +207,8 @@ def best_chunk_budget(
     rule = rule_tokens(evaluator, alone, slo, rungs)
 
     def rate_rps(budget: int, floor: float) -> float:
+        if should_stop():
+            return 0.0
         limits = limits_of_policy(engine, policy, budget)
         system = planner.system(with_limits(planner, alone, limits))
         return evaluator.system_goodput(system, slo, floor_rps=floor).rate_rps

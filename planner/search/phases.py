@@ -48,6 +48,8 @@ def rate_alone(
             ledger.reject(STOPPED)
             continue
         alone = given if part is None else best_batching(context, given, part)
+        if context.should_stop():
+            alone, size = given, 1  # what has been simulated already
         system = context.evaluator.planner.system(alone)
         if part is None:
             sample = service.workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)

@@ -38,6 +38,7 @@ def test_counts_of_every_method_are_whole(result):
         "distserve-high",
         "distserve-low",
         "provisioning",
+        "hexgen2",
     ]
     for each in result.counts:
         rejected = sum(each.rejected.values())
