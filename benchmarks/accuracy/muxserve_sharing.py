@@ -33,7 +33,7 @@ from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.meshes import MeshKind, MeshSupply
 from planner.multiplexing.problem import SharedProblem
 from planner.multiplexing.serve import serve
-from planner.multiplexing.shared_plan import hold
+from planner.multiplexing.shared_plan import SharedPlan, hold, plan_services
 from planner.multiplexing.solve import (
     SharedResult,
     SharingMethod,
@@ -164,6 +164,19 @@ def popularity(alpha: float, slo: str) -> dict[str, Any]:
     }
 
 
+def saturated() -> dict[str, Any]:
+    """Equal LLMs that fill GPUs of their own: sharing has nothing to give."""
+    problem = shared_problem(("7b",) * 8, (20.0,) * 8, SCALES["medium"], 1)
+    plan = plan_services(problem, library())
+    assert isinstance(plan, SharedPlan), "eight GPUs hold eight LLMs"
+    return {
+        "verdict": plan.verdict,
+        "num_gpus": plan.placed.num_gpus,
+        "within_slo_rps": plan.evaluation.within_slo_rps,
+        "others": {str(each.method): each.within_slo_rps for each in plan.alternatives},
+    }
+
+
 def large() -> dict[str, Any]:
     """40 LLMs on 128 GPUs."""
     rates = power_law_rates(
@@ -220,6 +233,7 @@ def main() -> int:
     slos = ["medium"] if args.quick else list(SCALES)
     report: dict[str, Any] = {
         "popularity": [popularity(alpha, slo) for slo in slos for alpha in ALPHAS],
+        "saturated": saturated(),
         "dedicated": [dedicated(*alone, slo) for slo in slos for alone in ALONE],
     }
     if not args.quick:
@@ -233,6 +247,7 @@ def main() -> int:
         )
         shared = row["methods"]["exact"]["num_gpus_shared"]
         print(f"alpha {row['alpha']} {row['slo']:7} {served}  {shared} GPUs shared")
+    print(f"8 equal LLMs on 8 GPUs: {report['saturated']['verdict']}")
     for row in report["dedicated"]:
         print(
             f"{row['llm']:9} {row['num_gpus']} GPUs {row['slo']:7} estimated "
