@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,15 @@ def seen_from(folder: str | Path, path: str | Path) -> str:
 
 
 def write_plan(plan: Plan, path: str | Path) -> None:
-    """Write a plan file (atomically: an old file stays whole until the new one is).
+    """Write a plan file: JSON, or YAML where the name ends so."""
+    write_mapping(plan_to_mapping(plan, folder=Path(path).parent), path)
+
+
+def write_mapping(mapping: Mapping[str, Any], path: str | Path) -> None:
+    """Write plain data, whole or not at all: an old file stays until the new one is.
 
     JSON, or YAML where the name ends so.
     """
-    mapping = plan_to_mapping(plan, folder=Path(path).parent)
     dump = dump_yaml if Path(path).suffix in (".yaml", ".yml") else dump_json
     write_text_atomic(path, dump(mapping))
 

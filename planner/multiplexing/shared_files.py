@@ -6,8 +6,8 @@ from typing import Any
 
 from clusters.fields import InputError
 from clusters.mapping import from_mapping, to_mapping
-from clusters.serde import dump_json, dump_yaml, read_mapping, write_text_atomic
-from planner.files import name_traces
+from clusters.serde import read_mapping
+from planner.files import name_traces, write_mapping
 from planner.multiplexing.placed import check_units
 from planner.multiplexing.problem import SharedGoal
 from planner.multiplexing.shared_plan import SHARED_PLAN_VERSION, SharedPlan
@@ -43,9 +43,7 @@ def shared_plan_to_mapping(
 
 def write_shared_plan(plan: SharedPlan, path: str | Path) -> None:
     """Write a plan file, whole or not at all: JSON, or YAML where the name ends so."""
-    mapping = shared_plan_to_mapping(plan, folder=Path(path).parent)
-    dump = dump_yaml if Path(path).suffix in (".yaml", ".yml") else dump_json
-    write_text_atomic(path, dump(mapping))
+    write_mapping(shared_plan_to_mapping(plan, folder=Path(path).parent), path)
 
 
 def read_shared_plan(path: str | Path) -> SharedPlan:
