@@ -101,6 +101,7 @@ def simulate(
             "--head": head,
             "--engine": engine,
             "--timeline": timeline,
+            "--events": events,
         }
         check_not_given(given)
         simulate_shared(

@@ -102,5 +102,8 @@ def test_options_of_one_service_are_refused(
     plan = tmp_path / "plan.json"
     phaseplan("plan", shared_file, "-o", plan, "--method", "exact")
     one_error(phaseplan("simulate", plan, "--concurrency", "4"), "--concurrency")
+    events = tmp_path / "events.yaml"
+    events.write_text("events: []\n", encoding="utf-8")
+    one_error(phaseplan("simulate", plan, "--events", events), "--events")
     one_error(phaseplan("export", plan, "--to", "dynamo"), "--to")
     one_error(phaseplan("explain", plan), "api_version")
