@@ -60,11 +60,20 @@ def sift_down(heap: Any, slot: Any, size: int, position: int) -> None:
 def schedule(w: Any, which: int, time_ms: float, priority: int) -> None:
     """Set the event of slot `which`, moving it if it is pending already."""
     clock = w.clock[0]
+    clock.sequence += 1
+    schedule_in_order(w, which, time_ms, priority, clock.sequence)
+
+
+@compiled
+def schedule_in_order(
+    w: Any, which: int, time_ms: float, priority: int, sequence: int
+) -> None:
+    """The same, with its place among events of one time and priority."""
+    clock = w.clock[0]
     entry = w.slot[which]
     entry.time_ms = time_ms
     entry.priority = priority
-    entry.sequence = clock.sequence
-    clock.sequence += 1
+    entry.sequence = sequence
     if entry.position == NONE:
         size = clock.heap_size
         w.heap[size] = which

@@ -6,7 +6,7 @@ from typing import Any
 from planner.simulator.cache_routing import expect_alone, join_queue, leave_queue
 from planner.simulator.compiled import compiled, inlined
 from planner.simulator.early_rejection import begin_decode, expect_decode, is_refused
-from planner.simulator.events import schedule
+from planner.simulator.events import schedule, schedule_in_order
 from planner.simulator.gaps import count_token
 from planner.simulator.kv import allocate, blocks_for, num_blocks, stays
 from planner.simulator.prefix_cache import (
@@ -68,7 +68,9 @@ def release_next_turn(w: Any, request: int) -> None:
     if following != NONE:
         due = w.clock[0].now_ms + w.turn[following].think_ms
         w.request[following].arrival_ms = due
-        schedule(w, w.stage.shape[0] + following, due, TURN_DUE)
+        # Turns due at one instant come in the order of their numbers.
+        slot = w.stage.shape[0] + following
+        schedule_in_order(w, slot, due, TURN_DUE, following)
 
 
 @inlined

@@ -4,6 +4,7 @@ A cache is a dict in order of use; what the router expects is computed from list
 compiled simulator must agree request by request.
 """
 
+import heapq
 import math
 from collections.abc import Callable
 
@@ -130,6 +131,7 @@ class PrefixSimulator(ReferenceSimulator):
 
     def admit(self, rep: ReplicaState) -> None:
         job = rep.prompts[0]
+        job.load = 0.0  # of an earlier prefill, where this one computes again
         if rep.index in self.caches:
             cache = self.caches[rep.index]
             cache.keep(job.blocks[: job.found])
@@ -205,7 +207,9 @@ class PrefixSimulator(ReferenceSimulator):
                 kept = (job.input + job.output - 1) // cache.block_tokens
                 cache.keep(job.following.blocks[:kept])
         due = job.following.arrival = self.now + job.following.think
-        self.at(due, TURN_DUE, self.arrive, job.following)
+        # Turns due at one instant come in the order of their numbers.
+        entry = (due, TURN_DUE, job.following.number, self.arrive, (job.following,))
+        heapq.heappush(self.events, entry)
 
     # Arrivals.
 
