@@ -57,7 +57,8 @@ def _draw(cluster: str | None, plan: Path | None, output: Path | None) -> None:
     """Write the picture of a cluster, or of a plan on its cluster."""
     from clusters.serde import read_mapping, write_text_atomic
     from planner.files import read_plan
-    from planner.multiplexing.shared_files import is_shared_plan, read_shared_plan
+    from planner.multiplexing.file_kinds import is_shared_plan
+    from planner.multiplexing.shared_files import read_shared_plan
     from planner.report.cluster_svg import cluster_svg
     from planner.report.gpu_marks import marks_of_plan, marks_of_shared_plan
 

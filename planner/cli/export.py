@@ -58,7 +58,8 @@ def exported(plan_file: Path, to: str) -> tuple[dict[str, str], tuple[str, ...]]
     from clusters.serde import read_mapping
     from planner.export import registry, vllm_shared
     from planner.files import read_plan
-    from planner.multiplexing.shared_files import is_shared_plan, read_shared_plan
+    from planner.multiplexing.file_kinds import is_shared_plan
+    from planner.multiplexing.shared_files import read_shared_plan
 
     if is_shared_plan(read_mapping(plan_file)):
         if to != "vllm":

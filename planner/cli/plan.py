@@ -81,7 +81,7 @@ def plan(
     from dataclasses import replace
 
     from planner.files import input_hashes, write_plan
-    from planner.multiplexing.shared_files import is_shared_problem
+    from planner.multiplexing.file_kinds import is_shared_problem
     from planner.problem import Problem
     from planner.solve import solve
     from planner.stop import MaxRuntime, Never

@@ -91,7 +91,7 @@ def simulate(
     from clusters.serde import read_mapping
     from planner.cli.simulation_tables import simulation_report
     from planner.files import read_plan
-    from planner.multiplexing.shared_files import is_shared_plan
+    from planner.multiplexing.file_kinds import is_shared_plan
     from planner.replay import ReplayOptions, replay_whole
 
     if is_shared_plan(read_mapping(plan_file)):

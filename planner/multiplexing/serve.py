@@ -84,11 +84,18 @@ class SharedEvaluation:
         check_fields(self)
 
     @property
+    def missed(self) -> tuple[str, ...]:
+        """Services that miss their SLO with what was admitted of them."""
+        return tuple(
+            each.service
+            for each in self.services
+            if each.attainment is not None and not each.attainment.is_met
+        )
+
+    @property
     def is_met(self) -> bool:
         """Whether every service meets its SLO with what was admitted of it."""
-        return all(
-            each.attainment is None or each.attainment.is_met for each in self.services
-        )
+        return not self.missed
 
 
 def serve(

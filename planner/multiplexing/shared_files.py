@@ -1,6 +1,5 @@
 """Plan files of several services: read, checked, written."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +7,11 @@ from clusters.fields import InputError
 from clusters.mapping import from_mapping, to_mapping
 from clusters.serde import read_mapping
 from planner.files import name_traces, write_mapping
+from planner.multiplexing.file_kinds import SHARED_PLAN_VERSION, is_shared_plan
 from planner.multiplexing.placed import check_units
-from planner.multiplexing.problem import SharedGoal
-from planner.multiplexing.shared_plan import SHARED_PLAN_VERSION, SharedPlan
+from planner.multiplexing.shared_plan import SharedPlan
 from planner.multiplexing.solve import book_of
-from planner.objective import Goal
 from planner.solve import library_for
-
-
-def is_shared_problem(data: Mapping[str, Any]) -> bool:
-    """Whether a problem's mapping is about services that share the cluster.
-
-    It has several, or a goal that only they have.
-    """
-    services, objective = data.get("services"), data.get("objective")
-    goal = objective.get("goal") if isinstance(objective, Mapping) else None
-    is_shared_goal = goal in set(SharedGoal) - {str(each) for each in Goal}
-    return is_shared_goal or (isinstance(services, list) and len(services) > 1)
-
-
-def is_shared_plan(data: Mapping[str, Any]) -> bool:
-    """Whether a mapping is a plan for several services."""
-    return data.get("api_version") == SHARED_PLAN_VERSION
 
 
 def shared_plan_to_mapping(

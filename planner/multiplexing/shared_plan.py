@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from clusters.fields import check_fields, spec
 from models.latency.library import LatencyLibrary
 from planner.multiplexing.exact import Settings
+from planner.multiplexing.file_kinds import SHARED_PLAN_VERSION
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.placed import PlacedUnit, PlacedUnits
 from planner.multiplexing.problem import SharedGoal, SharedProblem
@@ -20,8 +21,6 @@ from planner.multiplexing.solve import (
 from planner.plan import Status
 from planner.solve import library_for
 from planner.version import __version__
-
-SHARED_PLAN_VERSION = "phaseplan/shared-plan-v1"
 
 METHODS = {
     "auto": (SharingMethod.EXACT, SharingMethod.SPATIAL, SharingMethod.TEMPORAL),
@@ -159,15 +158,10 @@ def hold(
     placed = found.placed
     for _ in range(MAX_ROUNDS):
         evaluation = serve(problem, book, placed, seed=seed)
-        missed = {
-            each.service
-            for each in evaluation.services
-            if each.attainment is not None and not each.attainment.is_met
-        }
         # Where everything is to be served, less is no answer.
-        if not missed or problem.goal is SharedGoal.MIN_COST:
+        if evaluation.is_met or problem.goal is SharedGoal.MIN_COST:
             break
-        placed = promising_less(placed, missed)
+        placed = promising_less(placed, set(evaluation.missed))
     return Served(found=found, placed=placed, evaluation=evaluation)
 
 
@@ -215,12 +209,8 @@ def _plan_of(
     status = found.status
     if not evaluation.is_met:
         status = Status.NOT_FOUND
-        missed = [
-            each.service
-            for each in evaluation.services
-            if each.attainment is not None and not each.attainment.is_met
-        ]
-        reasons.append(f"the simulation misses the SLO of {', '.join(missed)}")
+        missed = ", ".join(evaluation.missed)
+        reasons.append(f"the simulation misses the SLO of {missed}")
     elif status is Status.OPTIMAL:
         # Proven of the estimate; the simulation is what counts.
         status = Status.FEASIBLE

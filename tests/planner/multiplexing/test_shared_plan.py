@@ -9,7 +9,6 @@ from clusters.fields import InputError
 from planner.multiplexing.problem import SharedGoal, SharedObjective
 from planner.multiplexing.shared_files import (
     check_shared_plan,
-    is_shared_problem,
     read_shared_plan,
     write_shared_plan,
 )
@@ -89,13 +88,6 @@ def test_another_kind_of_file_is_named(tmp_path: Path) -> None:
     path.write_text('{"api_version": "phaseplan/plan-v1"}', encoding="utf-8")
     with pytest.raises(InputError, match="shared-plan-v1"):
         read_shared_plan(path)
-
-
-def test_problems_of_several_services_are_told_from_others() -> None:
-    assert is_shared_problem({"services": [{}, {}]})
-    assert is_shared_problem({"services": [{}], "objective": {"goal": "served_load"}})
-    assert not is_shared_problem({"services": [{}], "objective": {"goal": "min_cost"}})
-    assert not is_shared_problem({"services": "chat"})
 
 
 def test_least_cost_serves_everything() -> None:
