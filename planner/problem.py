@@ -12,6 +12,7 @@ from clusters.serde import read_mapping
 from models.latency.profile import Profile
 from models.llm import LlmSpec
 from models.memory import MemorySettings
+from planner.admission import Admission
 from planner.engines import EnginePreset
 from planner.objective import Objective
 from planner.simulator.control import RouterSettings
@@ -118,6 +119,9 @@ class EngineSettings:
         "When KV caches are sent, and what their blocks cost.",
         default_factory=KvTransfer,
     )
+    admission: Admission | None = spec(
+        "Refusal of requests on arrival; None: every request is let in.", default=None
+    )
     latency_profile: Profile | None = spec(
         "Profile of measured latencies (its file), which come before every source.",
         default=None,
@@ -172,6 +176,12 @@ class Problem:
                 None,
                 f"a rate to serve, which the goal {self.objective.goal} needs",
             )
+        if self.engine.admission is not None:
+            try:
+                service = self.service
+                self.engine.admission.early_rejection(service.slo, service.workload)
+            except InputError as error:
+                raise error.within("engine.admission") from None
         known = {gpu.name for gpu in self.cluster.gpu_types()}
         for index, name in enumerate(self.search.gpu_types):
             if name not in known:
