@@ -155,6 +155,8 @@ def check_outside(system: ServingSystem, events: Sequence[OutsideEvent]) -> None
         return
     if system.routing is Routing.SPLITWISE and system.is_split:
         raise InputError("events", len(events), "none with splitwise routing")
+    if system.early_rejection is not None:
+        raise InputError("events", len(events), "none with early rejection")
     if all(replica.phase is Phase.DECODE for replica in system.replicas):
         raise InputError("events", len(events), "none without prefill: a lost prompt")
     last: dict[int, OutsideEvent] = {}
@@ -193,6 +195,8 @@ def _check_replica(where: str, system: ServingSystem, event: OutsideEvent) -> No
             f"{where}.replica", event.replica, "one without request_level batches"
         )
     is_flip = event.kind is OutsideKind.FLIP
+    if is_flip and any(r.prefix_cache is not None for r in system.replicas):
+        raise InputError(f"{where}.kind", "flip", "no prefix caches beside it")
     others = {r.phase for r in system.replicas}
     if is_flip and len(others) == 1:
         raise InputError(

@@ -16,6 +16,7 @@ CACHE = np.dtype(
         ("mask", "i8"),
         ("block_tokens", "i8"),
         ("is_leftover", "i8"),
+        ("is_global", "i8"),
         ("keeps_outputs", "i8"),
         ("copies", "i8"),
         ("load_ms_per_token", "f8"),
