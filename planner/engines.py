@@ -200,9 +200,10 @@ class EnginePreset:
         gpu: GpuType | Sequence[GpuType],
         settings: MemorySettings | None = None,
     ) -> MemoryBreakdown:
-        """Memory of a replica as this engine divides it, on `gpu` or one for each stage.
+        """Memory of a replica as this engine divides it: of the stage with least room.
 
-        The stage with the least room decides. `settings` give everything but the utilisation and the block size.
+        Stages on unlike GPUs: `gpu` has one for each. `settings` give everything but
+        the utilisation and the block size.
         """
         settings = replace(
             settings or MemorySettings(),

@@ -20,7 +20,6 @@ from models.latency.step_table import StepTable
 from models.llm import LlmSpec
 from models.memory import MemorySettings, memory_of_stage
 from models.parallelism import Parallelism
-from planner.pipelines.costs import TypicalLoad
 from planner.pipelines.fleet import FloatArray
 
 
@@ -62,10 +61,6 @@ class StageCosts:
         """Time of a prompt alone by layers held, shape ``(max_layers,)``."""
         prompt = [round(prompt_tokens)]
         return self._between([table.prefill_step_ms(prompt) for table in self.tables])
-
-    def request_ms(self, load: TypicalLoad, batch: float) -> FloatArray:
-        """Time of a request's prompt and decodes by layers held, same shape."""
-        return self._between([load.request_ms(table, batch) for table in self.tables])
 
     def _between(self, times: Sequence[float]) -> FloatArray:
         held = np.arange(1, self.max_layers + 1)
@@ -135,7 +130,9 @@ class StageCatalog:
             llm=self.llm,
             parallelism=split,
             gpu=kind.gpu,
-            links=GroupLinks(tp=(kind.ring,) * split.pp, pp=(_NO_HOP,) * (split.pp - 1)),
+            links=GroupLinks(
+                tp=(kind.ring,) * split.pp, pp=(_NO_HOP,) * (split.pp - 1)
+            ),
         )
         return self.library.choose(request).stages[stage]
 
@@ -144,6 +141,6 @@ _NO_HOP = GroupLink(bytes_per_s=1e15, latency_ms=0.0, kind=LinkKind.LOCAL)
 
 
 def knots_of(most: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and the largest number of layers."""
-    powers = [1 << n for n in range(most.bit_length())]
-    return tuple(sorted({*powers, most}))
+    """1, 4, 16, ... and the largest number of layers."""
+    powers = [4**n for n in range(most.bit_length()) if 4**n < most]
+    return (*powers, most)
