@@ -113,9 +113,10 @@ def add_chunks(w: Any, replica: int, group: int) -> None:
     grp.load_ms = 0.0
     grp.ready_ms = 0.0
     num_prompts = 0
+    most = rep.max_step_prompts
     previous = NONE
     request = rep.partial_head
-    while request != NONE:
+    while request != NONE and num_prompts < most:
         following = w.request[request].next
         tokens = chunk_size(w, replica, request, grp.num_members, grp.chunk_tokens)
         if tokens == 0:
@@ -127,7 +128,8 @@ def add_chunks(w: Any, replica: int, group: int) -> None:
         else:
             previous = request
         request = following
-    while num_prompts < rep.max_num_seqs and can_begin(w, replica):
+    most = min(most, rep.max_micro_batch - grp.num_members)
+    while num_prompts < most and can_begin(w, replica):
         request = rep.prompt_head
         if rep.cache != NONE:
             find_prefix(w, replica, request)

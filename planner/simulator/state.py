@@ -104,6 +104,8 @@ REPLICA = np.dtype(
         ("num_flying", "i8"),
         ("max_batch_tokens", "i8"),
         ("max_num_seqs", "i8"),
+        ("max_step_prompts", "i8"),
+        ("max_micro_batch", "i8"),
         ("max_step_context", "i8"),
         ("is_chunked", "i8"),
         ("mixes_decodes", "i8"),

@@ -130,7 +130,12 @@ class BatchLimits:
         gt=0,
         default=None,
     )
-
+    max_step_prompts: int | None = spec(
+        "Prompts that one step has tokens of. None: as many as max_num_seqs.",
+        unit="requests",
+        gt=0,
+        default=None,
+    )
     is_output_reserved: bool = spec(
         "Blocks of the whole output are taken at admission, so nobody is preempted "
         "(TensorRT-LLM's no-evict); orca and request_level always do.",
