@@ -259,6 +259,7 @@ def _fill_limits(rep: Any, limits: BatchLimits) -> None:
     policy = limits.policy
     rep["max_batch_tokens"] = limits.max_batch_tokens
     rep["max_num_seqs"] = limits.max_num_seqs
+    rep["has_chunks_in_turn"] = limits.has_chunks_in_turn
     rep["max_step_prompts"] = limits.max_step_prompts or limits.max_num_seqs
     rep["max_step_context"] = limits.max_step_context_tokens or 0
     rep["is_chunked"] = policy.mixes_decodes or policy.cuts_prompts

@@ -119,6 +119,7 @@ REPLICA = np.dtype(
         ("tile_rest", "i8"),
         ("max_chunk", "i8"),
         ("max_partial", "i8"),
+        ("has_chunks_in_turn", "i8"),
         ("num_partial", "i8"),
         ("partial_head", "i8"),
         ("partial_tail", "i8"),

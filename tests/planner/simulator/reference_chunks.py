@@ -92,7 +92,7 @@ def next_in_line(rep: ReplicaState, step: Step) -> Job | None:
     limits = rep.given.limits
     if len(step.chunks) >= (limits.max_step_prompts or limits.max_num_seqs):
         return None
-    for job in partial:
+    for job in idle_partials(rep) if limits.has_chunks_in_turn else partial:
         if job not in in_step:
             return job
     most = limits.max_partial_prompts
