@@ -10,7 +10,7 @@ from planner.evaluate import Evaluator
 from planner.evaluation import Evaluation, summarize
 from planner.objective import Objective
 from planner.plan import Plan
-from planner.serving import Planner
+from planner.serving import Planner, stage_types
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.outside_schedule import OutsideEvent, OutsideSchedule
 from planner.solve import library_for
@@ -168,14 +168,16 @@ def with_engine(
     llm = planner.problem.service.llm
     replicas = []
     for replica in deployment.replicas:
-        gpu = topology.gpu(replica.gpu_indices[0]).type
+        gpus = stage_types(topology, replica.stage_gpus)
         ranks = replica.parallelism.attention_dp
-        limits = preset.limits(gpu, num_ranks=ranks)
+        # The budget that every GPU of a pipeline has.
+        smallest = min(gpus, key=preset.batch_tokens)
+        limits = preset.limits(smallest, num_ranks=ranks)
         settings = replace(
             planner.problem.engine.memory,
             max_batch_tokens=limits.max_batch_tokens // ranks,
         )
-        memory = preset.memory(llm, replica.parallelism, gpu, settings)
+        memory = preset.memory(llm, replica.parallelism, gpus, settings)
         if not memory.fits:
             raise InputError("engine", preset.name, f"room for it ({memory.why_not})")
         replicas.append(

@@ -148,8 +148,8 @@ def pool_table(plan: Plan) -> "RenderableType":
         rows.append(
             [
                 replica.name,
-                replica.gpu_type,
-                str(replica.parallelism),
+                " + ".join(dict.fromkeys(replica.shape.gpu_types)),
+                replica.shape.split,
                 " ".join(places),
                 f"{replica.kv_capacity_tokens:,}",
                 f"{load.kv_peak_frac:.0%}",

@@ -171,7 +171,9 @@ def batch_limits(draw: st.DrawFn, policies: tuple[Batching, ...]) -> BatchLimits
     if policy.cuts_prompts:
         given["chunk_tile_tokens"] = draw(st.sampled_from([1, 3, 8]))
         given["max_chunk_tokens"] = draw(st.sampled_from([None, 3, 10]))
+        given["has_chunks_in_turn"] = draw(st.booleans())
         given["max_partial_prompts"] = draw(st.sampled_from([None, 1, 2]))
+    given["max_step_prompts"] = draw(st.sampled_from([None, None, 1, 3]))
     is_reserved = policy.reserves_output or draw(st.sampled_from([False, False, True]))
     if is_reserved:
         given["reserved_output_tokens"] = draw(st.sampled_from([None, MAX_OUTPUT, 3]))
