@@ -16,7 +16,8 @@ Steps
     4. A replica that serves (again) joins the list, and requests that have waited for
        one of its phase are sent on, first come first served.
     5. The prefix cache of a failed replica is lost with it, one that is global is not;
-       copies of other replicas' blocks that are on the way arrive all the same.
+       copies of other replicas' blocks that are on the way arrive all the same. A lost
+       request is not refused: it has been let in.
 
 Assumptions
     - Of what happens at one time, events of the schedule come before replicas that
@@ -36,6 +37,7 @@ import math
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
+from planner.simulator.early_rejection import expect_no_more
 from planner.simulator.events import cancel, schedule
 from planner.simulator.flows import drop_flow, network_slot
 from planner.simulator.kv import allocate
@@ -267,6 +269,8 @@ def start_again(w: Any, request: int) -> None:
     req.begun_ms = math.nan
     req.transfer_start_ms = math.nan
     req.decode_ready_ms = math.nan
+    if w.forecast.shape[0] > 0:
+        expect_no_more(w, request)
     if w.reuse.shape[0] > 0:
         w.reuse[request].fetched_blocks = 0
         w.reuse[request].ready_ms = 0.0

@@ -155,8 +155,6 @@ def check_outside(system: ServingSystem, events: Sequence[OutsideEvent]) -> None
         return
     if system.routing is Routing.SPLITWISE and system.is_split:
         raise InputError("events", len(events), "none with splitwise routing")
-    if system.early_rejection is not None:
-        raise InputError("events", len(events), "none with early rejection")
     if all(replica.phase is Phase.DECODE for replica in system.replicas):
         raise InputError("events", len(events), "none without prefill: a lost prompt")
     last: dict[int, OutsideEvent] = {}

@@ -50,6 +50,7 @@ FORECAST = np.dtype(
         ("first_token_ms", "f8"),
         ("next", "i8"),
         ("previous", "i8"),
+        ("is_let_in", "i8"),
     ]
 )
 """What the router expects of a request's prefill."""

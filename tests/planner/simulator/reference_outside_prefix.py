@@ -26,7 +26,22 @@ class PrefixWithEvents(ReferenceWithEvents, PrefixSimulator):
     def give_back(self, job: Job, rep: ReplicaState) -> None:
         self.release(job, rep)
 
+    def is_refused(self, job: Job) -> bool:
+        """Who has been let in stays in."""
+        refused = not getattr(job, "is_let_in", False) and super().is_refused(job)
+        job.is_let_in = not refused
+        return refused
+
+    def first_token(self, job: Job, replica: ReplicaState | None) -> None:
+        starts = list(self.starts)
+        has_begun = bool(job.token_times)
+        super().first_token(job, replica)
+        if has_begun:
+            self.starts = starts
+
     def start_again(self, job: Job) -> None:
+        if job in self.expected:
+            self.expected.remove(job)
         job.streamed = getattr(job, "streamed", 0) + job.done
         job.cached = job.fetched = 0
         job.ready = 0.0
