@@ -10,7 +10,7 @@ FOLDER holds Mooncake's traces (`mooncake_conversation_trace.jsonl` and
 * `routing`: mean TTFT of the conversation trace by how prompts find a prefill replica
   (Mooncake, FAST 2025: 3.07, 3.58, 5.27 and 19.65 s on its machines);
 * `early_rejection`: requests refused and swings of load, by what is asked on arrival;
-* `ratios`, `decode_speeds`: how many of 16 nodes should prefill (`mooncake_ratios`);
+* `ratios`, `shares`: how many of 16 nodes should prefill (`mooncake_ratios`);
 * `speed`: requests per second of CPU time with caches and cache-aware routing.
 
 Nodes are DGX A100 with Llama-2-70B on TP8 (fitted latencies), with four times 200
@@ -34,7 +34,7 @@ from typing import Any
 import numba
 import numpy as np
 from mooncake_nodes import COPYING, LOCAL, SHARED, node, serving_system
-from mooncake_ratios import decode_speeds, ratios
+from mooncake_ratios import ratios, shares
 
 from clusters.units import MS_PER_S
 from planner.simulator.build import SimulationOptions
@@ -247,7 +247,7 @@ SECTIONS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "routing": routing,
     "early_rejection": early_rejection,
     "ratios": ratios,
-    "decode_speeds": decode_speeds,
+    "shares": shares,
     "speed": speed,
 }
 

@@ -50,18 +50,13 @@ def node(phase: Phase) -> ServingReplica:
 
 
 def serving_system(
-    num_prefill: int,
-    num_decode: int,
-    cache: PrefixCache | None,
-    decode: ServingReplica | None = None,
-    **given: Any,
+    num_prefill: int, num_decode: int, cache: PrefixCache | None, **given: Any
 ) -> ServingSystem:
     """Nodes of either phase; a KV cache crosses the NICs of both ends."""
-    decode = decode or node(Phase.DECODE)
     ms_per_byte = MS_PER_S / NIC_BYTES_PER_S
     prefill = replace(node(Phase.PREFILL), prefix_cache=cache)
     return ServingSystem(
-        replicas=(prefill,) * num_prefill + (decode,) * num_decode,
+        replicas=(prefill,) * num_prefill + (node(Phase.DECODE),) * num_decode,
         routes=tuple(
             KvRoute(
                 source=source,
