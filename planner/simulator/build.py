@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clusters.fields import InputError, check_fields, spec
-from models.latency.step_table import StepTable, interpolate_array
+from models.latency.step_table import StepTable
 from planner.simulator import state
 from planner.simulator.control_build import fill_control
 from planner.simulator.micro_batches import GROUPS_PER_STAGE, max_micro_batch
@@ -197,18 +197,18 @@ def _batches(tables: tuple[_Table, ...], max_num_seqs: int) -> Array:
     """Decode batches, a row a table.
 
     G and H of a decode step at the captured size of every batch; and what B decodes
-    add to a step with prompts beside their tokens: max(0, G(B) - F(B)), and H(B).
+    add to a step with prompts beside their tokens: max(0, G(B) - F(B)), and H(B), or
+    what was measured instead.
     """
-    batches = np.arange(max_num_seqs + 1, dtype=np.float64)
     filled = np.zeros((len(tables), max_num_seqs + 1), dtype=state.BATCH)
     for row, (table, limits) in enumerate(tables):
         sizes = [limits.step_batch(n) if n else 0 for n in range(max_num_seqs + 1)]
         fixed, slope = table.decode_arrays(max(sizes))
         filled["fixed_ms"][row], filled["slope_ms"][row] = fixed[sizes], slope[sizes]
-        shared = interpolate_array(batches, table.prefill_tokens, table.prefill_ms)
-        added = np.maximum(0.0, fixed[: max_num_seqs + 1] - shared)
-        filled["mixed_ms"][row, 1:] = added[1:]
-        filled["mixed_slope_ms"][row, 1:] = slope[1 : max_num_seqs + 1]
+        added, mixed_slope = table.mixed_arrays(max_num_seqs)
+        filled["mixed_ms"][row], filled["mixed_slope_ms"][row] = added, mixed_slope
+        extra_sq = table.mixed_per_sq_token_ms - table.prefill_per_sq_token_ms
+        filled["mixed_sq_ms"][row, 1:] = extra_sq
     return filled
 
 

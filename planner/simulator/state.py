@@ -298,6 +298,7 @@ BATCH = np.dtype(
         ("slope_ms", "f8"),
         ("mixed_ms", "f8"),
         ("mixed_slope_ms", "f8"),
+        ("mixed_sq_ms", "f8"),
     ]
 )
 """G and H of a decode step at a batch size, and what it adds to a mixed step."""
