@@ -19,6 +19,7 @@ from planner.kv_shards import kv_transfer
 from planner.placement import StageGpus, place
 from planner.problem import Problem
 from planner.simulator.outside_schedule import switch_pairs
+from planner.simulator.prefix_settings import EarlyRejection
 from planner.simulator.system import (
     BatchLimits,
     EdgeShare,
@@ -165,7 +166,15 @@ class Planner:
             router=self.problem.engine.router,
             kv_transfer=self.problem.engine.kv_transfer,
             num_layers=self.problem.service.llm.num_layers,
+            early_rejection=self._early_rejection(),
         )
+
+    def _early_rejection(self) -> EarlyRejection | None:
+        """What is refused on arrival, by the limits of the service."""
+        admission, service = self.problem.engine.admission, self.problem.service
+        if admission is None:
+            return None
+        return admission.early_rejection(service.slo, service.workload)
 
     def _sent_bytes_per_token(self) -> float:
         """KV bytes of a prompt for each of its tokens, at the workload's mean length.

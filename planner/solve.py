@@ -13,7 +13,8 @@ from planner.cells import is_large as is_of_cells
 from planner.check import check_deployment
 from planner.engines import engine_sources
 from planner.errors import UnsupportedProblemError
-from planner.evaluate import Evaluation, Evaluator
+from planner.evaluate import Evaluator
+from planner.evaluation import Evaluation
 from planner.evidence import evidence_of, warnings_of
 from planner.finalists import verify
 from planner.goodput import FINAL, Effort
