@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from clusters.fields import spec
+from planner.deployment import ReplicaShape
 from planner.objective import Goal
 from planner.problem import Problem
 from planner.search.batching import batching_bound_rps
@@ -39,17 +40,40 @@ class GpuRates:
     usd_per_hour: float | None = spec("Price of one.", unit="usd/h", default=None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeRate:
+    """Rate that no replica of a shape exceeds for long."""
+
+    shape: ReplicaShape = spec("Phase, GPU type and parallelism.")
+    rate_rps: float = spec("Its ceiling within the SLO.", unit="requests/s", ge=0)
+
+
+def shape_rates(planner: Planner, *, seed: int = 0) -> tuple[ShapeRate, ...]:
+    """The ceiling of every shape that can run, with its best batching."""
+    service = planner.problem.service
+    sample = service.workload.draw(_SAMPLE_REQUESTS, seed=seed, rate_rps=1.0)
+    return tuple(
+        ShapeRate(
+            shape=alone.replicas[0].shape,
+            rate_rps=batching_bound_rps(planner, alone, service.slo, sample),
+        )
+        for phase in Phase
+        for alone in usable_shapes(planner, phase, Ledger())
+    )
+
+
 def gpu_rates(planner: Planner, *, seed: int = 0) -> tuple[GpuRates, ...]:
     """Best rate per GPU of every usable type, over all shapes that can run."""
-    problem = planner.problem
-    service = problem.service
-    sample = service.workload.draw(_SAMPLE_REQUESTS, seed=seed, rate_rps=1.0)
+    return gpu_rates_of(planner.problem, shape_rates(planner, seed=seed))
+
+
+def gpu_rates_of(problem: Problem, rates: Sequence[ShapeRate]) -> tuple[GpuRates, ...]:
+    """The same from the ceilings of the shapes."""
     best: dict[tuple[str, Phase], float] = {}
-    for phase in Phase:
-        for alone in usable_shapes(planner, phase, Ledger()):
-            rate = batching_bound_rps(planner, alone, service.slo, sample)
-            key = (alone.replicas[0].gpu_type, phase)
-            best[key] = max(best.get(key, 0.0), rate / alone.num_gpus)
+    for each in rates:
+        key = (each.shape.gpu_type, each.shape.phase)
+        per_gpu = each.rate_rps / each.shape.parallelism.num_gpus
+        best[key] = max(best.get(key, 0.0), per_gpu)
     return tuple(
         GpuRates(
             gpu_type=name,
