@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 
 from clusters.fields import spec
 from planner.deployment import ReplicaShape
+from planner.layer_bound import layer_rates
 from planner.objective import Goal
 from planner.problem import Problem
 from planner.search.batching import batching_bound_rps
@@ -24,6 +25,7 @@ from planner.search.shapes import usable_gpu_types, usable_shapes
 from planner.serving import Planner
 from planner.simulator.system import Phase
 from planner.step_costs import FloatArray
+from planner.workload.requests import Requests
 
 _SAMPLE_REQUESTS = 20_000
 
@@ -50,27 +52,34 @@ class ShapeRate:
 
 def shape_rates(planner: Planner, *, seed: int = 0) -> tuple[ShapeRate, ...]:
     """The ceiling of every shape that can run, with its best batching."""
-    service = planner.problem.service
-    sample = service.workload.draw(_SAMPLE_REQUESTS, seed=seed, rate_rps=1.0)
+    slo = planner.problem.service.slo
+    sample = _sample(planner, seed)
     return tuple(
         ShapeRate(
             shape=alone.replicas[0].shape,
-            rate_rps=batching_bound_rps(planner, alone, service.slo, sample),
+            rate_rps=batching_bound_rps(planner, alone, slo, sample),
         )
         for phase in Phase
         for alone in usable_shapes(planner, phase, Ledger())
     )
 
 
-def gpu_rates(planner: Planner, *, seed: int = 0) -> tuple[GpuRates, ...]:
-    """Best rate per GPU of every usable type, over all shapes that can run."""
-    return gpu_rates_of(planner.problem, shape_rates(planner, seed=seed))
+def gpu_rates(
+    planner: Planner,
+    *,
+    seed: int = 0,
+    has_unlike: bool = False,
+    shapes: Sequence[ShapeRate] | None = None,
+) -> tuple[GpuRates, ...]:
+    """Best rate per GPU of every usable type, over all `shapes` that can run.
 
-
-def gpu_rates_of(problem: Problem, rates: Sequence[ShapeRate]) -> tuple[GpuRates, ...]:
-    """The same from the ceilings of the shapes."""
+    With `has_unlike`, in replicas of unlike stages too (`planner.layer_bound`).
+    """
+    problem = planner.problem
     best: dict[tuple[str, Phase], float] = {}
-    for each in rates:
+    if has_unlike:
+        best = layer_rates(planner, _sample(planner, seed))
+    for each in shape_rates(planner, seed=seed) if shapes is None else shapes:
         key = (each.shape.gpu_type, each.shape.phase)
         per_gpu = each.rate_rps / each.shape.parallelism.num_gpus
         best[key] = max(best.get(key, 0.0), per_gpu)
@@ -85,6 +94,11 @@ def gpu_rates_of(problem: Problem, rates: Sequence[ShapeRate]) -> tuple[GpuRates
         )
         for name in usable_gpu_types(problem)
     )
+
+
+def _sample(planner: Planner, seed: int) -> Requests:
+    workload = planner.problem.service.workload
+    return workload.draw(_SAMPLE_REQUESTS, seed=seed, rate_rps=1.0)
 
 
 def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None:

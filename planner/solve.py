@@ -8,12 +8,13 @@ from typing import Protocol
 
 from models.latency.library import LatencyLibrary
 from models.latency.measured import MeasuredSource
-from planner.bound import gpu_rates_of, rate_bound, shape_rates
+from planner.bound import gpu_rates, rate_bound, shape_rates
 from planner.cells import is_large as is_of_cells
 from planner.check import check_deployment
 from planner.engines import engine_sources
 from planner.errors import UnsupportedProblemError
-from planner.evaluate import Evaluation, Evaluator
+from planner.evaluate import Evaluator
+from planner.evaluation import Evaluation
 from planner.evidence import evidence_of, warnings_of
 from planner.finalists import verify
 from planner.goodput import FINAL, Effort
@@ -89,10 +90,11 @@ def solve(
     outcomes, counts = run_methods(context, method, progress)
     progress("simulating the finalists")
     finalists = verify(evaluator, outcomes, effort)
-    rates = shape_rates(planner, seed=seed)
-    bound = finite(whole_bound(problem, rates))
-    most_rps = rate_bound(problem, gpu_rates_of(problem, rates))
-    status, reasons = judge(problem, finalists, outcomes, most_rps)
+    has_unlike = any(outcome.has_unlike for outcome in outcomes)
+    shapes = shape_rates(planner, seed=seed)
+    rates = gpu_rates(planner, seed=seed, has_unlike=has_unlike, shapes=shapes)
+    bound = finite(whole_bound(problem, rates, () if has_unlike else shapes))
+    status, reasons = judge(problem, finalists, outcomes, rate_bound(problem, rates))
     best = None
     if finalists:
         progress("simulating the workload on the plan")
@@ -259,6 +261,8 @@ def allocation_of(
     bound = next((o.allocation for o in outcomes if o.allocation is not None), None)
     if bound is None or best.score(problem) is None:
         return bound
+    if any(replica.shape.has_unlike_stages for replica in best.deployment.replicas):
+        return bound  # on uniform replicas
     goal = problem.objective.goal
     value = goal_value(
         goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour

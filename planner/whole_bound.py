@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 import pulp
 
-from planner.bound import ShapeRate, gpu_rates_of, objective_bound
+from planner.bound import GpuRates, ShapeRate, objective_bound
 from planner.objective import Goal
 from planner.placement import FreeGpus
 from planner.problem import Problem
@@ -46,17 +46,21 @@ _RATIO_ROUNDS = 8
 _TOLERANCE = 1e-6
 
 
-def whole_bound(problem: Problem, rates: Sequence[ShapeRate]) -> float | None:
+def whole_bound(
+    problem: Problem, gpus: Sequence[GpuRates], rates: Sequence[ShapeRate]
+) -> float | None:
     """Bound on the objective's value; None when there is none (a price is missing).
 
-    Upper for goodput goals, lower for GPUs and cost (infinity: the rate is impossible).
+    `rates` are the ceilings of all replicas there may be; without them (replicas of
+    unlike stages are not listed) whole numbers are left out. Upper for goodput goals,
+    lower for GPUs and cost (infinity: the rate is impossible).
     """
-    relaxed = objective_bound(problem, gpu_rates_of(problem, rates))
+    relaxed = objective_bound(problem, gpus)
     budget = problem.search.max_gpus or problem.cluster.num_gpus
-    if relaxed is None or math.isinf(relaxed) or budget > MOST_GPUS:
+    if not rates or relaxed is None or math.isinf(relaxed) or budget > MOST_GPUS:
         return relaxed
     goal = problem.objective.goal
-    programme = _Programme(problem, [rate for rate in rates if rate.rate_rps > 0])
+    programme = _Programme(problem, gpus, [rate for rate in rates if rate.rate_rps > 0])
     if goal is Goal.MAX_GOODPUT:
         found = programme.bound(+programme.rate_rps)
         return relaxed if found is None else min(relaxed, found)
@@ -81,8 +85,11 @@ def whole_bound(problem: Problem, rates: Sequence[ShapeRate]) -> float | None:
 class _Programme:
     """Numbers of replicas of each shape, the objective still open."""
 
-    def __init__(self, problem: Problem, rates: Sequence[ShapeRate]) -> None:
+    def __init__(
+        self, problem: Problem, gpus: Sequence[GpuRates], rates: Sequence[ShapeRate]
+    ) -> None:
         self.problem, self.rates = problem, rates
+        self._usd_per_hour = {each.gpu_type: each.usd_per_hour or 0.0 for each in gpus}
         self.is_infeasible = False
         self.model = pulp.LpProblem("whole_bound", pulp.LpMaximize)
         self.rate_rps = self.model.add_variable("rate_rps", lowBound=0)
@@ -146,10 +153,7 @@ class _Programme:
 
     def usd_per_hour(self) -> pulp.LpAffineExpression:
         """Price of the GPUs, each at the least that one of its type costs."""
-        prices = {
-            rate.gpu_type: rate.usd_per_hour or 0.0
-            for rate in gpu_rates_of(self.problem, self.rates)
-        }
+        prices = self._usd_per_hour
         return pulp.lpSum(
             prices[rate.shape.gpu_type] * rate.shape.parallelism.num_gpus * count
             for rate, count in self._each()

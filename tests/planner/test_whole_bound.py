@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from planner.bound import ShapeRate, gpu_rates_of, objective_bound, shape_rates
+from planner.bound import ShapeRate, gpu_rates, objective_bound, shape_rates
 from planner.objective import Goal
 from planner.search.exhaustive import Exhaustive
 from planner.simulator.system import Phase
@@ -31,8 +31,9 @@ def bounds_of(goal, rates=(PREFILL, DECODE), rate_rps=6.0, nodes=1, gpus=4, **sp
     problem = tiny_problem(
         goal=goal, cluster=tiny_cluster(nodes, gpus), rate_rps=rate_rps, **space
     )
-    relaxed = objective_bound(problem, gpu_rates_of(problem, rates))
-    return whole_bound(problem, rates), relaxed
+    gpus_alone = gpu_rates(planner_of(problem), shapes=rates)
+    relaxed = objective_bound(problem, gpus_alone)
+    return whole_bound(problem, gpus_alone, rates), relaxed
 
 
 def test_a_decode_replica_takes_two_gpus_or_none():
@@ -72,8 +73,10 @@ def test_no_plan_is_better(goal, limits):
     slo = Slo(ttft_ms=limits[0], tpot_ms=limits[1])
     problem = tiny_problem(goal=goal, cluster=mixed_cluster(), slo=slo)
     rates = shape_rates(planner_of(problem))
-    bound = whole_bound(problem, rates)
-    assert bound <= objective_bound(problem, gpu_rates_of(problem, rates))
+    gpus = gpu_rates(planner_of(problem), shapes=rates)
+    bound = whole_bound(problem, gpus, rates)
+    assert bound <= objective_bound(problem, gpus)
+    assert whole_bound(problem, gpus, ()) == objective_bound(problem, gpus)
     best = Exhaustive().search(context_of(problem)).candidates[0]
     value = best.goodput.rate_rps
     if goal is Goal.MAX_GOODPUT_PER_GPU:
