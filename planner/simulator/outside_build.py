@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from planner.simulator import state
-from planner.simulator.build import work_weight
 from planner.simulator.outside_schedule import (
     OutsideEvent,
     OutsideKind,
@@ -16,6 +15,7 @@ from planner.simulator.outside_schedule import (
 )
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import Phase, ServingSystem
+from planner.simulator.work import work_weight
 
 _KINDS = {
     OutsideKind.FAIL: state.FAIL,
