@@ -181,6 +181,12 @@ class Cluster:
             total += share
         return total
 
+    def power_w(self, gpu_indices: Iterable[int]) -> float | None:
+        """Board power limits of some GPUs together; None if one is not known."""
+        limits = [self.topology.gpu(index).type.tdp_w for index in gpu_indices]
+        known = [limit for limit in limits if limit is not None]
+        return sum(known) if len(known) == len(limits) else None
+
     def validate(self) -> None:
         """Check that every node can reach every other.
 

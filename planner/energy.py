@@ -19,8 +19,13 @@ PREFILL_FRAC = 1.0
 """In prefill steps, and in steps of both."""
 
 
-def replica_power_w(replica: Replica, load: ReplicaStats, topology: Topology) -> float:
-    """Mean power of a replica's GPUs over a simulation, in W (an estimate)."""
+def replica_power_w(
+    replica: Replica, load: ReplicaStats, topology: Topology
+) -> float | None:
+    """Mean power of a replica's GPUs over a simulation, in W (an estimate).
+
+    None when the limit of one is not known.
+    """
     prompts = load.prefill_busy_frac + load.mixed_busy_frac
     decodes = load.decode_busy_frac
     share = (
@@ -28,5 +33,6 @@ def replica_power_w(replica: Replica, load: ReplicaStats, topology: Topology) ->
         + (PREFILL_FRAC - IDLE_FRAC) * prompts
         + (DECODE_FRAC - IDLE_FRAC) * decodes
     )
-    limit_w = sum(topology.gpu(gpu).type.tdp_w for gpu in replica.gpu_indices)
-    return limit_w * min(1.0, share)
+    limits_w = [topology.gpu(gpu).type.tdp_w for gpu in replica.gpu_indices]
+    known_w = [limit for limit in limits_w if limit is not None]
+    return sum(known_w) * min(1.0, share) if len(known_w) == len(limits_w) else None

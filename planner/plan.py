@@ -60,6 +60,7 @@ class Alternative:
     num_gpus: int = spec("GPUs.", unit="GPUs", ge=1)
     goodput: Goodput = spec("Its goodput, as long and on as many seeds as the plan's.")
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+    power_w: float | None = spec("Board power limits.", unit="W", default=None)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -133,6 +134,7 @@ class Plan:
     goodput: Goodput = spec("Highest rate within the SLO.")
     evaluation: Evaluation = spec("Simulation of the workload.")
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+    power_w: float | None = spec("Board power limits.", unit="W", default=None)
     bound: float | None = spec(
         "Best value of the goal that any plan could reach.",
         unit="of the goal",

@@ -59,7 +59,8 @@ class Planner:
     def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
         """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
         ordered = sorted(shapes, key=lambda s: s.phase is not Phase.PREFILL)
-        placed = place(self.problem.cluster, ordered)
+        available = self.problem.search.available_gpus
+        placed = place(self.problem.cluster, ordered, available)
         return None if placed is None else self.deploy_if_joined(ordered, placed)
 
     def deploy_if_joined(

@@ -17,7 +17,6 @@ from planner.evaluate import Evaluation, Evaluator
 from planner.evidence import evidence_of, warnings_of
 from planner.finalists import verify
 from planner.goodput import FINAL, Effort
-from planner.objective import Goal
 from planner.plan import (
     AllocationBound,
     Alternative,
@@ -25,7 +24,7 @@ from planner.plan import (
     Plan,
 )
 from planner.problem import EngineSettings, Problem
-from planner.result import Result, Status, gap_to, goal_value
+from planner.result import Result, Status, gap_to
 from planner.search.contract import Candidate, SearchContext, SearchOutcome
 from planner.search.registry import methods_of
 from planner.serving import Planner
@@ -217,9 +216,7 @@ def make_plan(
     best = finalists[0]
     check_deployment(problem, best.deployment)
     goal = problem.objective.goal
-    value = goal_value(
-        goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour
-    )
+    value = best.amounts.value(goal)
     return Plan(
         tool_version=__version__,
         status=status,
@@ -231,6 +228,7 @@ def make_plan(
         goodput=best.goodput,
         evaluation=evaluate_workload(evaluator, best),
         usd_per_hour=best.usd_per_hour,
+        power_w=best.power_w,
         bound=bound,
         gap_frac=gap_to(goal, value, bound) if status.is_success else None,
         alternatives=tuple(
@@ -241,6 +239,7 @@ def make_plan(
                 num_gpus=c.deployment.num_gpus,
                 goodput=c.goodput,
                 usd_per_hour=c.usd_per_hour,
+                power_w=c.power_w,
             )
             for c in finalists[1:]
         ),
@@ -258,13 +257,10 @@ def allocation_of(
     if bound is None or best.score(problem) is None:
         return bound
     goal = problem.objective.goal
-    value = goal_value(
-        goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour
-    )
+    value = best.amounts.value(goal)
     if value is None:
         return bound
-    is_upper = goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
-    lack = bound.value - value if is_upper else value - bound.value
+    lack = bound.value - value if goal.is_upper else value - bound.value
     return replace(bound, gap_frac=lack / max(bound.value, value))
 
 

@@ -164,7 +164,8 @@ def _side_by_side(planner: Planner, parts: Sequence[Deployment]) -> Deployment |
     ]
     replicas.sort(key=lambda each: each[0].phase is not Phase.PREFILL)
     shapes = [shape for shape, _ in replicas]
-    placed = place(planner.problem.cluster, shapes)
+    problem = planner.problem
+    placed = place(problem.cluster, shapes, problem.search.available_gpus)
     if placed is None:
         return None
     return planner.deploy_if_joined(shapes, placed, [number for _, number in replicas])

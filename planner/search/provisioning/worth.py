@@ -37,8 +37,7 @@ def allocation_bound(
 
 def loosest(goal: Goal, bounds: Sequence[AllocationBound]) -> AllocationBound | None:
     """The bound that no kind of deployment exceeds; None without any."""
-    is_upper = goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
-    pick = max if is_upper else min
+    pick = max if goal.is_upper else min
     return pick(bounds, key=lambda bound: bound.value, default=None)
 
 
