@@ -9,6 +9,7 @@ from planner.deployment import Deployment
 from planner.evaluate import Evaluation
 from planner.goodput import Goodput
 from planner.problem import Problem
+from planner.slo import Slo
 
 PLAN_VERSION = "phaseplan/plan-v1"
 
@@ -133,6 +134,9 @@ class Plan:
     deployment: Deployment = spec("Replicas on GPUs, and KV routes.")
     goodput: Goodput = spec("Highest rate within the SLO.")
     evaluation: Evaluation = spec("Simulation of the workload.")
+    nearest_slo: Slo | None = spec(
+        "Where the SLO is missed, the least loosened one that is met.", default=None
+    )
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
     power_w: float | None = spec("Board power limits.", unit="W", default=None)
     bound: float | None = spec(

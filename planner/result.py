@@ -57,13 +57,14 @@ def _plan_lines(plan: Plan) -> list[str]:
     price = (
         "price unknown" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
     )
+    power = "" if plan.power_w is None else f", {plan.power_w:.0f} W"
     attained = plan.evaluation.attainment.joint_frac
     return [
         f"plan      {plan.deployment.describe()}",
         f"goodput   {goodput.rate_rps:.3f} requests/s "
         f"[{goodput.low_rps:.3f}, {goodput.high_rps:.3f}], "
         f"{goodput.rate_rps / gpus:.3f} per GPU",
-        f"GPUs      {gpus}, {price}",
+        f"GPUs      {gpus}, {price}{power}",
         f"SLO       {attained:.1%} of requests within all limits "
         f"at {plan.evaluation.rate_rps:.3f} requests/s",
         f"verdict   {plan.verdict}",

@@ -11,7 +11,7 @@ from clusters.units import MS_PER_S
 from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.memory import MemoryBreakdown, kv_bytes, memory_of
 from models.parallelism import Parallelism
-from planner.cells import deal
+from planner.cells import deal, slices_by_part
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import KvPaths, Transfer
 from planner.placement import StageGpus, place
@@ -71,13 +71,15 @@ class Planner:
     ) -> Deployment | None:
         """`deploy_at`, or None where no way joins GPUs that have to talk.
 
-        Those of a pipeline, and of prefill and decode replicas of one slice.
+        Those of a pipeline, and of prefill and decode replicas of one slice. Without
+        `slices`, parts of the cluster that nothing joins are slices of their own.
         """
         topology = self.problem.cluster.topology
         try:
             for stage_gpus in placed:
                 for stage, following in pairwise(stage_gpus):
                     topology.path(stage[0], following[0])
+            slices = slices or slices_by_part(self.problem.cluster, shapes, placed)
             return self.deploy_at(shapes, placed, slices)
         except InputError:
             return None

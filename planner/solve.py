@@ -17,6 +17,7 @@ from planner.evaluate import Evaluation, Evaluator
 from planner.evidence import evidence_of, warnings_of
 from planner.finalists import verify
 from planner.goodput import FINAL, Effort
+from planner.nearest_slo import nearest_slo
 from planner.plan import (
     AllocationBound,
     Alternative,
@@ -92,10 +93,18 @@ def solve(
     status, reasons = judge(problem, finalists, outcomes, rate_bound(problem, rates))
     best = None
     if finalists:
+        nearest = None
+        if status is Status.NOT_FOUND:
+            progress("looking for the nearest SLO that is met")
+            rate = problem.service.workload.rate_rps
+            target = rate if problem.objective.needs_rate else None
+            nearest = nearest_slo(evaluator, finalists, target)
+            reasons += () if nearest is None else (nearest.describe(),)
         progress("simulating the workload on the plan")
         best = replace(
             make_plan(evaluator, finalists, status, reasons, bound),
             counts=counts,
+            nearest_slo=None if nearest is None else nearest.slo,
             allocation=allocation_of(problem, outcomes, finalists[0]),
         )
     return Result(

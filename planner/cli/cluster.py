@@ -88,11 +88,15 @@ def validate_cluster(
     cluster = _checked_cluster(file)
     if not quiet:
         nodes, gpus = len(cluster.nodes), cluster.num_gpus
-        typer.echo(f"ok: {file}: {nodes} nodes, {gpus} GPUs, all joined")
+        parts = len(cluster.topology.components())
+        joined = "all joined" if parts == 1 else f"in {parts} parts that nothing joins"
+        typer.echo(f"ok: {file}: {nodes} nodes, {gpus} GPUs, {joined}")
 
 
 def _checked_cluster(name_or_path: str) -> "Cluster":
     """The cluster, with a graph in which every GPU reaches every other.
+
+    Unless it says that it has islands.
 
     Raises
     ------
@@ -103,9 +107,9 @@ def _checked_cluster(name_or_path: str) -> "Cluster":
 
     cluster = Cluster.load(name_or_path)
     parts = cluster.topology.components()
-    if len(parts) > 1:
+    if len(parts) > 1 and not cluster.fabric.allow_islands:
         shown = "; ".join(_part(cluster, part) for part in parts)
-        form = f"links that join all nodes; not joined are {shown}"
+        form = f"links that join all nodes (or allow_islands: true); apart are {shown}"
         raise InputError("fabric", cluster.name, form, file=name_or_path)
     return cluster
 

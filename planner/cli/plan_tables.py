@@ -9,6 +9,7 @@ from planner.deployment import gpu_ranges
 from planner.evaluate import Evaluation
 from planner.objective import Goal
 from planner.plan import AllocationBound, Alternative, Plan
+from planner.problem import Problem
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -40,6 +41,8 @@ def summary_table(plan: Plan) -> "RenderableType":
     goodput = plan.goodput
     gpus = plan.deployment.num_gpus
     price = "no price" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
+    if plan.power_w is not None:
+        price += f", {plan.power_w:,.0f} W of board limits"
     attainment = plan.evaluation.attainment
     met = "met" if attainment.is_met else "MISSED"
     rows = [
@@ -55,6 +58,7 @@ def summary_table(plan: Plan) -> "RenderableType":
         ("SLO", f"{met}: {plan.problem.service.slo.describe()}"),
         ("Attained", f"{attainment.joint_frac:.1%} within all limits"),
         ("Size", f"{gpus} of {plan.problem.cluster.num_gpus} GPUs, {price}"),
+        ("Goal", goal_text(plan.problem)),
     ]
     if plan.bound is not None:
         gap = "" if plan.gap_frac is None else f", gap {plan.gap_frac:.0%}"
@@ -65,6 +69,22 @@ def summary_table(plan: Plan) -> "RenderableType":
     shapes = {evidence.shape for evidence in plan.evidence}
     rows += [("Warning", warning) for warning in folded(plan.warnings, shapes)]
     return facts_table(rows)
+
+
+def goal_text(problem: Problem) -> str:
+    """Goal and limits, e.g. ``min_cost, then min_gpus; at most 40 $/h``."""
+    objective, space = problem.objective, problem.search
+    text = ", then ".join(objective.goals)
+    if objective.give_up_frac > 0:
+        text += f" for up to {objective.give_up_frac:.0%} of the first"
+    limits = [f"{most} {name} GPUs" for name, most in space.available_gpus.items()]
+    if space.max_gpus is not None:
+        limits.append(f"{space.max_gpus} GPUs")
+    if space.max_usd_per_hour is not None:
+        limits.append(f"{space.max_usd_per_hour:g} $/h")
+    if space.max_power_w is not None:
+        limits.append(f"{space.max_power_w:,g} W")
+    return text + (f"; at most {', '.join(limits)}" if limits else "")
 
 
 def allocation_rows(bound: AllocationBound) -> list[tuple[str, str]]:
@@ -184,10 +204,11 @@ def alternative_table(plan: Plan) -> "RenderableType":
             f"{each.goodput_per_gpu_rps:.3f}",
             against(plan, each),
             "-" if each.usd_per_hour is None else f"{each.usd_per_hour:.2f}",
+            "-" if each.power_w is None else f"{each.power_w:,.0f}",
         )
         for each in plan.alternatives
     ]
-    headers = ["deployment", "GPUs", "req/s", "per GPU", "vs plan", "$/h"]
+    headers = ["deployment", "GPUs", "req/s", "per GPU", "vs plan", "$/h", "W"]
     # Two methods may come to the same deployment.
     return table_of(headers, dict.fromkeys(rows), numeric=set(headers[1:]))
 
