@@ -63,7 +63,7 @@ def _check_search_space(problem: Problem, deployment: Deployment) -> None:
     why_not = why_over(problem, deployment)
     if why_not:
         raise InputError(
-            "deployment", deployment.describe(), f"a plan within ({why_not})"
+            "deployment", deployment.describe(), f"a plan within its limits ({why_not})"
         )
     for phase in Phase:
         num = len(deployment.of_phase(phase))

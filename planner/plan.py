@@ -8,6 +8,7 @@ from clusters.fields import check_fields, spec
 from planner.deployment import Deployment
 from planner.evaluate import Evaluation
 from planner.goodput import Goodput
+from planner.kv_flow import KvFlow
 from planner.problem import Problem
 from planner.slo import Slo
 
@@ -149,6 +150,11 @@ class Plan:
     )
     allocation: AllocationBound | None = spec(
         "Bound on whole replicas at simulated rates, and what would help most.",
+        default=None,
+    )
+    kv_flow: KvFlow | None = spec(
+        "What replicas and links carry together, by which routes, and what binds; "
+        "None: no separate phases, or too many routes.",
         default=None,
     )
     alternatives: tuple[Alternative, ...] = spec("Best of the other kinds.", default=())

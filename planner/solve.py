@@ -17,6 +17,7 @@ from planner.evaluate import Evaluation, Evaluator
 from planner.evidence import evidence_of, warnings_of
 from planner.finalists import verify
 from planner.goodput import FINAL, Effort
+from planner.max_kv_flow import kv_flow_of
 from planner.nearest_slo import nearest_slo
 from planner.plan import (
     AllocationBound,
@@ -240,6 +241,7 @@ def make_plan(
         power_w=best.power_w,
         bound=bound,
         gap_frac=gap_to(goal, value, bound) if status.is_success else None,
+        kv_flow=kv_flow_of(evaluator, best.deployment),
         alternatives=tuple(
             Alternative(
                 method=c.method,

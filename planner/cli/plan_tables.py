@@ -64,8 +64,10 @@ def summary_table(plan: Plan) -> "RenderableType":
         gap = "" if plan.gap_frac is None else f", gap {plan.gap_frac:.0%}"
         goal = plan.problem.objective.goal
         rows.append(("Bound", f"{goal}: nothing is better than {plan.bound:.4g}{gap}"))
+    if plan.kv_flow is not None:
+        rows.append(("KV flow", plan.kv_flow.describe()))
     if plan.allocation is not None:
-        rows += allocation_rows(plan.allocation)
+        rows += allocation_rows(plan.allocation, plan.problem.objective.goal)
     shapes = {evidence.shape for evidence in plan.evidence}
     rows += [("Warning", warning) for warning in folded(plan.warnings, shapes)]
     return facts_table(rows)
@@ -87,14 +89,27 @@ def goal_text(problem: Problem) -> str:
     return text + (f"; at most {', '.join(limits)}" if limits else "")
 
 
-def allocation_rows(bound: AllocationBound) -> list[tuple[str, str]]:
+GAIN_UNITS = {
+    Goal.MAX_GOODPUT: "requests/s",
+    Goal.MAX_GOODPUT_PER_GPU: "requests/s per GPU",
+    Goal.MIN_GPUS: "GPUs saved",
+    Goal.MIN_COST: "$/h saved",
+    Goal.MIN_POWER: "W saved",
+}
+"""What a gain of each goal is counted in."""
+
+
+def allocation_rows(bound: AllocationBound, goal: Goal) -> list[tuple[str, str]]:
     """What replicas of the simulated rates add up to, and what would help most."""
     text = f"{bound.value:.4g} with replicas in parts, {bound.whole_value:.4g} whole"
     if bound.gap_frac is not None:
         text += f"; gap {bound.gap_frac:.1%}"
     rows = [("Allocation", text)]
     useful = [each for each in bound.worth if each.gain > 0][:MAX_WORTH]
-    rows += [("Worth", f"one more {each.limit}: {each.gain:.3g}") for each in useful]
+    unit = GAIN_UNITS[goal]
+    rows += [
+        ("Worth", f"one more {each.limit}: {each.gain:.3g} {unit}") for each in useful
+    ]
     if bound.worth and len(useful) < MAX_WORTH:
         what = "anything else" if useful else "anything"
         rows.append(("Worth", f"one more of {what}: 0"))
@@ -223,17 +238,20 @@ def against(plan: Plan, each: Alternative) -> str:
 
 def route_table(plan: Plan) -> "RenderableType":
     """KV routes between replicas."""
+    flow = plan.kv_flow
+    shares = {(r.source, r.target): r.share_frac for r in flow.routes} if flow else {}
     rows = [
         [
             f"{route.source} -> {route.target}",
             route.kind,
             f"{route.bytes_per_s / GB:.1f}",
             f"{route.latency_ms:.3f}",
+            f"{shares.get((route.source, route.target), 0.0):.0%}" if shares else "-",
         ]
         for route in plan.deployment.routes
     ]
-    headers = ["KV route", "slowest link", "GB/s", "latency ms"]
-    return table_of(headers, shortened(rows), numeric={"GB/s", "latency ms"})
+    headers = ["KV route", "slowest link", "GB/s", "latency ms", "planned share"]
+    return table_of(headers, shortened(rows), numeric=set(headers[2:]))
 
 
 def load_table(evaluation: Evaluation) -> "RenderableType":

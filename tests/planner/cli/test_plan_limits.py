@@ -12,19 +12,19 @@ from tests.planner.cli.conftest import TINY_PROBLEM, one_error
 Run = Callable[..., Any]
 
 CLUSTER = "cluster: a100_1x4"
-A10G = "{type: g5.12xlarge, usd_per_hour: 6}"
-L4 = "{type: g6.12xlarge, usd_per_hour: 5}"
+A10G = "{type: {base: g5.48xlarge, num_gpus: 4}, usd_per_hour: 6}"
+L4 = "{type: {base: g6.48xlarge, num_gpus: 4}, usd_per_hour: 5}"
 ISLANDS = """\
 cluster:
   nodes:
-    - {name: one, type: {base: g6e.12xlarge, num_nics: 0}}
-    - {name: two, type: {base: g6e.12xlarge, num_nics: 0}}
+    - {name: one, type: {base: g6e.48xlarge, num_gpus: 4, num_nics: 0}}
+    - {name: two, type: {base: g6e.48xlarge, num_gpus: 4, num_nics: 0}}
   fabric: {allow_islands: true}"""
 DOWN = """\
 cluster:
   nodes:
-    - {name: one, type: g6e.12xlarge}
-    - {name: two, type: g6e.12xlarge}
+    - {name: one, type: {base: g6e.48xlarge, num_gpus: 4}}
+    - {name: two, type: {base: g6e.48xlarge, num_gpus: 4}}
   fabric:
     links: [{between: [one, two], gb_per_s: 0}]"""
 
@@ -118,7 +118,7 @@ def test_a_link_of_zero_bandwidth_joins_nothing(plan: Run) -> None:
 
 
 def test_one_gpu_serves_aggregated(plan: Run) -> None:
-    ended = plan("cluster: {nodes: [{type: g6e.xlarge}]}")
+    ended = plan("cluster: {nodes: [{type: {base: g6e.48xlarge, num_gpus: 1}}]}")
     data = json.loads(ended.stdout)
     assert (ended.code, len(data["deployment"]["replicas"])) == (0, 1)
     assert data["deployment"]["replicas"][0]["phase"] == "aggregated"
