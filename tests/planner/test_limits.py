@@ -78,7 +78,9 @@ def test_room_counts_money_and_power():
         assert room.most(cheap, beside=rated, count=1) == 1
 
 
-@pytest.mark.parametrize("method", ["provisioning", "hexgen2", "per-type", "exhaustive"])
+@pytest.mark.parametrize(
+    "method", ["provisioning", "hexgen2", "per-type", "exhaustive"]
+)
 @pytest.mark.parametrize(
     "space", [{"max_usd_per_hour": 3.0}, {"available_gpus": {"tiny": 0}}]
 )
