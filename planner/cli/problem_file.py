@@ -24,6 +24,7 @@ METHODS = (
     "provisioning",
     "hexgen2",
     "per-type",
+    "homogeneous",
     "exhaustive",
 )
 """Names of search methods; written out so that help and completion import nothing."""

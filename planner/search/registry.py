@@ -17,6 +17,7 @@ _METHODS: tuple[SearchMethod, ...] = (
     Provisioning(),
     HexGen2(),
     PerType(),
+    PerType(is_side_by_side=False),
     Exhaustive(),
 )
 
