@@ -101,6 +101,8 @@ class SearchContext:
     evaluator: Evaluator
     stop: StoppingCriterion
     best_score: float | None = None
+    best: Candidate | None = None
+    """The best candidate of all methods so far, for those that start from one."""
     is_stopped: bool = False
     batched: dict[tuple[Replica, Slo], Deployment] = field(default_factory=dict)
     """Replicas alone, with the batching found best for them (`search.batching`)."""
@@ -112,6 +114,10 @@ class SearchContext:
 
     def note(self, candidate: Candidate) -> None:
         """Let the stopping criteria see a candidate."""
+        if self.best is None or candidate.rank(self.problem) < self.best.rank(
+            self.problem
+        ):
+            self.best = candidate
         score = candidate.score(self.problem)
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score = score

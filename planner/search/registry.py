@@ -7,6 +7,7 @@ from planner.search.distserve_high import DistServeHigh
 from planner.search.distserve_low import DistServeLow
 from planner.search.exhaustive import Exhaustive
 from planner.search.hexgen2.method import HexGen2
+from planner.search.local_search import LocalSearch
 from planner.search.per_type import PerType
 from planner.search.provisioning.method import Provisioning
 
@@ -16,6 +17,7 @@ _METHODS: tuple[SearchMethod, ...] = (
     DistServeLow(),
     Provisioning(),
     HexGen2(),
+    LocalSearch(),
     PerType(),
     PerType(is_side_by_side=False),
     Exhaustive(),
@@ -28,12 +30,16 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "distserve-low",
         "provisioning",
         "hexgen2",
+        "local-search",
     ),
     "distserve": ("distserve-high", "distserve-low"),
 }
 """Names that stand for several methods; the best of them wins."""
 
-_IN_AUTO: dict[str, SearchMethod] = {"hexgen2": HexGen2(needs_unlike=True, max_gpus=32)}
+_IN_AUTO: dict[str, SearchMethod] = {
+    "hexgen2": HexGen2(needs_unlike=True, max_gpus=32),
+    "local-search": LocalSearch(needs_unlike=True),
+}
 """Methods that `auto` runs on fewer problems, where they add more rate than time."""
 
 
