@@ -7,9 +7,11 @@ an H100 75, 380 and all of it. Their means stand for every GPU. Hosts, switches 
 cooling are left out. Nothing of it was measured with this package: an estimate.
 """
 
+from collections.abc import Sequence
+
 from clusters.topology import Topology
 from planner.deployment import Replica
-from planner.simulator.outcome import ReplicaStats
+from planner.simulator.outcome import ReplicaStats, StageStats
 
 IDLE_FRAC = (63 / 400 + 75 / 700) / 2
 """Of the board power limit, waiting."""
@@ -24,8 +26,20 @@ def replica_power_w(
 ) -> float | None:
     """Mean power of a replica's GPUs over a simulation, in W (an estimate).
 
-    None when the limit of one is not known.
+    Where stages are unlike, each is as busy as it was itself. None when the limit of
+    a GPU is not known.
     """
+    if not replica.shape.has_unlike_stages:
+        return _power_w(replica.gpu_indices, load, topology)
+    stages = zip(replica.stage_gpus, load.stages, strict=True)
+    powers = [_power_w(gpus, stage, topology) for gpus, stage in stages]
+    known = [power for power in powers if power is not None]
+    return sum(known) if len(known) == len(powers) else None
+
+
+def _power_w(
+    gpus: Sequence[int], load: ReplicaStats | StageStats, topology: Topology
+) -> float | None:
     prompts = load.prefill_busy_frac + load.mixed_busy_frac
     decodes = load.decode_busy_frac
     share = (
@@ -33,6 +47,6 @@ def replica_power_w(
         + (PREFILL_FRAC - IDLE_FRAC) * prompts
         + (DECODE_FRAC - IDLE_FRAC) * decodes
     )
-    limits_w = [topology.gpu(gpu).type.tdp_w for gpu in replica.gpu_indices]
+    limits_w = [topology.gpu(gpu).type.tdp_w for gpu in gpus]
     known_w = [limit for limit in limits_w if limit is not None]
     return sum(known_w) * min(1.0, share) if len(known_w) == len(limits_w) else None

@@ -5,11 +5,12 @@ Two files of the catalogue: ``engines.yaml`` has the defaults of the engines' se
 ``benchmarks/accuracy/silicon.py --fit``, with their error on models and GPUs left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any, Self
 
 from clusters.fields import InputError, check_fields, spec
@@ -32,14 +33,9 @@ LARGE_GPU_BYTES = 160 * GB
 """Memory from which SGLang takes larger steps by default."""
 
 
-_ULTRA = frozenset({"b300_sxm", "gb300"})
-"""Blackwell Ultra: compute capability 10.3, with kernels of its own."""
-
-
 def generation_of(gpu: GpuType) -> str:
     """What the measured versions of an engine differ by."""
-    ultra = "_ultra" if gpu.name in _ULTRA else ""
-    return gpu.architecture + ultra
+    return gpu.architecture
 
 
 class MemoryKind(StrEnum):
@@ -87,12 +83,22 @@ class OverheadFit:
         check_fields(self)
 
     def skew(self, gpu: GpuType) -> VersionSkew:
-        """Constants of the generation of `gpu`, or of its architecture, or none."""
-        found = {skew.generation: skew for skew in self.skews}
-        for name in (generation_of(gpu), gpu.architecture):
-            if name in found:
-                return found[name]
-        return VersionSkew(generation=gpu.architecture)
+        """Constants of the generation of `gpu`; the measured ones' mean of another.
+
+        Factors of generations differ little, so their geometric mean says more about
+        one that was not measured than no factor does.
+        """
+        generation = generation_of(gpu)
+        for skew in self.skews:
+            if skew.generation == generation:
+                return skew
+        if not self.skews:
+            return VersionSkew(generation=generation)
+        return VersionSkew(
+            generation=generation,
+            prefill_factor=geometric_mean(s.prefill_factor for s in self.skews),
+            decode_factor=geometric_mean(s.decode_factor for s in self.skews),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,12 +203,13 @@ class EnginePreset:
         self,
         llm: LlmSpec,
         parallelism: Parallelism,
-        gpu: GpuType,
+        gpu: GpuType | Sequence[GpuType],
         settings: MemorySettings | None = None,
     ) -> MemoryBreakdown:
-        """Memory of a replica as this engine divides it.
+        """Memory of a replica as this engine divides it: of the stage with least room.
 
-        `settings` give everything but the utilisation and the block size.
+        Stages on unlike GPUs: `gpu` has one for each. `settings` give everything but
+        the utilisation and the block size.
         """
         settings = replace(
             settings or MemorySettings(),
@@ -213,10 +220,10 @@ class EnginePreset:
         if self.memory_kind is MemoryKind.OF_TOTAL:
             return found
         beside = found.activation_bytes + found.reserve_bytes
-        used_frac = beside / gpu.memory_bytes
+        used_frac = beside / found.memory_bytes
         total_frac = self.memory_frac + used_frac
         if self.memory_kind is MemoryKind.OF_FREE:
-            used_frac += found.weights_bytes / gpu.memory_bytes
+            used_frac += found.weights_bytes / found.memory_bytes
             total_frac = used_frac + self.memory_frac * max(0.0, 1.0 - used_frac)
         settings = replace(settings, utilisation_frac=min(1.0, total_frac))
         return memory_of(llm, parallelism, gpu, settings)
@@ -245,7 +252,9 @@ class EngineSource:
 
     @property
     def _operators(self) -> FittedSource:
-        return FittedSource(engine=self.preset.name, step_overhead_ms=0.0)
+        return FittedSource(
+            engine=self.preset.name, step_overhead_ms=0.0, best_kernels=True
+        )
 
     def why_not_pair(self, llm: LlmSpec, gpu: GpuType) -> str | None:
         """None, or why the operators are not known."""

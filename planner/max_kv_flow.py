@@ -38,7 +38,7 @@ from planner.capacity import replica_capacity_rps
 from planner.deployment import Deployment, Pool, Replica
 from planner.evaluate import Evaluator
 from planner.kv_flow import Binding, KvFlow, RouteShare
-from planner.kv_paths import KvPaths
+from planner.kv_shards import kv_transfer
 from planner.search.phases import phase_slo
 from planner.serving import Planner
 from planner.simulator.system import Phase
@@ -103,8 +103,7 @@ class _Routes:
     ) -> None:
         topology = planner.problem.cluster.topology
         service, engine = planner.problem.service, planner.problem.engine
-        paths = KvPaths.of(planner.problem.cluster)
-        gpus = {r.name: r.gpu_indices for r in deployment.replicas}
+        of = {replica.name: replica for replica in deployment.replicas}
         bytes_each = kv_bytes(service.llm, service.workload.mean_input_tokens)
         self.deployment, self._rates = deployment, rates_rps
         self._edges = topology.edges
@@ -116,7 +115,7 @@ class _Routes:
             entries += [
                 (self._replicas[n], column, 1.0) for n in (route.source, route.target)
             ]
-            transfer = paths.transfer(gpus[route.source], gpus[route.target])
+            transfer = kv_transfer(planner.problem, of[route.source], of[route.target])
             for edge, share in zip(transfer.edges, transfer.shares, strict=True):
                 row = self._links.setdefault(edge, len(self._links))
                 load = share * bytes_each / GB

@@ -1,22 +1,26 @@
 """From a deployment to what the simulator runs: step tables, KV sizes and KV routes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import pairwise
 
-from clusters.cluster import Cluster
 from clusters.fields import InputError, spec
 from clusters.gpu import GpuType
+from clusters.topology import Topology
 from clusters.units import MS_PER_S
 from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
+from models.latency.unlike import UnlikeRequest, choose_unlike
 from models.memory import MemoryBreakdown, kv_bytes, memory_of
 from models.parallelism import Parallelism
 from planner.cells import deal, slices_by_part
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
-from planner.kv_paths import KvPaths, Transfer
+from planner.kv_paths import Transfer
+from planner.kv_shards import kv_transfer
 from planner.placement import StageGpus, place
 from planner.problem import Problem
 from planner.simulator.outside_schedule import switch_pairs
+from planner.simulator.prefix_settings import EarlyRejection
 from planner.simulator.system import (
     BatchLimits,
     EdgeShare,
@@ -33,6 +37,9 @@ class Planner:
 
     problem: Problem = spec("The problem.")
     library: LatencyLibrary = spec("Where step latencies come from.")
+    _known: dict[tuple[Parallelism, StageGpus], LatencyChoice] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def latency(self, shape: ReplicaShape, stage_gpus: StageGpus) -> LatencyChoice:
         """Step tables of a replica in its place.
@@ -42,8 +49,22 @@ class Planner:
         LatencyUnavailableError
             When no source covers it.
         """
+        key = (shape.parallelism, stage_gpus)
+        if key not in self._known:
+            self._known[key] = self._chosen(shape, stage_gpus)
+        return self._known[key]
+
+    def _chosen(self, shape: ReplicaShape, stage_gpus: StageGpus) -> LatencyChoice:
         topology = self.problem.cluster.topology
         service, parallelism = self.problem.service, shape.parallelism
+        if shape.has_unlike_stages:
+            unlike = UnlikeRequest(
+                llm=service.llm,
+                parallelism=parallelism,
+                gpus=stage_types(topology, stage_gpus),
+                links=topology.group_links(stage_gpus),
+            )
+            return choose_unlike(self.library, unlike)
         has_ranks = parallelism.num_ranks > 1
         request = LatencyRequest(
             llm=service.llm,
@@ -58,7 +79,7 @@ class Planner:
 
     def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
         """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
-        ordered = sorted(shapes, key=lambda s: s.phase is not Phase.PREFILL)
+        ordered = sorted(shapes, key=place_in_order)
         available = self.problem.search.available_gpus
         placed = place(self.problem.cluster, ordered, available)
         return None if placed is None else self.deploy_if_joined(ordered, placed)
@@ -92,16 +113,27 @@ class Planner:
     ) -> Deployment:
         """A deployment of `shapes` on the GPUs (and in the slices) given for each.
 
-        Without `slices`, many replicas are dealt into cells (`planner.cells`).
+        Without `slices`, many replicas are dealt into cells (`planner.cells`). The
+        order in which replicas are given does not matter: routers break ties by it, so
+        a deployment has one order.
         """
         slices = slices or deal(self.problem.cluster, shapes)
+        given = sorted(
+            zip(slices, shapes, placed, strict=True),
+            key=lambda each: (
+                each[1].phase is not Phase.PREFILL,
+                each[0],
+                place_in_order(each[1]),
+                each[2],
+            ),
+        )
         engine = self.problem.engine
         counts: dict[Phase, int] = dict.fromkeys(Phase, 0)
         replicas = []
-        for shape, stage_gpus, part in zip(shapes, placed, slices, strict=True):
-            gpu = self.problem.cluster.topology.gpu(stage_gpus[0][0]).type
+        for part, shape, stage_gpus in given:
+            gpus = stage_types(self.problem.cluster.topology, stage_gpus)
             limits = shape.limits or engine.limits
-            memory = replica_memory(self.problem, shape.parallelism, gpu, limits)
+            memory = replica_memory(self.problem, shape.parallelism, gpus, limits)
             replicas.append(
                 Replica(
                     name=f"{shape.phase}-{counts[shape.phase]}",
@@ -113,11 +145,12 @@ class Planner:
                     kv_capacity_tokens=memory.max_kv_tokens,
                     kv_block_tokens=engine.memory.block_tokens,
                     slice=part,
+                    stage_gpu_types=shape.stage_gpu_types,
                 )
             )
             counts[shape.phase] += 1
         deployment = Deployment(replicas=tuple(replicas), routing=engine.routing)
-        routes = kv_routes(self.problem.cluster, deployment)
+        routes = kv_routes(self.problem, deployment)
         return replace(deployment, routes=routes)
 
     def system(
@@ -157,7 +190,15 @@ class Planner:
             router=self.problem.engine.router,
             kv_transfer=self.problem.engine.kv_transfer,
             num_layers=self.problem.service.llm.num_layers,
+            early_rejection=self._early_rejection(),
         )
+
+    def _early_rejection(self) -> EarlyRejection | None:
+        """What is refused on arrival, by the limits of the service."""
+        admission, service = self.problem.engine.admission, self.problem.service
+        if admission is None:
+            return None
+        return admission.early_rejection(service.slo, service.workload)
 
     def _sent_bytes_per_token(self) -> float:
         """KV bytes of a prompt for each of its tokens, at the workload's mean length.
@@ -176,8 +217,7 @@ class Planner:
         phases = [replica.phase for replica in replicas]
         slices = [replica.slice for replica in replicas]
         pairs = switch_pairs(phases, slices, switching) if switching else ()
-        paths = KvPaths.of(self.problem.cluster)
-        return tuple(_route(paths, replicas[a], replicas[b]) for a, b in pairs)
+        return tuple(_route(self.problem, replicas[a], replicas[b]) for a, b in pairs)
 
     def _simulated_routes(
         self,
@@ -188,10 +228,10 @@ class Planner:
         engine = self.problem.engine
         edges = self.problem.cluster.topology.edges
         index = {r.name: i for i, r in enumerate(deployment.replicas)}
-        gpus = {r.name: r.gpu_indices for r in deployment.replicas}
-        paths = KvPaths.of(self.problem.cluster)
+        by_name = {replica.name: replica for replica in deployment.replicas}
         transfers = [
-            paths.transfer(gpus[route.source], gpus[route.target]) for route in routes
+            kv_transfer(self.problem, by_name[route.source], by_name[route.target])
+            for route in routes
         ]
         per_byte_s = {
             edge: crowding.get(edge, 1.0) / edges[edge].bytes_per_s
@@ -221,28 +261,43 @@ class Planner:
         )
 
 
+@lru_cache(maxsize=4096)
+def place_in_order(shape: ReplicaShape) -> tuple[bool, int, str]:
+    """Sort key of replicas in a deployment: prefill first, then the largest."""
+    is_prefill = shape.phase is Phase.PREFILL
+    return (not is_prefill, -shape.parallelism.num_gpus, repr(shape))
+
+
+def stage_types(topology: Topology, stage_gpus: StageGpus) -> tuple[GpuType, ...]:
+    """GPU type of each stage of a replica."""
+    return tuple(topology.gpu(gpus[0]).type for gpus in stage_gpus)
+
+
 def replica_memory(
-    problem: Problem, parallelism: Parallelism, gpu: GpuType, limits: BatchLimits
+    problem: Problem,
+    parallelism: Parallelism,
+    gpus: Sequence[GpuType],
+    limits: BatchLimits,
 ) -> MemoryBreakdown:
-    """Memory of a replica: a budget that cuts prompts bounds its activations too."""
+    """Memory of a replica: a budget that cuts prompts bounds its activations too.
+
+    `gpus` has the type of each stage.
+    """
     settings = problem.engine.memory
     if limits.policy.cuts_prompts:
         most = min(settings.max_batch_tokens, limits.max_batch_tokens)
         settings = replace(settings, max_batch_tokens=most)
-    return memory_of(problem.service.llm, parallelism, gpu, settings)
+    return memory_of(problem.service.llm, parallelism, gpus, settings)
 
 
-def kv_routes(cluster: Cluster, deployment: Deployment) -> tuple[Route, ...]:
+def kv_routes(problem: Problem, deployment: Deployment) -> tuple[Route, ...]:
     """A route wherever a KV cache may have to go, GPU to GPU in parallel."""
-    paths = KvPaths.of(cluster)
-    routes = []
-    for source, target in deployment.kv_pairs():
-        routes.append(_route(paths, source, target))
-    return tuple(routes)
+    pairs = deployment.kv_pairs()
+    return tuple(_route(problem, source, target) for source, target in pairs)
 
 
-def _route(paths: KvPaths, source: Replica, target: Replica) -> Route:
-    transfer = paths.transfer(source.gpu_indices, target.gpu_indices)
+def _route(problem: Problem, source: Replica, target: Replica) -> Route:
+    transfer = kv_transfer(problem, source, target)
     return Route(
         source=source.name,
         target=target.name,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from clusters.units import GB
 from planner.cli.tables import facts_table, sections, table_of
 from planner.deployment import gpu_ranges
-from planner.evaluate import Evaluation
+from planner.evaluation import Evaluation
 from planner.objective import Goal
 from planner.plan import AllocationBound, Alternative, Plan
 from planner.problem import Problem
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 24
 """Replicas and routes shown; the files have all of them."""
+
+_UNITS = {
+    Goal.MAX_GOODPUT: "requests/s",
+    Goal.MAX_GOODPUT_PER_GPU: "requests/s a GPU",
+    Goal.MIN_GPUS: "GPUs",
+    Goal.MIN_COST: "$/h",
+    Goal.MIN_POWER: "W",
+}
 
 MAX_WORTH = 4
 """Things that would help most."""
@@ -57,13 +65,12 @@ def summary_table(plan: Plan) -> "RenderableType":
         ),
         ("SLO", f"{met}: {plan.problem.service.slo.describe()}"),
         ("Attained", f"{attainment.joint_frac:.1%} within all limits"),
+        *use_facts(plan.evaluation),
         ("Size", f"{gpus} of {plan.problem.cluster.num_gpus} GPUs, {price}"),
         ("Goal", goal_text(plan.problem)),
     ]
     if plan.bound is not None:
-        gap = "" if plan.gap_frac is None else f", gap {plan.gap_frac:.0%}"
-        goal = plan.problem.objective.goal
-        rows.append(("Bound", f"{goal}: nothing is better than {plan.bound:.4g}{gap}"))
+        rows.append(("Bound", bound_text(plan)))
     if plan.kv_flow is not None:
         rows.append(("KV flow", plan.kv_flow.describe()))
     if plan.allocation is not None:
@@ -99,9 +106,43 @@ GAIN_UNITS = {
 """What a gain of each goal is counted in."""
 
 
+def bound_text(plan: Plan) -> str:
+    """What is proven for every plan, whatever its scheduling."""
+    goal = plan.problem.objective.goal
+    text = f"proven: no plan has {_beyond(goal)} {_amount(goal, plan.bound or 0.0)}"
+    return text + ("" if plan.gap_frac is None else f"; gap {plan.gap_frac:.1%}")
+
+
+def use_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What admission refused, and what prefix caches held, where there are such."""
+    facts = []
+    found = evaluation.admission
+    if found is not None:
+        attained = evaluation.attainment.joint_frac
+        facts.append(
+            (
+                "Admission",
+                f"{found.num_refused:,} of {evaluation.num_requests:,} requests "
+                f"refused on arrival; {found.admitted_joint_frac:.1%} of the others "
+                f"within all limits, {attained:.1%} of all "
+                f"({found.joint_frac_without:.1%} if every one is let in)",
+            )
+        )
+    use = evaluation.prefix_use
+    if use is not None:
+        facts.append(
+            (
+                "Prefix cache",
+                f"{use.hit_tokens_frac:.1%} of the prompt tokens were cached; "
+                f"{use.hit_requests_frac:.1%} of the requests had some",
+            )
+        )
+    return facts
+
+
 def allocation_rows(bound: AllocationBound, goal: Goal) -> list[tuple[str, str]]:
     """What replicas of the simulated rates add up to, and what would help most."""
-    text = f"{bound.value:.4g} with replicas in parts, {bound.whole_value:.4g} whole"
+    text = f"replicas at their simulated rates: {_amount(goal, bound.value)} at best"
     if bound.gap_frac is not None:
         text += f"; gap {bound.gap_frac:.1%}"
     rows = [("Allocation", text)]
@@ -114,6 +155,16 @@ def allocation_rows(bound: AllocationBound, goal: Goal) -> list[tuple[str, str]]
         what = "anything else" if useful else "anything"
         rows.append(("Worth", f"one more of {what}: 0"))
     return rows
+
+
+def _beyond(goal: Goal) -> str:
+    """How a plan would be better than a bound."""
+    return "more than" if goal.is_upper else "less than"
+
+
+def _amount(goal: Goal, value: float) -> str:
+    """A value of a goal with its unit."""
+    return f"{value:.4g} {_UNITS[goal]}"
 
 
 def folded(warnings: Sequence[str], shapes: Collection[str]) -> list[str]:
@@ -155,8 +206,8 @@ def pool_table(plan: Plan) -> "RenderableType":
         rows.append(
             [
                 replica.name,
-                replica.gpu_type,
-                str(replica.parallelism),
+                " + ".join(dict.fromkeys(replica.shape.gpu_types)),
+                replica.shape.split,
                 " ".join(places),
                 f"{replica.kv_capacity_tokens:,}",
                 f"{load.kv_peak_frac:.0%}",
@@ -272,4 +323,9 @@ def load_table(evaluation: Evaluation) -> "RenderableType":
     ]
     headers = ["replica", "requests", "prefill", "decode", "mixed", "bubbles"]
     headers += ["KV mean", "KV peak", "est. W"]
+    if evaluation.prefix_use is not None:
+        headers.append("cache hits")
+        for row, load in zip(rows, evaluation.replicas, strict=True):
+            hit_frac = load.prefix_hit_frac
+            row.append("-" if hit_frac is None else f"{hit_frac:.0%}")
     return table_of(headers, shortened(rows), numeric=set(headers[1:]))

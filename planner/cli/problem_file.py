@@ -24,6 +24,7 @@ METHODS = (
     "provisioning",
     "hexgen2",
     "local-search",
+    "pipelines",
     "per-type",
     "homogeneous",
     "exhaustive",

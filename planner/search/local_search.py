@@ -229,6 +229,8 @@ def _promising(
 ) -> list[tuple[tuple[ReplicaShape, int], ...]]:
     """Numbers of replicas after each move that may be better, best promise first."""
     counts = counts_of(best.deployment)
+    if any(replica.shape.has_unlike_stages for replica in best.deployment.replicas):
+        return []  # shapes that are not rated here
     if not set(counts) <= set(rated):
         return []  # a stopped search has not rated all of them
     shapes = {key_of(r.shape): r.shape for r in best.deployment.replicas}

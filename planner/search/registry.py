@@ -9,6 +9,7 @@ from planner.search.exhaustive import Exhaustive
 from planner.search.hexgen2.method import HexGen2
 from planner.search.local_search import LocalSearch
 from planner.search.per_type import PerType
+from planner.search.pipelines.method import Pipelines
 from planner.search.provisioning.method import Provisioning
 
 _METHODS: tuple[SearchMethod, ...] = (
@@ -18,6 +19,7 @@ _METHODS: tuple[SearchMethod, ...] = (
     Provisioning(),
     HexGen2(),
     LocalSearch(),
+    Pipelines(),
     PerType(),
     PerType(is_side_by_side=False),
     Exhaustive(),
@@ -31,6 +33,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "provisioning",
         "hexgen2",
         "local-search",
+        "pipelines",
     ),
     "distserve": ("distserve-high", "distserve-low"),
 }
@@ -39,6 +42,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 _IN_AUTO: dict[str, SearchMethod] = {
     "hexgen2": HexGen2(needs_unlike=True, max_gpus=32),
     "local-search": LocalSearch(needs_unlike=True),
+    "pipelines": Pipelines(needs_leftovers=True, max_gpus=64),
 }
 """Methods that `auto` runs on fewer problems, where they add more rate than time."""
 

@@ -3,10 +3,11 @@
 A second goal is solved for with the first held at its optimum, but for the share that
 may be given up (lexicographic).
 
-The bound is the linear relaxation: no allocation of whole replicas, at these rates,
-exceeds it. The rate a GPU is a ratio of two linear forms, maximised by Dinkelbach's
-method ("On Nonlinear Fractional Programming", Management Science 13(7), 1967): solve
-max R - lambda * GPUs, set lambda to the ratio reached, until nothing improves.
+No allocation of whole replicas, at these rates, exceeds the bound of branch and bound,
+nor that of the linear relaxation, which is further away and has prices. The rate a GPU
+is a ratio of two linear forms, maximised by Dinkelbach's method ("On Nonlinear
+Fractional Programming", Management Science 13(7), 1967): solve max R - lambda * GPUs,
+set lambda to the ratio reached, until nothing improves.
 """
 
 import math
@@ -20,6 +21,9 @@ from planner.objective import Goal
 from planner.search.milp import solve_milp, solve_relaxation, whole_value
 from planner.search.provisioning.columns import Column
 from planner.search.provisioning.program import Program, ProgramData
+
+_WHOLE = 1e-5
+"""Distance from a whole number that is the solver's and not the answer's."""
 
 _RATIO_ROUNDS = 12
 _RATIO_TOLERANCE = 1e-9
@@ -56,6 +60,9 @@ class Allocation:
     counts: tuple[tuple[Column, int], ...] = spec("Columns in use.")
     rate_rps: float = spec("Rate they promise.", unit="requests/s", ge=0)
     value: float = spec("Value of the goal.", unit="of the goal")
+    bound: float = spec(
+        "No whole replicas of these rates are better.", unit="of the goal"
+    )
     packings: Mapping[int, Sequence[tuple[Mapping[int, int], int]]] = spec(
         "By host class: groups of each width on a host, and on how many hosts."
     )
@@ -79,11 +86,13 @@ class Bound:
 def allocate(data: ProgramData, target: Target) -> Allocation | None:
     """The best allocation of whole replicas for both goals; None if none is."""
     program = Program(data)
+    bounds: list[float | None] = []
 
     def solve() -> bool:
         outcome = solve_milp(
             program.model, time_limit_s=target.time_limit_s, gap_frac=target.gap_frac
         )
+        bounds.append(outcome.bound)
         return outcome.value is not None
 
     if not _optimise(program, target, solve):
@@ -91,6 +100,12 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
     value = _value_of(program, target.goal)
     if not value:
         return None
+    bound = _whole_bound(target.goal, bounds[-1], value)
+    if bound is None:  # a solver that was stopped, and tells none
+        relaxed = relaxed_bound(data, target)
+        if relaxed is None:
+            return None
+        bound = relaxed.value
     then = target.then
     if then is None and target.goal is Goal.MAX_GOODPUT:
         then = Goal.MIN_GPUS
@@ -103,7 +118,7 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
         if form is not None:
             program.model.setObjective(form)
             solve()
-    return _allocation_of(program, target)
+    return _allocation_of(program, target, bound)
 
 
 def _hold(program: Program, target: Target, value: float) -> None:
@@ -117,7 +132,23 @@ def _hold(program: Program, target: Target, value: float) -> None:
     program.model += form >= (kept * value if target.goal.is_upper else -value / kept)
 
 
-def _allocation_of(program: Program, target: Target) -> Allocation | None:
+def _whole_bound(goal: Goal, bound: float | None, value: float | None) -> float | None:
+    """The solver's bound on the objective as one on the goal; None where it has none.
+
+    At the last of Dinkelbach's iterations max R - ratio * GPUs <= bound, and GPUs are
+    at least one: no ratio exceeds the one reached by more than the bound.
+    """
+    if bound is None:
+        return None
+    if goal is Goal.MAX_GOODPUT:
+        return bound
+    if goal is Goal.MAX_GOODPUT_PER_GPU:
+        return (value or 0.0) + max(0.0, bound)
+    # GPUs come whole.
+    return float(math.ceil(-bound - _WHOLE)) if goal is Goal.MIN_GPUS else -bound
+
+
+def _allocation_of(program: Program, target: Target, bound: float) -> Allocation | None:
     used = tuple(
         (column, whole_value(count))
         for column, count in zip(program.data.columns, program.counts, strict=True)
@@ -130,6 +161,7 @@ def _allocation_of(program: Program, target: Target) -> Allocation | None:
         counts=used,
         rate_rps=float(pulp.value(program.rate_rps)),
         value=value,
+        bound=bound,
         packings={
             index: tuple((held, whole_value(hosts)) for held, hosts in packed)
             for index, packed in program.packed.items()

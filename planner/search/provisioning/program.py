@@ -46,6 +46,11 @@ class ProgramData:
     max_replicas: int | None = spec(
         "Most replicas of a phase.", unit="replicas", default=None
     )
+    pool_sizes: Mapping[Phase, tuple[int, int | None]] = spec(
+        "Fewest and most replicas of a phase; None: any number.",
+        unit="replicas",
+        default_factory=dict,
+    )
     max_usd_per_hour: float | None = spec("Budget.", unit="usd/h", default=None)
     max_power_w: float | None = spec("Most power.", unit="W", default=None)
     available_gpus: Mapping[str, int] = spec(
@@ -86,6 +91,7 @@ class Program:
         for index in range(len(data.classes)):
             self.pack(index)
         self.limit()
+        self.size_pools()
         if data.phases == (Phase.AGGREGATED,):
             self.serve_together()
         else:
@@ -204,6 +210,17 @@ class Program:
             ]
             if of_type:
                 self.model += pulp.lpSum(of_type) <= most, f"{AVAILABLE}{place}"
+
+    def size_pools(self) -> None:
+        """Each phase has the number of replicas that its rates are for.
+
+        fewest <= sum_c x_c <= most, over the columns of the phase.
+        """
+        for phase, (fewest, most) in self.data.pool_sizes.items():
+            replicas = pulp.lpSum(self.counts[i] for i in self.data.of(phase))
+            self.model += replicas >= fewest
+            if most is not None:
+                self.model += replicas <= most
 
     def serve_together(self) -> None:
         """Aggregated replicas serve the rate: R <= sum_c rate_c x_c."""

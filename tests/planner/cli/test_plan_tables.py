@@ -46,7 +46,7 @@ def test_allocation_says_what_would_help_most() -> None:
     )
     first, *others = allocation_rows(bound, Goal.MAX_GOODPUT)
     assert first[0] == "Allocation"
-    assert "10" in first[1]
+    assert "10 requests/s at best" in first[1]
     assert "gap 20.0%" in first[1]
     assert others[0] == ("Worth", "one more thing 0: 1 requests/s")
     assert len(others) == MAX_WORTH

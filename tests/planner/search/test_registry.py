@@ -20,6 +20,7 @@ def test_auto_compares_both_kinds():
         "provisioning",
         "hexgen2",
         "local-search",
+        "pipelines",
     ]
 
 
