@@ -8,7 +8,7 @@ from typing import Protocol
 
 from models.latency.library import LatencyLibrary
 from models.latency.measured import MeasuredSource
-from planner.bound import gpu_rates, objective_bound, rate_bound
+from planner.bound import gpu_rates, rate_bound, shape_rates
 from planner.cells import is_large as is_of_cells
 from planner.check import check_deployment
 from planner.engines import engine_sources
@@ -33,6 +33,7 @@ from planner.serving import Planner
 from planner.stop import Never, StoppingCriterion
 from planner.verdict import verdict
 from planner.version import __version__
+from planner.whole_bound import whole_bound
 
 HEADROOM_FRAC = 0.05
 """Where no rate is asked for, the workload is shown this far below the goodput."""
@@ -90,8 +91,9 @@ def solve(
     progress("simulating the finalists")
     finalists = verify(evaluator, outcomes, effort)
     has_unlike = any(outcome.has_unlike for outcome in outcomes)
-    rates = gpu_rates(planner, seed=seed, has_unlike=has_unlike)
-    bound = finite(objective_bound(problem, rates))
+    shapes = shape_rates(planner, seed=seed)
+    rates = gpu_rates(planner, seed=seed, has_unlike=has_unlike, shapes=shapes)
+    bound = finite(whole_bound(problem, rates, () if has_unlike else shapes))
     status, reasons = judge(problem, finalists, outcomes, rate_bound(problem, rates))
     best = None
     if finalists:
@@ -271,8 +273,9 @@ def allocation_of(
     if value is None:
         return bound
     is_upper = goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
-    lack = bound.value - value if is_upper else value - bound.value
-    return replace(bound, gap_frac=lack / max(bound.value, value))
+    # A large pool may do better than pools of the size that rates are simulated in.
+    reached = max(bound.value, value) if is_upper else min(bound.value, value)
+    return replace(bound, value=reached, gap_frac=gap_to(goal, value, reached))
 
 
 def finite(value: float | None) -> float | None:
