@@ -37,9 +37,9 @@ def test_an_unknown_case_is_told_in_a_line(script, monkeypatch) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_layers_move_from_later_stages_to_first_ones(script, monkeypatch) -> None:
+def test_layers_move_between_first_and_later_stages(script, monkeypatch) -> None:
     monkeypatch.setattr(script, "FINAL", QUICK)
-    monkeypatch.setattr(script, "SHIFTS", (0, 1))
+    monkeypatch.setattr(script, "SHIFTS", (0, -1))
     monkeypatch.setattr(script, "library_for", lambda *_: LIBRARY)
     problem = small_types()
     best = solve(problem, LIBRARY, method="pipelines", effort=QUICK).best
@@ -47,5 +47,5 @@ def test_layers_move_from_later_stages_to_first_ones(script, monkeypatch) -> Non
     one = replace(best, deployment=replace(best.deployment, replicas=(first,)))
     same, moved = script.shifts(one)
     assert sum(same["layers"]) == sum(moved["layers"]) == 6
-    assert moved["layers"][0] == same["layers"][0] + 1
+    assert moved["layers"][0] == same["layers"][0] - 1
     assert same["goodput_rps"] > 0
