@@ -8,7 +8,7 @@ import pytest
 from clusters.fields import InputError
 from planner import cells
 from planner.cell_runs import simulate_cells
-from planner.cells import MOST_REPLICAS, cell_kinds, deal
+from planner.cells import MOST_REPLICAS, cell_kinds, deal, slices_by_part
 from planner.check import check_deployment
 from planner.evaluate import Evaluator
 from planner.simulator.outside_schedule import OutsideEvent, OutsideKind
@@ -183,3 +183,15 @@ def test_a_schedule_of_a_large_deployment_counts_in_its_evaluation(small_cells):
     flip = happening(OutsideKind.FLIP, 1.0, 0)
     with pytest.raises(InputError, match=r"events\[0\].kind = 'flip'"):
         evaluator.evaluate(deployment, requests, events=(flip,))
+
+
+def test_parts_that_nothing_joins_are_slices_of_their_own():
+    apart = tiny_cluster(2, 2, num_nics=0)
+    both = [shape(Phase.PREFILL), shape(Phase.DECODE)]
+    places = [((0,),), ((1,),), ((2,),), ((3,),)]
+    assert slices_by_part(apart, both * 2, places) == [0, 0, 1, 1]
+    assert slices_by_part(tiny_cluster(2, 2), both * 2, places) is None
+    # The second part with decode replicas alone could not serve.
+    alone = [*both, both[1], both[1]]
+    with pytest.raises(InputError, match="both phases in every part"):
+        slices_by_part(apart, alone, places)
