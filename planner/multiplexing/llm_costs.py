@@ -6,11 +6,12 @@ from itertools import product
 
 import numpy as np
 
+from clusters.cluster import Cluster
 from clusters.fields import spec
 from clusters.gpu import GpuType
 from clusters.links import GroupLinks
 from models.latency.contention import SmSharing, StepDemand
-from models.latency.library import LatencyLibrary, LatencyRequest
+from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.latency.request import LatencyUnavailableError
 from models.latency.step_table import FloatArray
 from models.memory import memory_of
@@ -37,6 +38,8 @@ class LlmCosts:
     )
     budget_bytes: float = spec("Memory of a GPU for all LLMs.", unit="bytes", gt=0)
     kv_bytes_per_token: float = spec("On a GPU.", unit="bytes/token", gt=0)
+    weights_bytes: float = spec("Weights on a GPU.", unit="bytes", gt=0)
+    latency: LatencyChoice = spec("Where its step times come from.")
     prefill: Mapping[int, StepDemand] = spec(
         "Prefill steps of mean prompts, by how many are wanted in one step."
     )
@@ -83,6 +86,21 @@ class CostBook:
         self._known: dict[tuple[int, MeshKind], LlmCosts | str] = {}
         self._steps: dict[tuple[int, MeshKind], LlmSteps] = {}
 
+    @property
+    def problem(self) -> SharedProblem:
+        """The problem whose LLMs these are."""
+        return self._problem
+
+    @property
+    def library(self) -> LatencyLibrary:
+        """Where step latencies come from."""
+        return self._library
+
+    @property
+    def cluster(self) -> Cluster:
+        """The hosts."""
+        return self._problem.cluster
+
     def costs(self, llm: int, mesh: MeshKind) -> LlmCosts | None:
         """Costs of an LLM on a mesh, None when it cannot run there."""
         found = self._find(llm, mesh)
@@ -115,9 +133,10 @@ class CostBook:
             llm=demand.llm, parallelism=parallelism, gpu=gpu, links=links
         )
         try:
-            (table,) = self._library.choose(request).stages
+            choice = self._library.choose(request)
         except LatencyUnavailableError as error:
             return str(error)
+        (table,) = choice.stages
         steps = LlmSteps(
             llm=demand.llm,
             parallelism=parallelism,
@@ -151,6 +170,8 @@ class CostBook:
             process_bytes=memory.reserve_bytes,
             budget_bytes=memory.budget_bytes,
             kv_bytes_per_token=memory.kv_bytes_per_token,
+            weights_bytes=memory.weights_bytes,
+            latency=choice,
             prefill=prefill,
             prompts=prompts,
             prefill_ms={
