@@ -183,7 +183,7 @@ def stage_shapes(llm: LlmSpec, parallelism: Parallelism) -> tuple[StageShapes, .
     stages, first = [], 0
     for stage, num_layers in enumerate(parallelism.layers_per_stage(llm)):
         layers = range(first, first + num_layers)
-        stages.append(_stage(llm, parallelism, stage, layers))
+        stages.append(_stage(llm, parallelism.of_stage(stage), stage, layers))
         first += num_layers
     return tuple(stages)
 

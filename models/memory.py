@@ -12,6 +12,7 @@ Transformer for Large Context Models", 2023, arXiv 2305.19370 (feed-forward in b
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -120,25 +121,40 @@ class MemoryBreakdown:
 def memory_of(
     llm: LlmSpec,
     parallelism: Parallelism,
-    gpu: GpuType,
+    gpu: GpuType | Sequence[GpuType],
     settings: MemorySettings | None = None,
 ) -> MemoryBreakdown:
     """Memory of a replica on `gpu`: its tightest stage, and the KV tokens it can hold.
 
-    Ranks add up: an attention-data-parallel rank keeps the KV cache of its own
-    requests, a context-parallel rank its part of every request's.
+    Stages on unlike GPUs: `gpu` has one for each. Ranks add up: an
+    attention-data-parallel rank keeps the KV cache of its own requests, a
+    context-parallel rank its part of every request's.
 
     A parallelism that cannot split `llm` does not fit, with that reason in `why_not`.
     """
     settings = settings or MemorySettings()
+    gpus = (gpu,) * parallelism.pp if isinstance(gpu, GpuType) else tuple(gpu)
     impossible = parallelism.why_not(llm)
     if impossible:
-        return _impossible(impossible, llm, gpu, settings)
-    stages = [
-        _stage_memory(index, stage, parallelism, gpu, settings)
-        for index, stage in enumerate(stage_shapes(llm, parallelism))
+        return _impossible(impossible, llm, gpus[0], settings)
+    stages = range(parallelism.pp)
+    found = [
+        memory_of_stage(llm, parallelism, stage, gpus[stage], settings)
+        for stage in stages
     ]
-    return min(stages, key=_room)
+    return min(found, key=_room)
+
+
+def memory_of_stage(
+    llm: LlmSpec,
+    parallelism: Parallelism,
+    stage: int,
+    gpu: GpuType,
+    settings: MemorySettings,
+) -> MemoryBreakdown:
+    """Memory of one stage on `gpu`, and the KV tokens that it alone could hold."""
+    shapes = stage_shapes(llm, parallelism)[stage]
+    return _stage_memory(stage, shapes, parallelism, gpu, settings)
 
 
 def kv_bytes_per_token(llm: LlmSpec) -> float:
@@ -159,14 +175,25 @@ def kv_bytes(llm: LlmSpec, context_tokens: float) -> float:
 
     That is its KV cache, and the states of linear-attention layers.
     """
-    whole = _whole(llm)
-    return whole.state_bytes_per_request + sum(
+    return _kept_bytes(_whole(llm), context_tokens)
+
+
+def _kept_bytes(stage: StageShapes, context_tokens: float) -> float:
+    """KV cache and states that the layers of a stage keep for one request."""
+    return stage.state_bytes_per_request + sum(
         group.num_layers
         * attention.kv_bytes_per_token
         * min(context_tokens, attention.kept_tokens or math.inf)
-        for group in whole.groups
+        for group in stage.groups
         for attention in group.attentions
     )
+
+
+def kv_shares(llm: LlmSpec, context_tokens: float) -> tuple[float, ...]:
+    """Share of each layer in `kv_bytes`; they add up to 1."""
+    layers = stage_shapes(llm, Parallelism(pp=llm.num_layers))
+    held = [_kept_bytes(layer, context_tokens) for layer in layers]
+    return tuple(each / sum(held) for each in held)
 
 
 def activation_bytes(stage: StageShapes, settings: MemorySettings) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from clusters.fields import spec
+from planner.layer_bound import layer_rates
 from planner.objective import Goal
 from planner.problem import Problem
 from planner.search.batching import batching_bound_rps
@@ -39,12 +40,19 @@ class GpuRates:
     usd_per_hour: float | None = spec("Price of one.", unit="usd/h", default=None)
 
 
-def gpu_rates(planner: Planner, *, seed: int = 0) -> tuple[GpuRates, ...]:
-    """Best rate per GPU of every usable type, over all shapes that can run."""
+def gpu_rates(
+    planner: Planner, *, seed: int = 0, has_unlike: bool = False
+) -> tuple[GpuRates, ...]:
+    """Best rate per GPU of every usable type, over all shapes that can run.
+
+    With `has_unlike`, in replicas of unlike stages too (`planner.layer_bound`).
+    """
     problem = planner.problem
     service = problem.service
     sample = service.workload.draw(_SAMPLE_REQUESTS, seed=seed, rate_rps=1.0)
     best: dict[tuple[str, Phase], float] = {}
+    if has_unlike:
+        best = layer_rates(planner, sample)
     for phase in Phase:
         for alone in usable_shapes(planner, phase, Ledger()):
             rate = batching_bound_rps(planner, alone, service.slo, sample)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from clusters.cluster import Cluster
 from clusters.fields import spec
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
-from planner.kv_paths import KvPaths
+from planner.kv_shards import kv_transfer
 from planner.simulator.system import Phase, ServingSystem
 
 if TYPE_CHECKING:
@@ -88,11 +88,16 @@ Groups = dict[ReplicaShape, list[int]]
 
 def _weight(cluster: Cluster, shape: ReplicaShape) -> float:
     """What a replica serves, roughly: by arithmetic in prefill, else by memory rate."""
-    gpu = next(g for g in cluster.gpu_types() if g.name == shape.gpu_type)
-    rate = gpu.memory_bytes_per_s
-    if shape.phase is Phase.PREFILL:
-        rate = max(each.flops_per_s for each in gpu.flops)
-    return rate * shape.parallelism.num_gpus
+    kinds = {gpu.name: gpu for gpu in cluster.gpu_types()}
+    total = 0.0
+    for name, width in zip(
+        shape.gpu_types, shape.parallelism.stage_widths, strict=True
+    ):
+        rate = kinds[name].memory_bytes_per_s
+        if shape.phase is Phase.PREFILL:
+            rate = max(each.flops_per_s for each in kinds[name].flops)
+        total += rate * width
+    return total
 
 
 def _shares(
@@ -185,12 +190,13 @@ def _cells_of(deployment: Deployment) -> list[Deployment]:
 def _edge_loads(planner: "Planner", cell: Deployment) -> FloatArray:
     """Share of the bytes of a cell that crosses each edge, every route alike."""
     cluster = planner.problem.cluster
-    paths = KvPaths.of(cluster)
-    gpus = {replica.name: replica.gpu_indices for replica in cell.replicas}
+    by_name = {replica.name: replica for replica in cell.replicas}
     edges: list[int] = []
     shares: list[float] = []
     for route in cell.routes:
-        transfer = paths.transfer(gpus[route.source], gpus[route.target])
+        transfer = kv_transfer(
+            planner.problem, by_name[route.source], by_name[route.target]
+        )
         edges += transfer.edges
         shares += transfer.shares
     num_edges = len(cluster.topology.edges)

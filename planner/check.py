@@ -6,10 +6,10 @@ from collections.abc import Set
 
 from clusters.fields import InputError
 from planner.deployment import Deployment, Replica
-from planner.kv_paths import KvPaths
+from planner.kv_shards import kv_transfer
 from planner.plan import Plan
 from planner.problem import Problem
-from planner.serving import replica_memory
+from planner.serving import replica_memory, stage_types
 from planner.simulator.system import Phase, kv_phases
 
 
@@ -73,22 +73,27 @@ def _check_replica(problem: Problem, replica: Replica) -> None:
     why_not = parallelism.why_not(llm)
     if why_not:
         raise InputError("parallelism", str(parallelism), f"one that fits ({why_not})")
-    for stage, gpus in enumerate(replica.stage_gpus):
-        if len(gpus) != parallelism.gpus_per_stage:
-            raise InputError(
-                f"stage_gpus[{stage}]", gpus, f"{parallelism.gpus_per_stage} GPUs"
-            )
+    for stage, (gpus, width) in enumerate(
+        zip(replica.stage_gpus, parallelism.stage_widths, strict=True)
+    ):
+        if len(gpus) != width:
+            raise InputError(f"stage_gpus[{stage}]", gpus, f"{width} GPUs")
     topology = problem.cluster.topology
-    types = {topology.gpu(gpu).type.name for gpu in replica.gpu_indices}
-    if types != {replica.gpu_type}:
-        raise InputError("gpu_type", replica.gpu_type, f"the type of its GPUs {types}")
+    for stage, (gpus, name) in enumerate(
+        zip(replica.stage_gpus, replica.shape.gpu_types, strict=True)
+    ):
+        types = {topology.gpu(gpu).type.name for gpu in gpus}
+        if types != {name}:
+            is_alike = replica.stage_gpu_types is None
+            key = "gpu_type" if is_alike else f"stage_gpu_types[{stage}]"
+            raise InputError(key, name, f"the type of its GPUs {types}")
     for stage, gpus in enumerate(replica.stage_gpus):
         if len({topology.domain_of(gpu) for gpu in gpus}) > 1:
             raise InputError(
                 f"stage_gpus[{stage}]", gpus, "GPUs of one node or NVLink domain"
             )
-    gpu = topology.gpu(replica.gpu_indices[0]).type
-    memory = replica_memory(problem, parallelism, gpu, replica.limits)
+    kinds = stage_types(topology, replica.stage_gpus)
+    memory = replica_memory(problem, parallelism, kinds, replica.limits)
     if memory.why_not:
         raise InputError("parallelism", str(parallelism), f"room ({memory.why_not})")
     if replica.kv_capacity_tokens > memory.max_kv_tokens:
@@ -111,7 +116,6 @@ def _check_routes(problem: Problem, deployment: Deployment) -> None:
     by_name = {replica.name: replica for replica in deployment.replicas}
     sources = {source for source, _ in kv_phases(deployment.routing)}
     targets = {target for _, target in kv_phases(deployment.routing)}
-    paths = KvPaths.of(problem.cluster)
     known = set()
     for index, route in enumerate(deployment.routes):
         where = f"deployment.routes[{index}]"
@@ -124,7 +128,7 @@ def _check_routes(problem: Problem, deployment: Deployment) -> None:
             raise InputError(
                 f"{where}.target", route.target, f"the name of a {_any_of(targets)}"
             )
-        path = paths.transfer(source.gpu_indices, target.gpu_indices)
+        path = kv_transfer(problem, source, target)
         if route.edges != path.edges:
             raise InputError(f"{where}.edges", route.edges, f"{path.edges}")
         if not math.isclose(route.bytes_per_s, path.bytes_per_s, rel_tol=1e-6):

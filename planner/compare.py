@@ -8,7 +8,8 @@ from clusters.fields import InputError, check_fields, spec
 from clusters.mapping import to_mapping
 from clusters.serde import read_mapping
 from models.latency.library import LatencyLibrary
-from planner.evaluate import Evaluation, Evaluator
+from planner.evaluate import Evaluator
+from planner.evaluation import Evaluation
 from planner.files import read_plan
 from planner.goodput import FINAL
 from planner.plan import PLAN_VERSION, Plan

@@ -1,9 +1,12 @@
 """Deployment: which GPUs run which replica, and over which links the KV cache goes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
 
 from clusters.fields import InputError, check_fields, spec
+from clusters.mapping import fields_to_mapping
 from models.parallelism import Parallelism
 from planner.simulator.system import (
     Batching,
@@ -20,7 +23,7 @@ class Replica:
 
     name: str = spec("Name, e.g. prefill-0.")
     phase: Phase = spec("What it does.")
-    gpu_type: str = spec("Catalogue name of its GPUs.")
+    gpu_type: str = spec("Catalogue name of its GPUs, of its first stage's if unlike.")
     parallelism: Parallelism = spec("How the model is split.")
     stage_gpus: tuple[tuple[int, ...], ...] = spec(
         "GPUs (indices in the cluster) of each pipeline stage."
@@ -31,6 +34,10 @@ class Replica:
     slice: int = spec(
         "Pairing group: KV caches stay within it.", unit="index", ge=0, default=0
     )
+    stage_gpu_types: tuple[str, ...] | None = spec(
+        "GPU type of each stage, where stages differ; None: `gpu_type` in all.",
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -38,6 +45,14 @@ class Replica:
             raise InputError(
                 "stage_gpus", len(self.stage_gpus), f"{self.parallelism.pp} stages"
             )
+        _check_stage_gpu_types(self)
+
+    def to_file_form(self) -> Mapping[str, Any]:
+        """All fields, `stage_gpu_types` only where stages differ."""
+        fields: dict[str, Any] = fields_to_mapping(self)
+        if self.stage_gpu_types is None:
+            del fields["stage_gpu_types"]
+        return fields
 
     @property
     def gpu_indices(self) -> tuple[int, ...]:
@@ -52,6 +67,7 @@ class Replica:
             gpu_type=self.gpu_type,
             parallelism=self.parallelism,
             limits=self.limits,
+            stage_gpu_types=self.stage_gpu_types,
         )
 
 
@@ -65,9 +81,45 @@ class ReplicaShape:
     limits: BatchLimits | None = spec(
         "Batch limits of its engine. None: the problem's.", default=None
     )
+    stage_gpu_types: tuple[str, ...] | None = spec(
+        "GPU type of each stage, where stages differ; None: `gpu_type` in all.",
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        _check_stage_gpu_types(self)
 
     def __str__(self) -> str:
-        return f"{self.phase} {self.gpu_type} {self.parallelism}{self._batching}"
+        if self.has_unlike_stages:
+            return f"{self.phase} ({self.split}){self._batching}"
+        return f"{self.phase} {self.gpu_type} {self.split}{self._batching}"
+
+    @property
+    def gpu_types(self) -> tuple[str, ...]:
+        """GPU type of each stage."""
+        return self.stage_gpu_types or (self.gpu_type,) * self.parallelism.pp
+
+    @property
+    def has_unlike_stages(self) -> bool:
+        """Whether stages have GPU types or tensor parallelism of their own."""
+        return self.stage_gpu_types is not None or self.parallelism.stage_tp is not None
+
+    @property
+    def split(self) -> str:
+        """The split of the model, e.g. ``TP2 PP2``.
+
+        Unlike stages one by one: ``TP4 a100_sxm 48 layers + 2 x TP1 l4 16 layers``.
+        """
+        if not self.has_unlike_stages:
+            return str(self.parallelism)
+        widths = self.parallelism.stage_widths
+        layers = self.parallelism.stage_layers or (None,) * len(widths)
+        texts = [
+            f"TP{tp} {name}" + ("" if held is None else f" {held} layers")
+            for tp, name, held in zip(widths, self.gpu_types, layers, strict=True)
+        ]
+        runs = [(text, len(list(run))) for text, run in groupby(texts)]
+        return " + ".join(f"{n} x {text}" if n > 1 else text for text, n in runs)
 
     @property
     def _batching(self) -> str:
@@ -82,6 +134,19 @@ class ReplicaShape:
         if limits.policy.cuts_prompts or budget != BatchLimits().max_batch_tokens:
             text += f" {budget}" if text else f" batch {budget}"
         return text
+
+
+def _check_stage_gpu_types(owner: Replica | ReplicaShape) -> None:
+    """One GPU type a stage, the first being `gpu_type`; ranks need equal stages."""
+    types, parallelism = owner.stage_gpu_types, owner.parallelism
+    if types is None:
+        return
+    if len(types) != parallelism.pp or types[0] != owner.gpu_type:
+        form = f"{parallelism.pp} GPU types, the first {owner.gpu_type}"
+        raise InputError("stage_gpu_types", types, form)
+    if max(parallelism.ep, parallelism.num_ranks) > 1:
+        form = "None with EP or several ranks a stage"
+        raise InputError("stage_gpu_types", types, form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

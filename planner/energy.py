@@ -7,9 +7,11 @@ an H100 75, 380 and all of it. Their means stand for every GPU. Hosts, switches 
 cooling are left out. Nothing of it was measured with this package: an estimate.
 """
 
+from collections.abc import Sequence
+
 from clusters.topology import Topology
 from planner.deployment import Replica
-from planner.simulator.outcome import ReplicaStats
+from planner.simulator.outcome import ReplicaStats, StageStats
 
 IDLE_FRAC = (63 / 400 + 75 / 700) / 2
 """Of the board power limit, waiting."""
@@ -20,7 +22,19 @@ PREFILL_FRAC = 1.0
 
 
 def replica_power_w(replica: Replica, load: ReplicaStats, topology: Topology) -> float:
-    """Mean power of a replica's GPUs over a simulation, in W (an estimate)."""
+    """Mean power of a replica's GPUs over a simulation, in W (an estimate).
+
+    Where stages are unlike, each is as busy as it was itself.
+    """
+    if replica.shape.has_unlike_stages:
+        stages = zip(replica.stage_gpus, load.stages, strict=True)
+        return sum(_power_w(gpus, stage, topology) for gpus, stage in stages)
+    return _power_w(replica.gpu_indices, load, topology)
+
+
+def _power_w(
+    gpus: Sequence[int], load: ReplicaStats | StageStats, topology: Topology
+) -> float:
     prompts = load.prefill_busy_frac + load.mixed_busy_frac
     decodes = load.decode_busy_frac
     share = (
@@ -28,5 +42,5 @@ def replica_power_w(replica: Replica, load: ReplicaStats, topology: Topology) ->
         + (PREFILL_FRAC - IDLE_FRAC) * prompts
         + (DECODE_FRAC - IDLE_FRAC) * decodes
     )
-    limit_w = sum(topology.gpu(gpu).type.tdp_w for gpu in replica.gpu_indices)
+    limit_w = sum(topology.gpu(gpu).type.tdp_w for gpu in gpus)
     return limit_w * min(1.0, share)

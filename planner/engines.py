@@ -5,7 +5,7 @@ Two files of the catalogue: ``engines.yaml`` has the defaults of the engines' se
 ``benchmarks/accuracy/silicon.py --fit``, with their error on models and GPUs left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
@@ -197,12 +197,13 @@ class EnginePreset:
         self,
         llm: LlmSpec,
         parallelism: Parallelism,
-        gpu: GpuType,
+        gpu: GpuType | Sequence[GpuType],
         settings: MemorySettings | None = None,
     ) -> MemoryBreakdown:
-        """Memory of a replica as this engine divides it.
+        """Memory of a replica as this engine divides it: of the stage with least room.
 
-        `settings` give everything but the utilisation and the block size.
+        Stages on unlike GPUs: `gpu` has one for each. `settings` give everything but
+        the utilisation and the block size.
         """
         settings = replace(
             settings or MemorySettings(),
@@ -213,10 +214,10 @@ class EnginePreset:
         if self.memory_kind is MemoryKind.OF_TOTAL:
             return found
         beside = found.activation_bytes + found.reserve_bytes
-        used_frac = beside / gpu.memory_bytes
+        used_frac = beside / found.memory_bytes
         total_frac = self.memory_frac + used_frac
         if self.memory_kind is MemoryKind.OF_FREE:
-            used_frac += found.weights_bytes / gpu.memory_bytes
+            used_frac += found.weights_bytes / found.memory_bytes
             total_frac = used_frac + self.memory_frac * max(0.0, 1.0 - used_frac)
         settings = replace(settings, utilisation_frac=min(1.0, total_frac))
         return memory_of(llm, parallelism, gpu, settings)

@@ -2,7 +2,7 @@
 
 from planner.deployment import Deployment
 from planner.plan import ShapeEvidence
-from planner.serving import Planner, replica_memory
+from planner.serving import Planner, replica_memory, stage_types
 
 LARGE_ERROR_FRAC = 0.15
 """Expected error of latencies from which a plan warns."""
@@ -14,9 +14,9 @@ def evidence_of(planner: Planner, deployment: Deployment) -> tuple[ShapeEvidence
     for pool in deployment.pools():
         replica = pool.replicas[0]
         choice = planner.latency(replica.shape, replica.stage_gpus)
-        gpu = planner.problem.cluster.topology.gpu(replica.gpu_indices[0]).type
+        gpus = stage_types(planner.problem.cluster.topology, replica.stage_gpus)
         memory = replica_memory(
-            planner.problem, replica.parallelism, gpu, replica.limits
+            planner.problem, replica.parallelism, gpus, replica.limits
         )
         found.append(
             ShapeEvidence(

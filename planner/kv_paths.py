@@ -21,6 +21,8 @@ from clusters.links import LinkKind
 from clusters.topology import Topology
 
 IntArray = NDArray[np.int64]
+Shard = tuple[int, int, float]
+"""GPU that sends, GPU that receives, and their share of the bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class KvPaths:
         )
         self._ends: dict[tuple[int, ...], _End] = {}
         self._patterns: dict[tuple[object, ...], _Pattern] = {}
+        self._spread: dict[tuple[Shard, ...], Transfer] = {}
 
     @classmethod
     def of(cls, cluster: Cluster) -> "KvPaths":
@@ -110,6 +113,29 @@ class KvPaths:
             latency_ms=first.latency_ms,
             kind=first.kind,
         )
+
+    def spread(self, shards: tuple[Shard, ...]) -> Transfer:
+        """A transfer in unequal shards, which are sent so that all end together.
+
+        Its rate is the least of any link's over the share of the bytes on it.
+        """
+        if shards not in self._spread:
+            topology = self._topology
+            paths = [topology.path(a, b) for a, b, _ in shards]
+            loads: dict[int, float] = {}
+            for path, (_, _, share) in zip(paths, shards, strict=True):
+                for edge in path.edges:
+                    loads[edge] = loads.get(edge, 0.0) + share
+            rates = [topology.edges[e].bytes_per_s / load for e, load in loads.items()]
+            kind = max((path.kind for path in paths), key=list(LinkKind).index)
+            self._spread[shards] = Transfer(
+                edges=tuple(loads),
+                shares=tuple(loads.values()),
+                bytes_per_s=min(rates),
+                latency_ms=max(path.latency_ms for path in paths),
+                kind=kind,
+            )
+        return self._spread[shards]
 
     def _end(self, gpus: tuple[int, ...]) -> _End:
         if gpus not in self._ends:

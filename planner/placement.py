@@ -75,6 +75,8 @@ class FreeGpus:
 
     def most_replicas(self, shape: ReplicaShape) -> int:
         """Replicas of one shape that fit beside each other."""
+        if shape.has_unlike_stages:
+            return self._most_unlike(shape)
         width = shape.parallelism.gpus_per_stage
         stages = sum(
             h.num_free // width for h in self.hosts if h.gpu_type == shape.gpu_type
@@ -83,6 +85,8 @@ class FreeGpus:
 
     def take_replica(self, shape: ReplicaShape) -> StageGpus | None:
         """GPUs for one replica, or None (and nothing taken) when it does not fit."""
+        if shape.has_unlike_stages:
+            return self._take_unlike(shape)
         width = shape.parallelism.gpus_per_stage
         hosts = [h for h in self.hosts if h.gpu_type == shape.gpu_type]
         if not self._can_take(hosts, width, shape.parallelism.pp):
@@ -94,6 +98,29 @@ class FreeGpus:
                 last = _best_host(hosts, width, left)
             stages.append(last.take(width))
         return tuple(stages)
+
+    def _take_unlike(self, shape: ReplicaShape) -> StageGpus | None:
+        """The same where stages differ: a stage stays on the last host if it can."""
+        stages: list[tuple[int, ...]] = []
+        left, last = self.copy(), None
+        for name, width in zip(
+            shape.gpu_types, shape.parallelism.stage_widths, strict=True
+        ):
+            if last is None or last.gpu_type != name or last.num_free < width:
+                hosts = [h for h in left.hosts if h.gpu_type == name]
+                fitting = [h for h in hosts if h.num_free >= width]
+                if not fitting:
+                    return None
+                last = min(fitting, key=lambda host: host.num_free)
+            stages.append(last.take(width))
+        self.hosts = left.hosts
+        return tuple(stages)
+
+    def _most_unlike(self, shape: ReplicaShape) -> int:
+        left, count = self.copy(), 0
+        while left.take_replica(shape) is not None:
+            count += 1
+        return count
 
     @staticmethod
     def _can_take(hosts: Sequence[Host], width: int, num_stages: int) -> bool:

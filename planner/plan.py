@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from clusters.fields import check_fields, spec
 from planner.deployment import Deployment
-from planner.evaluate import Evaluation
+from planner.evaluation import Evaluation
 from planner.goodput import Goodput
 from planner.problem import Problem
 

@@ -12,7 +12,9 @@ from clusters.serde import read_mapping
 from models.latency.profile import Profile
 from models.llm import LlmSpec
 from models.memory import MemorySettings
+from planner.admission import Admission
 from planner.engines import EnginePreset
+from planner.kv_connectors import with_connector
 from planner.objective import Objective
 from planner.simulator.control import RouterSettings
 from planner.simulator.prefix_settings import PrefixCache
@@ -102,7 +104,8 @@ class EngineSettings:
         "What the routing policy goes by.", default_factory=RouterSettings
     )
     kv_link_efficiency_frac: float = spec(
-        "Share of a link's rate that KV transfers reach (0.8: RDMA; 0.05: TCP).",
+        "Share of a link's rate that KV transfers reach; a connector of kv_transfer "
+        "sets it (nixl-tcp: 0.02).",
         unit="1",
         gt=0,
         le=1,
@@ -118,6 +121,9 @@ class EngineSettings:
         "When KV caches are sent, and what their blocks cost.",
         default_factory=KvTransfer,
     )
+    admission: Admission | None = spec(
+        "Refusal of requests on arrival; None: every request is let in.", default=None
+    )
     latency_profile: Profile | None = spec(
         "Profile of measured latencies (its file), which come before every source.",
         default=None,
@@ -132,9 +138,15 @@ class EngineSettings:
 
     @classmethod
     def from_file_form(cls, data: object, *, file: str | None = None) -> Self:
-        """All settings, or ``base:`` an engine and what differs from its defaults."""
-        if not isinstance(data, Mapping) or "base" not in data:
+        """All settings, or ``base:`` an engine and what differs from its defaults.
+
+        A connector of `kv_transfer` gives the rate, set-up and block cost that are not
+        given beside it.
+        """
+        if not isinstance(data, Mapping):
             return from_fields(cls, data, file=file)
+        if "base" not in data:
+            return from_fields(cls, with_connector(data), file=file)
         try:
             preset = EnginePreset.load(str(data["base"]))
         except InputError as error:
@@ -144,7 +156,7 @@ class EngineSettings:
             both = isinstance(given, Mapping) and isinstance(settings.get(key), dict)
             settings[key] = {**settings[key], **given} if both else given
         del settings["base"]
-        return from_fields(cls, settings, file=file)
+        return from_fields(cls, with_connector(settings), file=file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +184,12 @@ class Problem:
                 None,
                 f"a rate to serve, which the goal {self.objective.goal} needs",
             )
+        if self.engine.admission is not None:
+            try:
+                service = self.service
+                self.engine.admission.early_rejection(service.slo, service.workload)
+            except InputError as error:
+                raise error.within("engine.admission") from None
         known = {gpu.name for gpu in self.cluster.gpu_types()}
         for index, name in enumerate(self.search.gpu_types):
             if name not in known:

@@ -6,10 +6,11 @@ from clusters.fields import InputError, check_fields, spec
 from models.latency.library import LatencyLibrary
 from planner.deployment import Deployment
 from planner.engines import EnginePreset, EngineSource
-from planner.evaluate import Evaluation, Evaluator, summarize
+from planner.evaluate import Evaluator
+from planner.evaluation import Evaluation, summarize
 from planner.objective import Objective
 from planner.plan import Plan
-from planner.serving import Planner
+from planner.serving import Planner, stage_types
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.outside_schedule import OutsideEvent, OutsideSchedule
 from planner.solve import library_for
@@ -31,6 +32,12 @@ class ReplayOptions:
         "Closed loop with so many requests at a time.",
         unit="requests",
         ge=1,
+        default=None,
+    )
+    ramp_s: float | None = spec(
+        "Closed loop: the clients begin one after the other over this time.",
+        unit="s",
+        ge=0,
         default=None,
     )
     head: int | None = spec(
@@ -57,6 +64,8 @@ class ReplayOptions:
         check_fields(self)
         if self.concurrency is not None and self.rate_rps is not None:
             raise InputError("concurrency", self.concurrency, "no rate beside it")
+        if self.ramp_s is not None and self.concurrency is None:
+            raise InputError("ramp", self.ramp_s, "a concurrency beside it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,6 +126,7 @@ def replay_whole(
         result = evaluator.simulated(
             deployment, requests, events=events, max_spans=options.max_spans
         )
+        freely = evaluator.freely(deployment, requests, events=events)
     except InputError as error:
         if options.events is None or not error.key.startswith("events"):
             raise
@@ -125,7 +135,10 @@ def replay_whole(
         # Every replica answers its own clients.
         clients = (workload.concurrency or 0) / len(deployment.replicas)
         result = _handled_by(preset, result, clients)
-    found = summarize(planner, deployment, result, num_events=len(events))
+        freely = None if freely is None else _handled_by(preset, freely, clients)
+    found = summarize(
+        planner, deployment, result, num_events=len(events), freely=freely
+    )
     found = replace(found, offered_rps=rate)
     return Replay(deployment=deployment, result=result, evaluation=found)
 
@@ -155,14 +168,16 @@ def with_engine(
     llm = planner.problem.service.llm
     replicas = []
     for replica in deployment.replicas:
-        gpu = topology.gpu(replica.gpu_indices[0]).type
+        gpus = stage_types(topology, replica.stage_gpus)
         ranks = replica.parallelism.attention_dp
-        limits = preset.limits(gpu, num_ranks=ranks)
+        # The budget that every GPU of a pipeline has.
+        smallest = min(gpus, key=preset.batch_tokens)
+        limits = preset.limits(smallest, num_ranks=ranks)
         settings = replace(
             planner.problem.engine.memory,
             max_batch_tokens=limits.max_batch_tokens // ranks,
         )
-        memory = preset.memory(llm, replica.parallelism, gpu, settings)
+        memory = preset.memory(llm, replica.parallelism, gpus, settings)
         if not memory.fits:
             raise InputError("engine", preset.name, f"room for it ({memory.why_not})")
         replicas.append(
@@ -209,5 +224,8 @@ def replay_workload(plan: Plan, options: ReplayOptions) -> Workload:
     if lengths is None:
         raise InputError("concurrency", options.concurrency, "lengths to draw from")
     return Workload.of_lengths(
-        lengths, arrivals=ClosedLoop(concurrency=options.concurrency)
+        lengths,
+        arrivals=ClosedLoop(
+            concurrency=options.concurrency, ramp_s=options.ramp_s or 0.0
+        ),
     )

@@ -4,19 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from clusters.cluster import Cluster
 from clusters.fields import InputError, spec
 from clusters.gpu import GpuType
+from clusters.topology import Topology
 from clusters.units import MS_PER_S
 from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
+from models.latency.unlike import UnlikeRequest, choose_unlike
 from models.memory import MemoryBreakdown, kv_bytes, memory_of
 from models.parallelism import Parallelism
 from planner.cells import deal
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
-from planner.kv_paths import KvPaths, Transfer
+from planner.kv_paths import Transfer
+from planner.kv_shards import kv_transfer
 from planner.placement import StageGpus, place
 from planner.problem import Problem
 from planner.simulator.outside_schedule import switch_pairs
+from planner.simulator.prefix_settings import EarlyRejection
 from planner.simulator.system import (
     BatchLimits,
     EdgeShare,
@@ -44,6 +47,14 @@ class Planner:
         """
         topology = self.problem.cluster.topology
         service, parallelism = self.problem.service, shape.parallelism
+        if shape.has_unlike_stages:
+            unlike = UnlikeRequest(
+                llm=service.llm,
+                parallelism=parallelism,
+                gpus=stage_types(topology, stage_gpus),
+                links=topology.group_links(stage_gpus),
+            )
+            return choose_unlike(self.library, unlike)
         has_ranks = parallelism.num_ranks > 1
         request = LatencyRequest(
             llm=service.llm,
@@ -96,9 +107,9 @@ class Planner:
         counts: dict[Phase, int] = dict.fromkeys(Phase, 0)
         replicas = []
         for shape, stage_gpus, part in zip(shapes, placed, slices, strict=True):
-            gpu = self.problem.cluster.topology.gpu(stage_gpus[0][0]).type
+            gpus = stage_types(self.problem.cluster.topology, stage_gpus)
             limits = shape.limits or engine.limits
-            memory = replica_memory(self.problem, shape.parallelism, gpu, limits)
+            memory = replica_memory(self.problem, shape.parallelism, gpus, limits)
             replicas.append(
                 Replica(
                     name=f"{shape.phase}-{counts[shape.phase]}",
@@ -110,11 +121,12 @@ class Planner:
                     kv_capacity_tokens=memory.max_kv_tokens,
                     kv_block_tokens=engine.memory.block_tokens,
                     slice=part,
+                    stage_gpu_types=shape.stage_gpu_types,
                 )
             )
             counts[shape.phase] += 1
         deployment = Deployment(replicas=tuple(replicas), routing=engine.routing)
-        routes = kv_routes(self.problem.cluster, deployment)
+        routes = kv_routes(self.problem, deployment)
         return replace(deployment, routes=routes)
 
     def system(
@@ -154,7 +166,15 @@ class Planner:
             router=self.problem.engine.router,
             kv_transfer=self.problem.engine.kv_transfer,
             num_layers=self.problem.service.llm.num_layers,
+            early_rejection=self._early_rejection(),
         )
+
+    def _early_rejection(self) -> EarlyRejection | None:
+        """What is refused on arrival, by the limits of the service."""
+        admission, service = self.problem.engine.admission, self.problem.service
+        if admission is None:
+            return None
+        return admission.early_rejection(service.slo, service.workload)
 
     def _sent_bytes_per_token(self) -> float:
         """KV bytes of a prompt for each of its tokens, at the workload's mean length.
@@ -173,8 +193,7 @@ class Planner:
         phases = [replica.phase for replica in replicas]
         slices = [replica.slice for replica in replicas]
         pairs = switch_pairs(phases, slices, switching) if switching else ()
-        paths = KvPaths.of(self.problem.cluster)
-        return tuple(_route(paths, replicas[a], replicas[b]) for a, b in pairs)
+        return tuple(_route(self.problem, replicas[a], replicas[b]) for a, b in pairs)
 
     def _simulated_routes(
         self,
@@ -185,10 +204,10 @@ class Planner:
         engine = self.problem.engine
         edges = self.problem.cluster.topology.edges
         index = {r.name: i for i, r in enumerate(deployment.replicas)}
-        gpus = {r.name: r.gpu_indices for r in deployment.replicas}
-        paths = KvPaths.of(self.problem.cluster)
+        by_name = {replica.name: replica for replica in deployment.replicas}
         transfers = [
-            paths.transfer(gpus[route.source], gpus[route.target]) for route in routes
+            kv_transfer(self.problem, by_name[route.source], by_name[route.target])
+            for route in routes
         ]
         per_byte_s = {
             edge: crowding.get(edge, 1.0) / edges[edge].bytes_per_s
@@ -218,28 +237,36 @@ class Planner:
         )
 
 
+def stage_types(topology: Topology, stage_gpus: StageGpus) -> tuple[GpuType, ...]:
+    """GPU type of each stage of a replica."""
+    return tuple(topology.gpu(gpus[0]).type for gpus in stage_gpus)
+
+
 def replica_memory(
-    problem: Problem, parallelism: Parallelism, gpu: GpuType, limits: BatchLimits
+    problem: Problem,
+    parallelism: Parallelism,
+    gpus: Sequence[GpuType],
+    limits: BatchLimits,
 ) -> MemoryBreakdown:
-    """Memory of a replica: a budget that cuts prompts bounds its activations too."""
+    """Memory of a replica: a budget that cuts prompts bounds its activations too.
+
+    `gpus` has the type of each stage.
+    """
     settings = problem.engine.memory
     if limits.policy.cuts_prompts:
         most = min(settings.max_batch_tokens, limits.max_batch_tokens)
         settings = replace(settings, max_batch_tokens=most)
-    return memory_of(problem.service.llm, parallelism, gpu, settings)
+    return memory_of(problem.service.llm, parallelism, gpus, settings)
 
 
-def kv_routes(cluster: Cluster, deployment: Deployment) -> tuple[Route, ...]:
+def kv_routes(problem: Problem, deployment: Deployment) -> tuple[Route, ...]:
     """A route wherever a KV cache may have to go, GPU to GPU in parallel."""
-    paths = KvPaths.of(cluster)
-    routes = []
-    for source, target in deployment.kv_pairs():
-        routes.append(_route(paths, source, target))
-    return tuple(routes)
+    pairs = deployment.kv_pairs()
+    return tuple(_route(problem, source, target) for source, target in pairs)
 
 
-def _route(paths: KvPaths, source: Replica, target: Replica) -> Route:
-    transfer = paths.transfer(source.gpu_indices, target.gpu_indices)
+def _route(problem: Problem, source: Replica, target: Replica) -> Route:
+    transfer = kv_transfer(problem, source, target)
     return Route(
         source=source.name,
         target=target.name,

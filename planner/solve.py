@@ -13,7 +13,8 @@ from planner.cells import is_large as is_of_cells
 from planner.check import check_deployment
 from planner.engines import engine_sources
 from planner.errors import UnsupportedProblemError
-from planner.evaluate import Evaluation, Evaluator
+from planner.evaluate import Evaluator
+from planner.evaluation import Evaluation
 from planner.evidence import evidence_of, warnings_of
 from planner.finalists import verify
 from planner.goodput import FINAL, Effort
@@ -88,7 +89,8 @@ def solve(
     outcomes, counts = run_methods(context, method, progress)
     progress("simulating the finalists")
     finalists = verify(evaluator, outcomes, effort)
-    rates = gpu_rates(planner, seed=seed)
+    has_unlike = any(outcome.has_unlike for outcome in outcomes)
+    rates = gpu_rates(planner, seed=seed, has_unlike=has_unlike)
     bound = finite(objective_bound(problem, rates))
     status, reasons = judge(problem, finalists, outcomes, rate_bound(problem, rates))
     best = None
@@ -257,6 +259,8 @@ def allocation_of(
     bound = next((o.allocation for o in outcomes if o.allocation is not None), None)
     if bound is None or best.score(problem) is None:
         return bound
+    if any(replica.shape.has_unlike_stages for replica in best.deployment.replicas):
+        return bound  # on uniform replicas
     goal = problem.objective.goal
     value = goal_value(
         goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour

@@ -100,7 +100,8 @@ def prefill_cost_ms(
         if num_good > 0 and lengths[num_good - 1] > good_tokens:
             return math.inf
         per_token_ms[:num_good] = least_prompt_token_ms(stage, good_tokens)
-    squares = stage.prefill_per_sq_token_ms * lengths**2
+    per_sq_ms = min(stage.prefill_per_sq_token_ms, stage.mixed_per_sq_token_ms)
+    squares = per_sq_ms * lengths**2
     return float((per_token_ms * lengths + squares).mean())
 
 
@@ -171,6 +172,10 @@ def decode_cost(
             sizes.astype(np.float64), stage.prefill_tokens, stage.prefill_ms
         )
         rows_ms = np.maximum(fixed[1:] - linear, 0.0) / sizes
+        if stage.mixed is not None:  # decodes may cost less in company than alone
+            added_ms, mixed_slope = stage.mixed_arrays(len(sizes))
+            rows_ms = np.minimum(rows_ms, added_ms[1:] / sizes)
+            slope = np.minimum(slope, mixed_slope)
         share_ms = np.minimum(share_ms, prompt_token_ms + rows_ms)
     attended = steps * requests.input_tokens + steps * (steps + 1) / 2
     fewest_steps = float(attended.sum() / steps.sum()) / kv_tokens

@@ -38,15 +38,17 @@ def saturation_tokens(table: StepTable, *, share: float = 0.9) -> int:
     )
 
 
-def decode_to_prefill(table: StepTable) -> tuple[float, ...]:
-    """Cost of a decoded token over that of a prefilled one, by `BATCHES`.
+def decode_to_prefill(
+    table: StepTable, batches: Sequence[int] = BATCHES
+) -> tuple[float, ...]:
+    """Cost of a decoded token over that of a prefilled one, by batch.
 
     At a context, and with a prompt, of 1024 tokens.
     """
     prefill = table.prefill_step_ms([_CONTEXT]) / _CONTEXT
     return tuple(
         table.decode_step_ms(batch, batch * _CONTEXT) / batch / prefill
-        for batch in BATCHES
+        for batch in batches
     )
 
 

@@ -9,10 +9,15 @@ import numpy as np
 from clusters.fields import InputError
 from models.latency.measured import single_gpu_table
 from models.latency.profile import Profile
-from models.latency.profile_mixed import mixed_laws
+from models.latency.profile_mixed import fitted_ms, mixed_laws
 from models.profile_records import Role, StepRecord
 from models.profile_table import read_profile_table
-from profiler.facts import chunk_efficiency
+from profiler.facts import (
+    BATCHES,
+    chunk_efficiency,
+    decode_to_prefill,
+    tile_edges,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +37,8 @@ def write_plots(folder: Path) -> list[str]:
     table = read_profile_table(folder / "records.jsonl")
     steps = [r for r in table.steps if r.step is not None]
     fitted = [r for r in steps if r.role is not Role.PROBE]
-    figure: Any = Figure(figsize=(20, 10))
-    axes = figure.subplots(2, 3)
+    figure: Any = Figure(figsize=(26, 10))
+    axes = figure.subplots(2, 4)
     plot_times([r for r in fitted if r.point.phase == "prefill"], ax=axes[0][0])
     plot_times([r for r in fitted if r.point.phase == "decode"], ax=axes[0][1])
     plot_rates([r for r in fitted if r.point.phase == "prefill"], ax=axes[1][0])
@@ -42,6 +47,8 @@ def write_plots(folder: Path) -> list[str]:
         profile = Profile.load(folder / "profile.json")
         plot_chunks(profile, ax=axes[0][2])
         plot_mixed(steps, profile, ax=axes[1][2])
+        plot_decode_cost(profile, ax=axes[0][3])
+    plot_tile_edges(steps, ax=axes[1][3])
     figure.tight_layout()
     figure.savefig(folder / _NAME, dpi=100)
     return [_NAME]
@@ -108,21 +115,59 @@ def plot_chunks(profile: Profile, *, ax: "Axes") -> "Axes":
     return ax
 
 
+def plot_decode_cost(profile: Profile, *, ax: "Axes") -> "Axes":
+    """Cost of a decoded token over that of a prefilled one, by batch (SARATHI)."""
+    for model in profile.models:
+        try:
+            table = single_gpu_table(profile, model.llm)
+        except InputError:
+            continue
+        batches = sorted({*BATCHES, *(int(b) for b in table.decode_batch if b >= 1)})
+        ratios = decode_to_prefill(table, batches)
+        ax.plot(batches, ratios, ".-", label=model.llm.name)
+    for batch in BATCHES:
+        ax.axvline(batch, color="grey", linewidth=0.5)
+    _finish(ax, "requests of a decode step", "decoded over prefilled token")
+    return ax
+
+
+def plot_tile_edges(records: Sequence[StepRecord], *, ax: "Axes") -> "Axes":
+    """What one token beyond a tile edge costs a layer, by the tokens at the edge."""
+    groups: dict[str, list[StepRecord]] = {}
+    for record in records:
+        name = f"{record.llm.name} TP{record.tp} {record.part}"
+        groups.setdefault(name, []).append(record)
+    for name, own in groups.items():
+        edges = tile_edges(own)
+        if edges:
+            xs = [edge.tokens for edge in edges]
+            ax.plot(xs, [edge.extra_frac for edge in edges], ".-", label=name)
+    ax.axhline(0.0, color="grey", linewidth=0.5)
+    _finish(ax, "tokens at the edge", "extra time of one token more", log="x")
+    return ax
+
+
 def plot_mixed(
     records: Sequence[StepRecord], profile: Profile, *, ax: "Axes"
 ) -> "Axes":
     """Each law of mixed steps over what was measured, by what was measured."""
-    found = []
+    found, fits = [], []
     for model in profile.models:
         mine = [r for r in records if (r.llm, r.tp) == (model.llm, model.tp)]
         for part in model.parts:
             own = [r for r in mine if r.part == part.part and r.sm_share_frac == 1.0]
             found.append(mixed_laws(own, part.table))
+            if found[-1] is not None and part.mixed is not None:
+                fits.append((found[-1], part.table, part.mixed))
     laws = [each for each in found if each is not None]
     for name in ("shared", "sum", "max") if laws else ():
         measured = np.concatenate([each.measured_ms for each in laws])
         law = np.concatenate([getattr(each, f"{name}_ms") for each in laws])
         ax.plot(measured, law / measured, "o", markersize=3, label=name)
+    for index, (each, table, fit) in enumerate(fits):
+        law = np.array([fitted_ms(point, table, fit) for point in each.points])
+        label = "fitted" if index == 0 else None
+        ax.plot(each.measured_ms, law / each.measured_ms, "kx", label=label)
     ax.axhline(1.0, color="grey", linewidth=0.5)
     _finish(ax, "measured ms of a mixed step", "law over measured", log="x")
     return ax

@@ -221,11 +221,15 @@ def _mixed(profile: Profile) -> str:
             *(
                 f"{law.median_frac:.1%} / {law.p90_frac:.1%} "
                 f"({law.measured_to_law:.2f})"
-                for law in (part.mixed.shared, part.mixed.sum, part.mixed.max)
+                if law is not None
+                else "-"
+                for law in part.mixed.laws
             ),
             f"{part.mixed.chunk_attention_factor:.2f}, "
-            f"{part.mixed.decode_attention_factor:.2f}",
+            f"{part.mixed.decode_attention_factor:.2f}, "
+            f"{part.mixed.unshared_linear_frac:.2f}",
             f"{part.mixed.num_points}",
+            "fitted" if part.mixed.is_simulated else "shared linears",
         ]
         for model in profile.models
         for part in model.parts
@@ -236,8 +240,10 @@ def _mixed(profile: Profile) -> str:
         "shared linears: median / p90 error (measured over law)",
         "sum",
         "max",
-        "best factors on chunk and decode attention",
+        "fitted, at steps left out",
+        "its factors on chunk and decode attention, and unshared linears",
         "steps",
+        "simulated",
     ]
     return "## Mixed steps\n\n" + markdown_table(headers, rows) if rows else ""
 

@@ -3,9 +3,9 @@
     python benchmarks/accuracy/policies.py [--format json|markdown] [--only NAME...]
 
 `published` are figures of SARATHI, Sarathi-Serve and Orca, simulated
-(`policies_sarathi`, `policies_serving`); `order` is the goodput of every policy on one
-workload and the same GPUs, and how it changes with the limits, the lengths and the
-links (`policies_order`).
+(`policies_sarathi`, `policies_pipeline`, `policies_serving`); `order` is the goodput of
+every policy on one workload and the same GPUs, and how it changes with the limits, the
+lengths and the links (`policies_order`).
 """
 
 import argparse
@@ -14,14 +14,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+from policies_check import Check
 from policies_order import POLICIES, SPLIT, SWEEPS, Row, rows_of
-from policies_sarathi import (
-    Check,
-    best_ratios,
-    bubbles,
-    chunk_overheads,
-    piggybacked,
-)
+from policies_pipeline import bubbles
+from policies_sarathi import best_ratios, chunk_overheads, piggybacked
 from policies_serving import capacities, orca_gap, stalls
 
 PUBLISHED: dict[str, Callable[[], list[Check]]] = {

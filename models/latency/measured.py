@@ -20,6 +20,7 @@ from models.communication import (
     pipeline_hop_ms,
 )
 from models.latency.layer_share import plus_line
+from models.latency.mixed_extra import add_extras
 from models.latency.profile import ENDS, WHOLE, Profile, ProfiledModel, part_of
 from models.latency.request import (
     LatencyRequest,
@@ -244,6 +245,7 @@ def add_tables(tables: list[StepTable]) -> StepTable:
         decode_batch=_floats(batch),
         decode_ms=_floats(decode),
         decode_per_kv_token_ms=_floats(per_token),
+        mixed=add_extras([t.mixed for t in tables]),
     )
 
 

@@ -16,7 +16,7 @@ from models.latency.profile import (
     ProfiledPart,
 )
 from models.latency.profile_fit import fit_decode, fit_prefill, step_table_of
-from models.latency.profile_mixed import fit_mixed
+from models.latency.profile_mixed import fit_mixed, with_mixed_law
 from models.latency.profile_shares import ShareSlowdown, share_slowdowns
 from models.llm import LlmSpec
 from models.profile_records import Status, StepRecord
@@ -110,15 +110,16 @@ def _fit_part(name: str, records: Sequence[StepRecord]) -> ProfiledPart:
     prefill = fit_prefill(records, has_attention=attends)
     decode = fit_decode(records, has_attention=attends)
     table = step_table_of(prefill, decode)
+    mixed = fit_mixed(records, table)
     return ProfiledPart(
         part=name,
-        table=table,
+        table=with_mixed_law(table, mixed),
         prefill_error=prefill.error,
         decode_error=decode.error,
         max_prompt_tokens=max(r.point.prompt_tokens for r in records),
         max_requests=max(r.point.num_decodes for r in records),
         max_kv_tokens=max(r.point.kv_tokens for r in records),
-        mixed=fit_mixed(records, table),
+        mixed=mixed,
     )
 
 

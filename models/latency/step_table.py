@@ -14,7 +14,8 @@ and the sampler work on a row for each decode; a chunk has one row or none):
             + max(0, G(B) - F(B)) + H(B) * sum C_i
 
 Without decodes that is prefill. Without chunks the law is decode, as decode steps alone
-may run in another way (captured graphs).
+may run in another way (captured graphs). Where mixed steps were measured, `mixed` holds
+what they take beyond this law (`models.latency.profile_mixed`).
 
 F, G and H are piecewise linear through knots and continue with their last slope beyond
 the last one. `L_i` are new prompt tokens, `past_i` tokens already in the KV cache, and
@@ -31,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusters.fields import InputError, check_fields, spec
+from models.latency.mixed_extra import MixedExtra
 
 FloatArray = NDArray[np.float64]
 
@@ -50,6 +52,10 @@ class StepTable:
     decode_batch: tuple[float, ...] = spec("Knots of G and H.", unit="requests")
     decode_ms: tuple[float, ...] = spec("G at its knots.", unit="ms")
     decode_per_kv_token_ms: tuple[float, ...] = spec("H at its knots.", unit="ms/token")
+    mixed: MixedExtra | None = spec(
+        "What measured mixed steps take beyond the law; None: nothing is known of it.",
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -103,15 +109,43 @@ class StepTable:
         fixed = interpolate(num_decodes, self.decode_batch, self.decode_ms)
         decodes = self.decode_step_ms(num_decodes, kv_tokens)
         attention = self._chunk_attention_ms(new_tokens, past_tokens)
-        return linear + attention + decodes - min(fixed, shared)
+        law_ms = linear + attention + decodes - min(fixed, shared)
+        if self.mixed is None:
+            return law_ms
+        added_ms, slope_ms = self._mixed_at(np.array([float(num_decodes)]))
+        squares_ms = self.mixed_per_sq_token_ms * _squares(new_tokens, past_tokens)
+        return linear + squares_ms + float(added_ms[0] + slope_ms[0] * kv_tokens)
+
+    @property
+    def mixed_per_sq_token_ms(self) -> float:
+        """Time per squared token of the chunks of a mixed step, in ms/token^2."""
+        extra = 0.0 if self.mixed is None else self.mixed.per_sq_token_ms
+        return max(0.0, self.prefill_per_sq_token_ms + extra)
+
+    def mixed_arrays(self, max_requests: int) -> tuple[FloatArray, FloatArray]:
+        """What B decodes add to a step with chunks beside their tokens, and H there.
+
+        Arrays of shape (max_requests + 1,), 0 for no decode.
+        """
+        added, slope = self._mixed_at(np.arange(max_requests + 1, dtype=np.float64))
+        added[0] = slope[0] = 0.0
+        return added, slope
+
+    def _mixed_at(self, batch: FloatArray) -> tuple[FloatArray, FloatArray]:
+        fixed = interpolate_array(batch, self.decode_batch, self.decode_ms)
+        slope = interpolate_array(batch, self.decode_batch, self.decode_per_kv_token_ms)
+        shared = interpolate_array(batch, self.prefill_tokens, self.prefill_ms)
+        added = np.maximum(0.0, fixed - shared)
+        if self.mixed is not None:
+            extra_ms, extra_slope = self.mixed.at(batch)
+            added = np.maximum(0.0, added + extra_ms)
+            slope = np.maximum(0.0, slope + extra_slope)
+        return added, slope
 
     def _chunk_attention_ms(
         self, new_tokens: Sequence[int], past_tokens: Sequence[int] | None
     ) -> float:
-        new = np.asarray(new_tokens, dtype=np.float64)
-        past = np.zeros_like(new) if past_tokens is None else np.asarray(past_tokens)
-        squares = float((new * new + 2.0 * new * past).sum())
-        return self.prefill_per_sq_token_ms * squares
+        return self.prefill_per_sq_token_ms * _squares(new_tokens, past_tokens)
 
     def decode_arrays(self, max_requests: int) -> tuple[FloatArray, FloatArray]:
         """G and H at every batch size, as arrays of shape (max_requests + 1,)."""
@@ -131,7 +165,15 @@ class StepTable:
             decode_per_kv_token_ms=tuple(
                 v * factor for v in self.decode_per_kv_token_ms
             ),
+            mixed=None if self.mixed is None else self.mixed.scaled(factor),
         )
+
+
+def _squares(new_tokens: Sequence[int], past_tokens: Sequence[int] | None) -> float:
+    """Sum of L_i**2 + 2 * L_i * past_i."""
+    new = np.asarray(new_tokens, dtype=np.float64)
+    past = np.zeros_like(new) if past_tokens is None else np.asarray(past_tokens)
+    return float((new * new + 2.0 * new * past).sum())
 
 
 def interpolate(x: float, knots: Sequence[float], values: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="catalog",
-    help="List the shipped GPUs, instances, LLMs, clusters and workloads.",
+    help="List the shipped GPUs, instances, LLMs, clusters, workloads and connectors.",
     no_args_is_help=True,
 )
 
@@ -27,6 +27,7 @@ class Kind(StrEnum):
     LLMS = "llms"
     CLUSTERS = "clusters"
     WORKLOADS = "workloads"
+    CONNECTORS = "connectors"
 
 
 @app.command("list")

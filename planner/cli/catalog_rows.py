@@ -9,6 +9,7 @@ from clusters.node import NodeType
 from models.flops import num_parameters
 from models.llm import LlmSpec, catalog_names
 from planner.cli.llm_facts import short_kv_bytes_per_token, weights_bytes
+from planner.kv_connectors import KvConnector
 from planner.workload.presets import length_presets
 
 COLUMNS = {
@@ -29,6 +30,9 @@ COLUMNS = {
     "num_nodes": ("nodes", "1"),
     "mean_input_tokens": ("mean input", "1"),
     "mean_output_tokens": ("mean output", "1"),
+    "link_efficiency_frac": ("of a link", "1"),
+    "setup_ms": ("set-up", "ms"),
+    "block_ms": ("a block", "ms"),
 }
 """Heading and unit of the numbers in rows."""
 
@@ -106,6 +110,16 @@ def _workload_row(name: str) -> dict[str, Any]:
     }
 
 
+def _connector_row(name: str) -> dict[str, Any]:
+    connector = KvConnector.load(name)
+    return {
+        "link_efficiency_frac": connector.link_efficiency_frac,
+        "setup_ms": connector.setup_ms,
+        "block_ms": connector.block_ms,
+        "meaning": connector.meaning,
+    }
+
+
 _KINDS: dict[
     str, tuple[Callable[[], tuple[str, ...]], Callable[[str], dict[str, Any]]]
 ] = {
@@ -114,4 +128,5 @@ _KINDS: dict[
     "llms": (catalog_names, _llm_row),
     "clusters": (Cluster.names, _cluster_row),
     "workloads": (lambda: tuple(length_presets()), _workload_row),
+    "connectors": (KvConnector.names, _connector_row),
 }

@@ -20,6 +20,7 @@ from planner.cli.llm_facts import (
     state_bytes,
     weights_bytes,
 )
+from planner.kv_connectors import KvConnector
 from planner.workload.presets import length_presets
 
 COMPUTED = Source(source="computed from the numbers above", date="")
@@ -129,12 +130,21 @@ def _workload_facts(name: str) -> Iterator[Fact]:
     yield _fact("correlation", preset.correlation, "1", "Of the logarithms.", told)
 
 
+def _connector_facts(name: str) -> Iterator[Fact]:
+    connector = KvConnector.load(name)
+    told = Source(source=connector.source, date=connector.date)
+    for fact in _field_facts(connector, _always(told)):
+        if fact.name not in ("name", "source", "date"):
+            yield fact
+
+
 _READERS: dict[str, Callable[[str], Iterator[Fact]]] = {
     "gpus": _gpu_facts,
     "instances": _instance_facts,
     "llms": _llm_facts,
     "clusters": _cluster_facts,
     "workloads": _workload_facts,
+    "connectors": _connector_facts,
 }
 
 

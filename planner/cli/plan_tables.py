@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from clusters.units import GB
 from planner.cli.tables import facts_table, sections, table_of
 from planner.deployment import gpu_ranges
-from planner.evaluate import Evaluation
+from planner.evaluation import Evaluation
 from planner.objective import Goal
 from planner.plan import AllocationBound, Alternative, Plan
 
@@ -54,6 +54,7 @@ def summary_table(plan: Plan) -> "RenderableType":
         ),
         ("SLO", f"{met}: {plan.problem.service.slo.describe()}"),
         ("Attained", f"{attainment.joint_frac:.1%} within all limits"),
+        *use_facts(plan.evaluation),
         ("Size", f"{gpus} of {plan.problem.cluster.num_gpus} GPUs, {price}"),
     ]
     if plan.bound is not None:
@@ -65,6 +66,33 @@ def summary_table(plan: Plan) -> "RenderableType":
     shapes = {evidence.shape for evidence in plan.evidence}
     rows += [("Warning", warning) for warning in folded(plan.warnings, shapes)]
     return facts_table(rows)
+
+
+def use_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What admission refused, and what prefix caches held, where there are such."""
+    facts = []
+    found = evaluation.admission
+    if found is not None:
+        attained = evaluation.attainment.joint_frac
+        facts.append(
+            (
+                "Admission",
+                f"{found.num_refused:,} of {evaluation.num_requests:,} requests "
+                f"refused on arrival; {found.admitted_joint_frac:.1%} of the others "
+                f"within all limits, {attained:.1%} of all "
+                f"({found.joint_frac_without:.1%} if every one is let in)",
+            )
+        )
+    use = evaluation.prefix_use
+    if use is not None:
+        facts.append(
+            (
+                "Prefix cache",
+                f"{use.hit_tokens_frac:.1%} of the prompt tokens were cached; "
+                f"{use.hit_requests_frac:.1%} of the requests had some",
+            )
+        )
+    return facts
 
 
 def allocation_rows(bound: AllocationBound) -> list[tuple[str, str]]:
@@ -120,8 +148,8 @@ def pool_table(plan: Plan) -> "RenderableType":
         rows.append(
             [
                 replica.name,
-                replica.gpu_type,
-                str(replica.parallelism),
+                " + ".join(dict.fromkeys(replica.shape.gpu_types)),
+                replica.shape.split,
                 " ".join(places),
                 f"{replica.kv_capacity_tokens:,}",
                 f"{load.kv_peak_frac:.0%}",
@@ -233,4 +261,9 @@ def load_table(evaluation: Evaluation) -> "RenderableType":
     ]
     headers = ["replica", "requests", "prefill", "decode", "mixed", "bubbles"]
     headers += ["KV mean", "KV peak", "est. W"]
+    if evaluation.prefix_use is not None:
+        headers.append("cache hits")
+        for row, load in zip(rows, evaluation.replicas, strict=True):
+            hit_frac = load.prefix_hit_frac
+            row.append("-" if hit_frac is None else f"{hit_frac:.0%}")
     return table_of(headers, shortened(rows), numeric=set(headers[1:]))

@@ -23,6 +23,7 @@ METHODS = (
     "distserve-low",
     "provisioning",
     "hexgen2",
+    "pipelines",
     "per-type",
     "exhaustive",
 )

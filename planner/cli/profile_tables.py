@@ -71,16 +71,20 @@ def profile_report(profile: "Profile") -> "Group":
 
 def _mixed_rows(profile: "Profile") -> tuple[list[str], list[list[str]]]:
     """Laws of mixed steps, part by part."""
-    headers = ["model", "part", "shared linears", "sum", "max", "points"]
+    headers = ["model", "part", "shared linears", "sum", "max", "fitted", "points"]
+    headers += ["simulated"]
     rows = [
         [
             f"{model.llm.name} TP{model.tp} {model.dtype}",
             part.part,
             *(
                 f"{law.median_frac:.1%} ({law.measured_to_law:.2f})"
-                for law in (part.mixed.shared, part.mixed.sum, part.mixed.max)
+                if law is not None
+                else "-"
+                for law in part.mixed.laws
             ),
             str(part.mixed.num_points),
+            "fitted" if part.mixed.is_simulated else "shared linears",
         ]
         for model in profile.models
         for part in model.parts

@@ -51,6 +51,12 @@ def simulate(
         int | None,
         typer.Option(min=1, help="No rate but so many requests at any time."),
     ] = None,
+    ramp: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="With --concurrency: s over which the clients begin."
+        ),
+    ] = None,
     head: Annotated[
         int | None, typer.Option(min=1, help="Only the first requests.")
     ] = None,
@@ -99,6 +105,7 @@ def simulate(
         given = {
             "TRACE": trace,
             "--concurrency": concurrency,
+            "--ramp": ramp,
             "--head": head,
             "--engine": engine,
             "--timeline": timeline,
@@ -120,6 +127,7 @@ def simulate(
         trace=None if trace is None else str(trace),
         rate_rps=rate,
         concurrency=concurrency,
+        ramp_s=ramp,
         head=head,
         seed=seed,
         engine=engine,

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from planner.cli.plan_tables import latency_table, load_table
+from planner.cli.plan_tables import latency_table, load_table, use_facts
 from planner.cli.tables import facts_table, sections
 from planner.engines import EnginePreset
-from planner.evaluate import Disturbance, Evaluation
+from planner.evaluation import Disturbance, Evaluation
 from planner.plan import Plan
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def simulation_report(
         ),
         ("Output", f"{evaluation.output_tokens_per_s:,.0f} tokens/s"),
     ]
+    facts += use_facts(evaluation)
     if evaluation.joules_per_output_token is not None:
         joules = f"{evaluation.joules_per_output_token:.3g} J of the GPUs a token"
         facts.append(("Energy", f"{joules}, estimated from board limits"))

@@ -78,7 +78,7 @@ def _scripts(instances: Sequence[Instance], routers: Sequence[Router]) -> str:
                 f"`{script_name(instance, rank)}`",
                 _text(part.node_name),
                 gpu_ranges(part.local_gpus),
-                f"{_text(instance.replica.name)} ({instance.replica.parallelism})",
+                f"{_text(instance.replica.name)} ({instance.replica.shape.split})",
                 port,
             )
             rows.append(f"| {' | '.join(cells)} |")

@@ -34,6 +34,11 @@ def why_not(plan: Plan) -> str | None:
         degrees = replica.parallelism
         if max(degrees.ep, degrees.attention_dp, degrees.cp) > 1:
             return f"{replica.name} has {degrees}, and only TP and PP are exported"
+        if len(set(degrees.stage_widths)) > 1:
+            return (
+                f"{replica.name} has stages of unlike TP ({replica.shape.split}), and "
+                "vLLM has one --tensor-parallel-size for all"
+            )
         if replica.kv_block_tokens not in BLOCK_SIZES:
             known = ", ".join(str(size) for size in BLOCK_SIZES)
             size = replica.kv_block_tokens
@@ -120,6 +125,16 @@ def _architectures(plan: Plan) -> Iterator[str]:
             "different attention backends, and the KV handshake then fails: set the "
             "same --attention-backend on all (nixl_connector_compatibility.md)."
         )
+
+
+def _unlike_stages(plan: Plan) -> Iterator[str]:
+    for replica in plan.deployment.replicas:
+        if len(set(replica.shape.gpu_types)) > 1:
+            yield (
+                f"{replica.name} has stages on unlike GPUs ({replica.shape.split}): "
+                "all its processes must choose one attention backend and one format, "
+                "and vLLM gives every stage as many KV blocks as the smallest has."
+            )
 
 
 def _push(plan: Plan) -> Iterator[str]:
@@ -210,6 +225,7 @@ _RULES: tuple[Callable[[Plan], Iterator[str]], ...] = (
     _block_sizes,
     _mla,
     _architectures,
+    _unlike_stages,
     _push,
     _descriptors,
     _layer_wise,

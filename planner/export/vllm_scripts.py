@@ -41,10 +41,16 @@ def launch_script(plan: Plan, instance: Instance, rank: int, stamp: str) -> str:
     replica = instance.replica
     gpus = ", ".join(str(gpu) for gpu in part.local_gpus)
     kind = "aggregated" if replica.phase is Phase.AGGREGATED else str(replica.phase)
+    topology = plan.problem.cluster.topology
+    types = dict.fromkeys(
+        topology.gpu(gpu).type.name
+        for gpu in replica.gpu_indices
+        if topology.gpu(gpu).node == part.node
+    )
     return script(
         comment(
-            f"{replica.name}: {kind} replica, {replica.parallelism}, "
-            f"on {part.node_name}, {replica.gpu_type} GPUs {gpus}"
+            f"{replica.name}: {kind} replica, {replica.shape.split}, "
+            f"on {part.node_name}, {' and '.join(types)} GPUs {gpus}"
         ),
         comment(stamp),
         *PREAMBLE,

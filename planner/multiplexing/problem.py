@@ -64,6 +64,9 @@ class SharedProblem:
             raise InputError("popularity", "...", "null beside services with rates")
         if not self.services:
             raise InputError("services", self.services, "at least one service")
+        if self.engine.admission is not None:
+            form = "null: requests of several LLMs are not refused on arrival"
+            raise InputError("engine.admission", "given", form)
         seen: dict[str, int] = {}
         for index, service in enumerate(self.services):
             where = f"services[{index}]"

@@ -16,6 +16,9 @@ Steps
     2. Among the splits that reach it, the one with the shortest way through all stages
        (the sum of ``1 / rate``: time of a token at typical batches).
 
+    Where latency counts and not rate: step 2 alone, over all splits
+    (`shortest_split`).
+
 Differences from the papers
     - every number of layers is tried at every stage: typical rates are not monotone;
     - ties are broken by the way through, which is what latency feels.
@@ -54,6 +57,32 @@ def best_split(
     # 2. The shortest way among the splits that reach it.
     costs = [[1.0 / r if r >= best else math.inf for r in stage] for stage in rates]
     return best, _shortest(costs, num_layers)
+
+
+def shortest_split(
+    costs_ms: Sequence[Sequence[float]], num_layers: int
+) -> tuple[float, tuple[int, ...]] | None:
+    """Time through all stages, and layers of each, of the split with the least.
+
+    Parameters
+    ----------
+    costs_ms
+        Time of each stage (in pipeline order) by the layers it holds, from one on, in
+        ms. Infinity: it cannot hold them. Each stage holds at least one layer.
+    num_layers
+        Layers of the model.
+
+    Returns
+    -------
+    tuple[float, tuple[int, ...]] | None
+        None when the stages cannot hold the model.
+    """
+    rates = [[float(math.isfinite(cost)) for cost in stage] for stage in costs_ms]
+    if _slowest(rates, num_layers)[-1, num_layers] <= 0.0:
+        return None
+    layers = _shortest(costs_ms, num_layers)
+    held = zip(costs_ms, layers, strict=True)
+    return sum(stage[num - 1] for stage, num in held), layers
 
 
 def _slowest(rates: Sequence[Sequence[float]], num_layers: int) -> FloatArray:

@@ -29,7 +29,7 @@ def marks_of_plan(plan: Plan) -> dict[int, GpuMark]:
             letter = _LETTERS[replica.phase]
             number = replica.name.rpartition("-")[2]
             for stage, gpus in enumerate(replica.stage_gpus):
-                about = f"{replica.name}, {replica.parallelism}"
+                about = f"{replica.name}, {replica.shape.split}"
                 if len(replica.stage_gpus) > 1:
                     about += f", stage {stage}"
                 for gpu in gpus:

@@ -89,7 +89,7 @@ def policies_of(problem: Problem, alone: Deployment) -> tuple[Batching, ...]:
     """Policies to try for a replica beside the engine's own limits."""
     (replica,) = alone.replicas
     engine = problem.engine.limits
-    wanted = problem.search.policies or _usual(engine)
+    wanted = wanted_policies(problem)
     is_searched = problem.search.is_batching_searched
     if replica.phase is Phase.DECODE or not wanted or not is_searched:
         return ()
@@ -99,6 +99,11 @@ def policies_of(problem: Problem, alone: Deployment) -> tuple[Batching, ...]:
         cutting = [policy for policy in wanted if policy.cuts_prompts]
         found = cutting if replica.parallelism.pp > 1 else [engine.policy]
     return tuple(dict.fromkeys(found))
+
+
+def wanted_policies(problem: Problem) -> tuple[Batching, ...]:
+    """Policies that a problem wants to be tried."""
+    return problem.search.policies or _usual(problem.engine.limits)
 
 
 def _usual(engine: BatchLimits) -> tuple[Batching, ...]:

@@ -139,6 +139,9 @@ class SearchOutcome:
     ledger: Ledger = spec("Counts.")
     is_exact: bool = spec("Whether nothing in its space can be better.", default=False)
     is_stopped: bool = spec("Whether it was stopped before its end.", default=False)
+    has_unlike: bool = spec(
+        "Whether it looked at replicas of unlike stages.", default=False
+    )
     allocation: AllocationBound | None = spec(
         "Bound on what whole replicas add up to, if the method has one.", default=None
     )

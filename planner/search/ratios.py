@@ -137,12 +137,30 @@ class Room:
     ) -> int:
         """Most replicas of a shape, beside `count` replicas of another."""
         taken = count * beside.num_gpus if beside is not None else 0
+        if rated.shape.has_unlike_stages or (
+            beside is not None and beside.shape.has_unlike_stages
+        ):
+            return self._most_unlike(rated, beside, count)
         of_type = self.free.num_free(rated.shape.gpu_type)
         if beside is not None and beside.shape.gpu_type == rated.shape.gpu_type:
             of_type -= taken
         left = min(gpu_budget(self.problem) - taken, of_type) // rated.num_gpus
         limit = self.problem.search.max_replicas or left
         return max(0, min(limit, left, self.free.most_replicas(rated.shape)))
+
+    def _most_unlike(
+        self, rated: RatedShape, beside: RatedShape | None, count: int
+    ) -> int:
+        """The same where stages are of several types: by placing them."""
+        left, taken = self.free.copy(), 0
+        if beside is not None:
+            for _ in range(count):
+                if left.take_replica(beside.shape) is None:
+                    return 0
+            taken = count * beside.num_gpus
+        fits = (gpu_budget(self.problem) - taken) // rated.num_gpus
+        limit = self.problem.search.max_replicas or fits
+        return max(0, min(limit, fits, left.most_replicas(rated.shape)))
 
 
 def _pair_counts(room: Room, prefill: RatedShape, decode: RatedShape) -> Iterator[Mix]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from planner.cost import usd_per_hour
 from planner.deployment import Deployment, ReplicaShape
 from planner.goodput import Effort
+from planner.placement import FreeGpus
 from planner.problem import Problem
 from planner.search.contract import STOPPED, Candidate, Ledger, SearchContext
 from planner.search.ratios import gpu_budget
@@ -172,10 +173,21 @@ def _neighbours(
             found.append(tuple(zip(shapes, moved, strict=True)))
     kept = tuple(zip(shapes, counts, strict=True))
     for extra in extras:
-        left = _free_gpus(simulated, best, extra) // extra.parallelism.num_gpus
+        left = _room_for(simulated, best, extra)
         if extra not in shapes:
             found += [(*kept, (extra, n)) for n in sorted({min(1, left), left}) if n]
     return [each for each in found if _is_within(simulated, each)]
+
+
+def _room_for(simulated: Simulated, best: Candidate, shape: ReplicaShape) -> int:
+    """Replicas of a shape that there are GPUs for beside the best."""
+    if not shape.has_unlike_stages:
+        return _free_gpus(simulated, best, shape) // shape.parallelism.num_gpus
+    free = FreeGpus.of(simulated.context.problem.cluster)
+    used = set(best.deployment.gpu_indices)
+    for host in free.hosts:
+        host.islands = [[g for g in island if g not in used] for island in host.islands]
+    return free.most_replicas(shape)
 
 
 def _free_gpus(simulated: Simulated, best: Candidate, shape: ReplicaShape) -> int:

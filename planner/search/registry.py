@@ -8,6 +8,7 @@ from planner.search.distserve_low import DistServeLow
 from planner.search.exhaustive import Exhaustive
 from planner.search.hexgen2.method import HexGen2
 from planner.search.per_type import PerType
+from planner.search.pipelines.method import Pipelines
 from planner.search.provisioning.method import Provisioning
 
 _METHODS: tuple[SearchMethod, ...] = (
@@ -16,6 +17,7 @@ _METHODS: tuple[SearchMethod, ...] = (
     DistServeLow(),
     Provisioning(),
     HexGen2(),
+    Pipelines(),
     PerType(),
     Exhaustive(),
 )
@@ -27,12 +29,16 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "distserve-low",
         "provisioning",
         "hexgen2",
+        "pipelines",
     ),
     "distserve": ("distserve-high", "distserve-low"),
 }
 """Names that stand for several methods; the best of them wins."""
 
-_IN_AUTO: dict[str, SearchMethod] = {"hexgen2": HexGen2(needs_unlike=True, max_gpus=32)}
+_IN_AUTO: dict[str, SearchMethod] = {
+    "hexgen2": HexGen2(needs_unlike=True, max_gpus=32),
+    "pipelines": Pipelines(needs_leftovers=True, max_gpus=64),
+}
 """Methods that `auto` runs on fewer problems, where they add more rate than time."""
 
 

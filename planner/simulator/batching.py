@@ -22,7 +22,6 @@ from planner.simulator.groups import (
     add_member,
     context_tokens,
     latest_member,
-    merge_groups,
     release_group,
     remove_member,
     take_group,
@@ -106,7 +105,7 @@ def form_prefill(w: Any, replica: int) -> int:
     first.batch_tokens = 0.0
     first.batch_squares = 0.0
     longest = 0.0
-    while can_prefill(w, replica) and first.batch_count < rep.max_num_seqs:
+    while can_prefill(w, replica) and first.batch_count < rep.max_step_prompts:
         request = rep.prompt_head
         req = w.request[request]
         if rep.cache != NONE:
@@ -247,19 +246,43 @@ def pad_with_ended(w: Any, replica: int, group: int) -> None:
 
 @compiled
 def gather_decodes(w: Any, replica: int) -> int:
-    """Everyone ready to decode, with blocks for the next step; the group, or NONE."""
+    """The next micro-batch ready to decode, with newcomers; the group, or NONE.
+
+    It is the one that has waited longest, with blocks for its next step, and a new one
+    when none waits. With one pipeline stage there is only one.
+    """
     rep = w.replica[replica]
-    group = rep.idle_group
-    if group != NONE:
-        rep.idle_group = NONE
-        cover_next_step(w, group)
-    elif rep.join_head == NONE:
-        return NONE
-    else:
+    group = next_idle_group(w, replica)
+    if group == NONE:
+        if rep.join_head == NONE:
+            return NONE
         group = take_group(w, replica)
         if rep.is_batch_padded:
             pad_with_ended(w, replica, group)
-    while rep.join_head != NONE:
+    add_joining(w, replica, group)
+    return int(group)
+
+
+@compiled
+def next_idle_group(w: Any, replica: int) -> int:
+    """Take the first idle group whose members are not all preempted, or NONE."""
+    rep = w.replica[replica]
+    while rep.idle_group != NONE:
+        group = rep.idle_group
+        rep.idle_group = w.group[group].next
+        w.group[group].next = NONE
+        if cover_next_step(w, group):
+            return int(group)
+        release_group(w, group)
+    return NONE
+
+
+@inlined
+def add_joining(w: Any, replica: int, group: int) -> None:
+    """Newcomers take the places that are left in a micro-batch, in order."""
+    rep = w.replica[replica]
+    most = rep.max_micro_batch
+    while rep.join_head != NONE and w.group[group].num_members < most:
         request = rep.join_head
         req = w.request[request]
         rep.join_head = req.next
@@ -268,16 +291,13 @@ def gather_decodes(w: Any, replica: int) -> int:
         rep.num_joining -= 1
         left = req.output_tokens - req.done_tokens
         add_member(w, group, request, w.group[group].step + left)
-    rep.join_tail = NONE
-    if w.group[group].num_members == 0:
-        release_group(w, group)
-        return NONE
-    return int(group)
+    if rep.join_head == NONE:
+        rep.join_tail = NONE
 
 
 @inlined
 def form_decode(w: Any, replica: int) -> int:
-    """Everyone ready to decode takes the next step together; the group, or NONE.
+    """The next micro-batch takes a decode step; the group, or NONE.
 
     At most one group a pipeline stage is under way.
     """
@@ -328,16 +348,20 @@ def end_decode(w: Any, group: int, steps: int) -> None:
     grp.chunk_tokens = 0
     if grp.num_members == 0:
         release_group(w, group)
-    elif rep.idle_group == NONE:
-        rep.idle_group = group
     else:
-        grow_both(w, group, rep.idle_group)
-        rep.idle_group = merge_groups(w, rep.idle_group, group)
+        push_idle_group(w, group)
     mark_dirty(w, replica)
 
 
 @inlined
-def grow_both(w: Any, a: int, b: int) -> None:
-    """Before two groups merge both must have the blocks of their next step."""
-    cover_next_step(w, a)
-    cover_next_step(w, b)
+def push_idle_group(w: Any, group: int) -> None:
+    """The micro-batch waits for its next step behind those that wait already."""
+    rep = w.replica[w.group[group].replica]
+    w.group[group].next = NONE
+    if rep.idle_group == NONE:
+        rep.idle_group = group
+        return
+    last = rep.idle_group
+    while w.group[last].next != NONE:
+        last = w.group[last].next
+    w.group[last].next = group

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from clusters.fields import InputError, check_fields, spec
-from models.latency.step_table import StepTable, interpolate_array
+from models.latency.step_table import StepTable
 from planner.simulator import state
 from planner.simulator.control_build import fill_control
+from planner.simulator.micro_batches import GROUPS_PER_STAGE, max_micro_batch
 from planner.simulator.outside_schedule import OutsideEvent
 from planner.simulator.prefix_build import prefix_arrays
 from planner.simulator.state import NONE, Array, World
@@ -113,8 +114,10 @@ def build_world(
         )
     replicas = system.replicas
     num_stages = sum(len(r.stages) for r in replicas)
-    num_groups = sum(len(r.stages) + 1 for r in replicas)
-    num_members = sum((len(r.stages) + 1) * r.limits.max_num_seqs for r in replicas)
+    num_groups = GROUPS_PER_STAGE * num_stages
+    num_members = sum(
+        GROUPS_PER_STAGE * len(r.stages) * max_micro_batch(r) for r in replicas
+    )
     max_block = max(r.kv_block_tokens for r in replicas)
     tables, table_of = _distinct_tables(replicas)
     most = max(r.limits.max_num_seqs for r in replicas)
@@ -194,18 +197,18 @@ def _batches(tables: tuple[_Table, ...], max_num_seqs: int) -> Array:
     """Decode batches, a row a table.
 
     G and H of a decode step at the captured size of every batch; and what B decodes
-    add to a step with prompts beside their tokens: max(0, G(B) - F(B)), and H(B).
+    add to a step with prompts beside their tokens: max(0, G(B) - F(B)), and H(B), or
+    what was measured instead.
     """
-    batches = np.arange(max_num_seqs + 1, dtype=np.float64)
     filled = np.zeros((len(tables), max_num_seqs + 1), dtype=state.BATCH)
     for row, (table, limits) in enumerate(tables):
         sizes = [limits.step_batch(n) if n else 0 for n in range(max_num_seqs + 1)]
         fixed, slope = table.decode_arrays(max(sizes))
         filled["fixed_ms"][row], filled["slope_ms"][row] = fixed[sizes], slope[sizes]
-        shared = interpolate_array(batches, table.prefill_tokens, table.prefill_ms)
-        added = np.maximum(0.0, fixed[: max_num_seqs + 1] - shared)
-        filled["mixed_ms"][row, 1:] = added[1:]
-        filled["mixed_slope_ms"][row, 1:] = slope[1 : max_num_seqs + 1]
+        added, mixed_slope = table.mixed_arrays(max_num_seqs)
+        filled["mixed_ms"][row], filled["mixed_slope_ms"][row] = added, mixed_slope
+        extra_sq = table.mixed_per_sq_token_ms - table.prefill_per_sq_token_ms
+        filled["mixed_sq_ms"][row, 1:] = extra_sq
     return filled
 
 
@@ -222,6 +225,7 @@ def _fill_replicas(
         rep["slice"] = given.slice
         rep["first_stage"], rep["num_stages"] = next_stage, num_stages
         _fill_limits(rep, given.limits)
+        rep["max_micro_batch"] = max_micro_batch(given)
         rep["block_tokens"] = given.kv_block_tokens
         blocks = given.kv_capacity_tokens // given.kv_block_tokens
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
@@ -240,13 +244,14 @@ def _fill_replicas(
             st["current"] = st["prefill_head"] = st["decode_head"] = NONE
         rep["idle_group"], rep["free_group"] = NONE, next_group
         rep["first_group"] = next_group
-        for position in range(num_stages + 1):
-            grp = group[next_group + position]
+        last_group = next_group + GROUPS_PER_STAGE * num_stages - 1
+        for position in range(next_group, last_group + 1):
+            grp = group[position]
             grp["replica"], grp["offset"] = index, next_member
-            grp["next"] = next_group + position + 1 if position < num_stages else NONE
-            next_member += given.limits.max_num_seqs
+            grp["next"] = position + 1 if position < last_group else NONE
+            next_member += max_micro_batch(given)
         next_stage += num_stages
-        next_group += num_stages + 1
+        next_group = last_group + 1
     return replica
 
 
@@ -254,6 +259,8 @@ def _fill_limits(rep: Any, limits: BatchLimits) -> None:
     policy = limits.policy
     rep["max_batch_tokens"] = limits.max_batch_tokens
     rep["max_num_seqs"] = limits.max_num_seqs
+    rep["has_chunks_in_turn"] = limits.has_chunks_in_turn
+    rep["max_step_prompts"] = limits.max_step_prompts or limits.max_num_seqs
     rep["max_step_context"] = limits.max_step_context_tokens or 0
     rep["is_chunked"] = policy.mixes_decodes or policy.cuts_prompts
     rep["mixes_decodes"] = policy.mixes_decodes

@@ -19,7 +19,7 @@ Steps
 
 Differences from the paper
     - Chunks of a prompt follow each other through the stages of a pipeline without
-      waiting for its earlier ones (Mooncake, vLLM V1); a stage serves them in order.
+      waiting for its earlier ones (Mooncake, vLLM V1), unless `has_chunks_in_turn`.
     - Without `mixes_decodes` chunks have their own steps, before the decodes (SGLang).
     - Without `cuts_prompts` the steps are Orca's: whole prompts beside the decodes (Yu
       et al., "Orca", OSDI 2022, algorithm 1), the KV cache of every request reserved.
@@ -67,11 +67,21 @@ def can_begin(w: Any, replica: int) -> bool:
     return bool(rep.num_partial < rep.max_partial and can_prefill(w, replica))
 
 
+@inlined
+def is_awaited(w: Any, replica: int, request: int) -> bool:
+    """Whether the chunk before must leave the pipeline before the next one starts."""
+    rep = w.replica[replica]
+    is_under_way = w.request[request].last_batch > rep.batches_ended
+    return bool(rep.has_chunks_in_turn and is_under_way)
+
+
 @compiled
 def next_chunk(w: Any, replica: int, decodes: int) -> int:
     """Tokens of the first chunk of a step beside so many decodes; 0: no chunk."""
     rep = w.replica[replica]
     request = rep.partial_head
+    while request != NONE and is_awaited(w, replica, request):
+        request = w.request[request].next
     if request == NONE:
         if not can_begin(w, replica):
             return 0
@@ -113,10 +123,14 @@ def add_chunks(w: Any, replica: int, group: int) -> None:
     grp.load_ms = 0.0
     grp.ready_ms = 0.0
     num_prompts = 0
+    most = rep.max_step_prompts
     previous = NONE
     request = rep.partial_head
-    while request != NONE:
+    while request != NONE and num_prompts < most:
         following = w.request[request].next
+        if is_awaited(w, replica, request):
+            previous, request = request, following
+            continue
         tokens = chunk_size(w, replica, request, grp.num_members, grp.chunk_tokens)
         if tokens == 0:
             return
@@ -127,7 +141,8 @@ def add_chunks(w: Any, replica: int, group: int) -> None:
         else:
             previous = request
         request = following
-    while num_prompts < rep.max_num_seqs and can_begin(w, replica):
+    most = min(most, rep.max_micro_batch - grp.num_members)
+    while num_prompts < most and can_begin(w, replica):
         request = rep.prompt_head
         if rep.cache != NONE:
             find_prefix(w, replica, request)

@@ -72,20 +72,6 @@ def detach(w: Any, group: int, request: int) -> None:
     grp.num_late -= 1
 
 
-@inlined
-def merge_late(w: Any, into: int, other: int) -> None:
-    """All members of `other` are late in `into`; called before they move."""
-    source = w.group[other]
-    for position in range(source.num_members):
-        request = w.member[source.offset + position].request
-        req = w.request[request]
-        if math.isnan(req.last_token_ms):
-            req.last_token_ms = source.token_ms
-        push_late(w, into, request)
-    source.late_head = NONE
-    source.num_late = 0
-
-
 @compiled
 def count_first_step(w: Any, group: int, end_ms: float) -> None:
     """Every member has a token at `end_ms`."""

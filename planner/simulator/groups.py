@@ -8,7 +8,6 @@ is `input + output - (finish - step)`.
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined
-from planner.simulator.gaps import merge_late
 from planner.simulator.state import NONE
 
 
@@ -138,22 +137,3 @@ def latest_member(w: Any, group: int) -> int:
         ):
             best = position
     return best
-
-
-@inlined
-def merge_groups(w: Any, a: int, b: int) -> int:
-    """Join two groups of a replica (the smaller into the larger); returns the union."""
-    into, other = a, b
-    if w.group[a].num_members < w.group[b].num_members:
-        into, other = b, a
-    target, source = w.group[into], w.group[other]
-    if w.clock[0].counts_gaps:
-        merge_late(w, into, other)
-    shift = target.step - source.step
-    for position in range(source.num_members):
-        request = w.member[source.offset + position].request
-        finish = w.member[source.offset + position].finish
-        add_member(w, into, request, finish + shift)
-    source.num_members = 0
-    release_group(w, other)
-    return into

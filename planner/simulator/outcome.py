@@ -19,6 +19,18 @@ METRICS = ("ttft", "tpot", "e2e")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageStats:
+    """How busy one pipeline stage was."""
+
+    prefill_busy_frac: float = spec("Share of time in prefill steps.", unit="1", ge=0)
+    decode_busy_frac: float = spec("Share of time in decode steps.", unit="1", ge=0)
+    mixed_busy_frac: float = spec("Share of time in steps of both.", unit="1", ge=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStats:
     """Counters of one replica over a simulation."""
 
@@ -44,6 +56,9 @@ class ReplicaStats:
         "Share of the stages' time that is idle while another stage works.",
         unit="1",
         ge=0,
+    )
+    stages: tuple[StageStats, ...] = spec(
+        "Each pipeline stage; the shares above are their means.", default=()
     )
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from planner.simulator.build import SimulationOptions, StopLimits, build_world
-from planner.simulator.outcome import ReplicaStats, SimulationResult
+from planner.simulator.outcome import ReplicaStats, SimulationResult, StageStats
 from planner.simulator.outside_build import with_outside
 from planner.simulator.state import DONE, REJECTED, World
 from planner.simulator.system import ServingSystem
@@ -145,4 +145,12 @@ def _replica_stats(world: World, index: int) -> ReplicaStats:
         ),
         active_frac=active_ms / span_ms,
         bubble_frac=max(0.0, active_ms - busy_ms) / span_ms,
+        stages=tuple(
+            StageStats(
+                prefill_busy_frac=float(stage["prefill_busy_ms"]) / span_ms,
+                decode_busy_frac=float(stage["decode_busy_ms"]) / span_ms,
+                mixed_busy_frac=float(stage["mixed_busy_ms"]) / span_ms,
+            )
+            for stage in stages
+        ),
     )

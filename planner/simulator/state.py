@@ -104,6 +104,8 @@ REPLICA = np.dtype(
         ("num_flying", "i8"),
         ("max_batch_tokens", "i8"),
         ("max_num_seqs", "i8"),
+        ("max_step_prompts", "i8"),
+        ("max_micro_batch", "i8"),
         ("max_step_context", "i8"),
         ("is_chunked", "i8"),
         ("mixes_decodes", "i8"),
@@ -117,6 +119,7 @@ REPLICA = np.dtype(
         ("tile_rest", "i8"),
         ("max_chunk", "i8"),
         ("max_partial", "i8"),
+        ("has_chunks_in_turn", "i8"),
         ("num_partial", "i8"),
         ("partial_head", "i8"),
         ("partial_tail", "i8"),
@@ -295,6 +298,7 @@ BATCH = np.dtype(
         ("slope_ms", "f8"),
         ("mixed_ms", "f8"),
         ("mixed_slope_ms", "f8"),
+        ("mixed_sq_ms", "f8"),
     ]
 )
 """G and H of a decode step at a batch size, and what it adds to a mixed step."""

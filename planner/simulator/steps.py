@@ -11,7 +11,8 @@ A step that mixes prompt chunks of L tokens in all with those decodes takes
 
     F(L + B) + c*squares + max(0, G - F(B)) + H*S
 
-(see `models.latency.step_table`); `batch` holds the third term for every B.
+(see `models.latency.step_table`); `batch` holds the third term for every B, and what
+measured mixed steps differ by: in all, for each token attended to, for each square.
 """
 
 import math
@@ -49,6 +50,7 @@ def mixed_ms(w: Any, stage: int, group: int) -> float:
     chunks_ms = prefill_ms(w, stage, tokens, grp.chunk_squares)
     added = w.batch[w.stage[stage].table, grp.num_members]
     decodes_ms = added.mixed_ms + added.mixed_slope_ms * float(grp.kv_tokens)
+    decodes_ms += added.mixed_sq_ms * grp.chunk_squares
     return float(chunks_ms + decodes_ms)
 
 

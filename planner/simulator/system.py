@@ -130,7 +130,17 @@ class BatchLimits:
         gt=0,
         default=None,
     )
-
+    max_step_prompts: int | None = spec(
+        "Prompts that one step has tokens of. None: as many as max_num_seqs.",
+        unit="requests",
+        gt=0,
+        default=None,
+    )
+    has_chunks_in_turn: bool = spec(
+        "The next chunk of a prompt waits until the one before has left the pipeline "
+        "(Sarathi, vLLM V0); else its chunks follow each other through the stages.",
+        default=False,
+    )
     is_output_reserved: bool = spec(
         "Blocks of the whole output are taken at admission, so nobody is preempted "
         "(TensorRT-LLM's no-evict); orca and request_level always do.",
@@ -171,15 +181,10 @@ class BatchLimits:
         check_fields(self)
         sizes = self.graph_batch_sizes
         if any(size < 1 for size in sizes) or sorted(set(sizes)) != list(sizes):
-            raise InputError(
-                "graph_batch_sizes", sizes, "rising numbers of requests >= 1"
-            )
+            raise InputError("graph_batch_sizes", sizes, "rising numbers >= 1")
         if self.chunk_tile_tokens > self.max_batch_tokens:
-            raise InputError(
-                "chunk_tile_tokens",
-                self.chunk_tile_tokens,
-                f"at most max_batch_tokens ({self.max_batch_tokens})",
-            )
+            most = f"at most max_batch_tokens ({self.max_batch_tokens})"
+            raise InputError("chunk_tile_tokens", self.chunk_tile_tokens, most)
         self._check_policy()
 
     def _check_policy(self) -> None:
@@ -191,6 +196,7 @@ class BatchLimits:
             ("chunk_tile_tokens", 1, cuts),
             ("max_chunk_tokens", None, cuts),
             ("max_partial_prompts", None, cuts),
+            ("has_chunks_in_turn", False, cuts),
             ("reserved_output_tokens", None, self.reserves_output),
             ("is_batch_padded", False, is_request_level),
             ("max_step_context_tokens", None, is_plain),

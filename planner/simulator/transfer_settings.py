@@ -39,6 +39,12 @@ class LinkSharing(StrEnum):
 class KvTransfer:
     """How KV caches are sent; rates and set-up times are those of the routes."""
 
+    connector: str | None = spec(
+        "Preset that engine.kv_link_efficiency_frac, engine.kv_setup_ms and block_ms "
+        "come from where a file does not give them (nixl-rdma, nixl-tcp, lmcache, "
+        "mooncake-rdma, mooncake-tcp, nccl).",
+        default=None,
+    )
     mode: TransferMode = spec(
         "When KV caches are sent.", default=TransferMode.SERIALIZED
     )
@@ -63,7 +69,6 @@ class KvTransfer:
         ge=0,
         default=0.0,
     )
-
     sharing: LinkSharing = spec(
         "How transfers at the same time share a link.", default=LinkSharing.FIRST_COME
     )

@@ -1,9 +1,15 @@
 """Evaluator: one place that simulates, and remembers."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.system import Phase
 from planner.slo import Slo
+from planner.workload.prefix_blocks import PrefixBlocks
+from planner.workload.requests import Requests
 from planner.workload.workload import Workload
 from tests.planner.tiny_problems import QUICK, context_of, shape, tiny_problem
 
@@ -69,3 +75,33 @@ def test_a_kv_transfer_shows_in_a_split_deployment():
 
 def test_a_run_of_the_screening_effort_has_its_length():
     assert QUICK.num_requests(1.0) == 60
+
+
+def test_hits_of_prefix_caches_are_told_by_prompt_and_by_replica():
+    """Two prompts of 100 tokens, each sent twice.
+
+    The second time all its blocks are cached, but one token is always computed: 99.
+    """
+    problem = tiny_problem()
+    cache = PrefixCache(capacity_tokens=10_000)
+    service = replace(problem.service, prefix_cache=cache)
+    evaluator = context_of(replace(problem, services=(service,))).evaluator
+    deployment = evaluator.planner.deploy([shape(Phase.AGGREGATED)])
+    requests = Requests(
+        arrival_ms=np.array([0.0, 0.0, 1000.0, 2000.0]),
+        input_tokens=np.full(4, 100),
+        output_tokens=np.full(4, 2),
+        prefix_blocks=PrefixBlocks.of(
+            [range(5), range(10, 15), range(5), range(10, 15)], block_tokens=20
+        ),
+    )
+    found = evaluator.evaluate(deployment, requests)
+    assert found.prefix_use is not None
+    assert found.prefix_use.hit_tokens_frac == pytest.approx(2 * 99 / 400)
+    assert found.prefix_use.hit_requests_frac == 0.5
+    assert found.replicas[0].prefix_hit_frac == pytest.approx(2 * 99 / 400)
+    # Without caches there is nothing to tell.
+    evaluator = context_of(problem).evaluator
+    found = evaluator.evaluate(deployment, requests)
+    assert found.prefix_use is None
+    assert found.replicas[0].prefix_hit_frac is None

@@ -1,10 +1,12 @@
 """Step costs: least times of a request on a stage, by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from models.latency.mixed_extra import MixedExtra
 from models.latency.step_table import StepTable
 from planner.slo import Slo
 from planner.step_costs import (
@@ -57,6 +59,20 @@ def test_decodes_that_ride_with_prompts_cost_a_prompt_token_and_their_row():
     requests = requests_of([10], [2])
     cost = decode_cost(stage, requests, 4, prompt_token_ms=0.2)
     assert cost.at_ms(math.inf) == pytest.approx(0.2 + 1.6 / 4)
+
+
+def test_riding_decodes_cost_what_mixed_steps_were_measured_to_take():
+    # As before; measured: four decodes add 0.8 ms less than 1.6, and squares cost half.
+    extra = MixedExtra(
+        per_sq_token_ms=-0.005, batch=(1.0,), ms=(-0.8,), per_kv_token_ms=(0.0,)
+    )
+    stage = tiny_table(prefill_ms=6.0, per_prompt_token_ms=0.1, decode_ms=8.0)
+    stage = replace(stage, prefill_per_sq_token_ms=0.01, mixed=extra)
+    requests = requests_of([10], [2])
+    cost = decode_cost(stage, requests, 4, prompt_token_ms=0.2)
+    assert cost.at_ms(math.inf) == pytest.approx(0.2 + 0.8 / 4)
+    # F(10)/10 = 0.7 ms a token, and 100 squares of 0.005 ms.
+    assert prefill_cost_ms(stage, requests, 10) == pytest.approx(7.5)
 
 
 def test_a_tpot_limit_forbids_large_batches():

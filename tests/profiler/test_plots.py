@@ -22,9 +22,11 @@ from models.profile_table import ProfileTable, write_profile_table
 from profiler.grid import decode_point
 from profiler.plots import (
     plot_chunks,
+    plot_decode_cost,
     plot_mixed,
     plot_rates,
     plot_shares,
+    plot_tile_edges,
     plot_times,
     write_plots,
 )
@@ -54,7 +56,14 @@ class Axes:
         self.scales.append(f"y {scale}")
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        assert name in {"set_xlabel", "set_ylabel", "set_ylim", "legend", "axhline"}
+        assert name in {
+            "set_xlabel",
+            "set_ylabel",
+            "set_ylim",
+            "legend",
+            "axhline",
+            "axvline",
+        }
         return lambda *_, **__: None
 
 
@@ -117,7 +126,8 @@ def test_mixed_step_is_held_against_the_laws() -> None:
     assert xs == pytest.approx([16.12])
     assert ratios == pytest.approx([1.0])
     assert axes.curves["max"][1] == pytest.approx([10 / 16.12])
-    assert set(axes.curves) == {"shared", "sum", "max"}
+    # A single step is too few to trust a fit, but it is drawn.
+    assert set(axes.curves) == {"shared", "sum", "max", "fitted"}
 
 
 def test_chunks_are_drawn_up_to_the_whole_prompt() -> None:
@@ -128,6 +138,23 @@ def test_chunks_are_drawn_up_to_the_whole_prompt() -> None:
     assert speeds[-1] == pytest.approx(1.0)
     assert sorted(speeds) == speeds
     assert axes.scales == ["x log"]
+
+
+def test_decode_cost_is_drawn_over_that_of_prefill() -> None:
+    axes = Axes()
+    plot_decode_cost(fit_profile(ProfileTable(records=tuple(RECORDS))), ax=axes)
+    batches, ratios = axes.curves["opt-13b"]
+    assert {1.0, 2.0, 18.0} <= set(batches)
+    # A layer and the ends alike; at batch 1 a step takes 2 + 1024/1000 ms for a token,
+    # a prompt of 1024 tokens 11.24 ms.
+    assert ratios[0] == pytest.approx(3.024 / (11.24 / 1024), rel=0.01)
+    assert sorted(ratios, reverse=True) == ratios
+
+
+def test_tile_edge_is_drawn_as_what_a_token_more_costs() -> None:
+    axes = Axes()
+    plot_tile_edges([*PROMPTS, record(StepPoint(new_tokens=(257,)))], ax=axes)
+    assert axes.curves == {"opt-13b TP1 dense": ([256.0], [pytest.approx(0.01 / 3.56)])}
 
 
 def test_picture_has_a_place_for_each(
@@ -151,7 +178,8 @@ def test_picture_has_a_place_for_each(
     module.Figure = Figure  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", module)
-    write_profile_table(tmp_path / "records.jsonl", RECORDS)
+    edge = record(StepPoint(new_tokens=(257,)))
+    write_profile_table(tmp_path / "records.jsonl", [*RECORDS, edge])
     profile = fit_profile(ProfileTable(records=tuple(RECORDS)))
     (tmp_path / "profile.json").write_text(profile.to_json())
     assert write_plots(tmp_path) == ["plots.png"]

@@ -14,7 +14,7 @@ from planner.simulator.system import Phase
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Group:
-    """GPUs of one type that run one replica of a phase, or none."""
+    """GPUs that run one replica of a phase, or none; mostly of one type."""
 
     gpus: tuple[int, ...] = spec("In rising order.")
     phase: Phase | None = spec("What it does; None: nothing.")

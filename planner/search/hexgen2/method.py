@@ -22,8 +22,9 @@ Steps
     6. Neighbours of the best are simulated too, in the order of their flows.
 
 Differences from the paper
-    - a replica has one GPU type and equal stages (what deployments can express), so
-      GPUs are grouped and swapped within their type; types meet in the flow
+    - GPUs are grouped and swapped within their type, and types meet in the flow; where
+      a type cannot serve by itself, or leaves GPUs over, there are groups of several
+      types too (`mixed_groups`), which run the best pipeline of unlike stages
     - rates are simulated, in pools and within the limits on TTFT and TPOT; the paper
       has the reciprocal of one request's latency, with neither SLO nor queue
     - so prefill takes the strategy of the highest rate within its limit, not the one
@@ -39,7 +40,7 @@ Guarantee heuristic; never worse than its own starts as the flow judges them
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import chain, cycle
 
 import numpy as np
 
@@ -56,6 +57,7 @@ from planner.search.hexgen2.finalists import Finals
 from planner.search.hexgen2.graph import gpu_graph
 from planner.search.hexgen2.grouping import Judge, Judged
 from planner.search.hexgen2.kv_flow import KvFlows
+from planner.search.hexgen2.mixed_groups import mixed_starts, mixes_types
 from planner.search.hexgen2.moves import Neighbours
 from planner.search.hexgen2.starts import starts
 from planner.search.hexgen2.strategy import Strategies
@@ -65,8 +67,9 @@ from planner.search.refine import Simulated
 FACTORS = (1.0, 0.7, 1.4)
 """On the rates of prefill replicas: which phase is harder than alone is not known."""
 
-_STREAM = 7202
-"""Keeps the draws of this method apart from those of others with the same seed."""
+_STREAM, _MIXED_STREAM = 7202, 7203
+"""Keep the draws of this method, and of groups of several types, apart from those of
+others with the same seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +129,7 @@ class HexGen2:
         flows = KvFlows(problem)
         judges = [Judge(problem, strategies, flows, each) for each in FACTORS]
         # 2-4. Groupings.
-        self.explore(context, judges, moves, strategies)
+        self.explore(context, judges, moves, strategies, ledger)
         # 5. The most promising, whole.
         planner = context.evaluator.planner
         simulated = Simulated(self.name, context, ledger, planner.deploy)
@@ -142,6 +145,7 @@ class HexGen2:
             candidates=simulated.ranked,
             ledger=ledger,
             is_stopped=context.is_stopped,
+            has_unlike=mixes_types(problem),
         )
 
     def explore(
@@ -150,6 +154,7 @@ class HexGen2:
         judges: Sequence[Judge],
         moves: Neighbours,
         strategies: Strategies,
+        ledger: Ledger | None = None,
     ) -> Judged | None:
         """Steps 2-4: the grouping that promises most; judges remember the others.
 
@@ -161,7 +166,10 @@ class HexGen2:
         best: Judged | None = None
         # 2. Starts.
         found = starts(problem, moves.graph, strategies, rng, self.num_starts)
-        for judge, start in zip(cycle(judges), found, strict=False):
+        ledger = ledger or Ledger()
+        own_rng = np.random.default_rng([seed, _MIXED_STREAM])
+        mixed = mixed_starts(problem, moves.graph, strategies, own_rng, ledger)
+        for judge, start in zip(cycle(judges), chain(found, mixed), strict=False):
             # 3. Strategies and flow.
             judged = judge.judge(start)
             # 4. Swaps.

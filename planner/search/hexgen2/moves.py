@@ -113,7 +113,7 @@ class Neighbours:
         Cut where links are slow, and where its replica leaves GPUs unused.
         """
         group = grouping[index]
-        if len(group.gpus) < 2 or group.phase is None:
+        if len(group.gpus) < 2 or group.phase is None or not self._is_pure(group):
             return []
         rng = np.random.default_rng(0)
         halves = [tuple(partition(self.graph, group.gpus, 2, rng))]
@@ -152,7 +152,13 @@ class Neighbours:
         ]
 
     def _are_alike(self, first: Group, second: Group) -> bool:
-        return self.gpu_types[first.gpus[0]] == self.gpu_types[second.gpus[0]]
+        """Whether both have GPUs of one type, the same one."""
+        is_same = self.gpu_types[first.gpus[0]] == self.gpu_types[second.gpus[0]]
+        return is_same and self._is_pure(first) and self._is_pure(second)
+
+    def _is_pure(self, group: Group) -> bool:
+        """Whether all its GPUs are of one type; others change their phase only."""
+        return len({self.gpu_types[gpu] for gpu in group.gpus}) == 1
 
 
 def other_phase(phase: Phase) -> Phase:

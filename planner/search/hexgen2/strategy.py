@@ -9,6 +9,7 @@ from planner.deployment import Deployment, ReplicaShape
 from planner.placement import FreeGpus, StageGpus
 from planner.search.contract import Ledger, SearchContext
 from planner.search.phases import rate_alone
+from planner.search.pipelines.candidates import UnlikeReplicas
 from planner.search.ratios import RatedShape
 from planner.search.shapes import usable_shapes
 from planner.simulator.system import Phase
@@ -16,6 +17,9 @@ from planner.simulator.system import Phase
 PHASES = (Phase.PREFILL, Phase.DECODE)
 POOL_SIZE = 4
 """Replicas that share the arrivals when a shape is rated, or as many as there are."""
+
+NUM_UNLIKE = 2
+"""Pipelines of unlike stages that are rated for a group of several types."""
 
 _SAMPLE_REQUESTS = 3000
 
@@ -36,6 +40,7 @@ class Strategies:
         self._context, self._ledger = context, ledger
         planner = context.evaluator.planner
         self._whole = FreeGpus.of(planner.problem.cluster)
+        self.unlike = UnlikeReplicas(planner)
         self._shapes: dict[tuple[Phase, str], list[ReplicaShape]] = {}
         for phase in PHASES:
             for alone in usable_shapes(planner, phase, ledger):
@@ -57,7 +62,7 @@ class Strategies:
         return min(sizes, default=None)
 
     def best(self, gpus: tuple[int, ...], phase: Phase) -> Strategy | None:
-        """The replica of the highest rate on these GPUs, of one type; None: none fits.
+        """The replica of the highest rate on these GPUs; None: none fits.
 
         The SLO's limit on TTFT makes prefill fast enough; decode has the highest rate
         within TPOT. Of equal rates the one that nearly meets the SLO, then the smaller.
@@ -93,10 +98,15 @@ class Strategies:
     def _placed(self, gpus: tuple[int, ...], phase: Phase) -> list[Deployment]:
         """One replica of every shape that fits on the GPUs."""
         planner = self._context.evaluator.planner
-        gpu_type = planner.problem.cluster.topology.gpu(gpus[0]).type.name
+        topology = planner.problem.cluster.topology
         free = self._whole.copy()
         for host in free.hosts:
             host.islands = [[g for g in island if g in gpus] for island in host.islands]
+        gpu_type = topology.gpu(gpus[0]).type.name
+        if any(topology.gpu(gpu).type.name != gpu_type for gpu in gpus):
+            # Recipes have been counted for the whole cluster.
+            best = self.unlike.best(free, phase, NUM_UNLIKE, Ledger())
+            return [each.alone for each in best]
         found = []
         for shape in self._shapes.get((phase, gpu_type), []):
             if shape.parallelism.num_gpus <= len(gpus):

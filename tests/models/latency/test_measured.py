@@ -16,6 +16,7 @@ from models.latency.measured import (
     single_gpu_table,
     with_floor,
 )
+from models.latency.mixed_extra import MixedExtra
 from models.latency.profile import (
     FitError,
     Profile,
@@ -238,3 +239,16 @@ def test_formats_that_stood_in_are_told_with_the_choice() -> None:
         told = "measured with bf16 for 8-bit experts" in found.reason
         assert told is is_told
         assert found.expected_error_frac == source.expected_error_frac
+
+
+def test_measured_mixed_steps_of_layers_add_up_to_those_of_a_stage() -> None:
+    """Two layers of 0.25 ms more beside any decodes; the ends were not measured."""
+    extra = MixedExtra(batch=(1.0,), ms=(0.25,), per_kv_token_ms=(1e-4,))
+    layer = replace(LAYER, mixed=extra)
+    both = add_tables([layer.scaled(2), ENDS])
+    plain = add_tables([LAYER.scaled(2), ENDS])
+    assert plain.mixed is None
+    for batch, kv in ((1, 100.0), (6, 900.0)):
+        more = both.mixed_step_ms([64], None, batch, kv)
+        more -= plain.mixed_step_ms([64], None, batch, kv)
+        assert more == pytest.approx(2 * (0.25 + 1e-4 * kv))

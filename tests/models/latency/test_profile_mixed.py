@@ -1,8 +1,13 @@
-"""Mixed steps are held against three laws, worked out by hand for one table."""
+"""Mixed steps are held against four laws, worked out by hand for one table."""
 
 import pytest
 
-from models.latency.profile_mixed import chunk_of, decodes_of, fit_mixed
+from models.latency.profile_mixed import (
+    chunk_of,
+    decodes_of,
+    fit_mixed,
+    with_mixed_law,
+)
 from models.latency.step_table import StepTable
 from models.llm import LlmSpec
 from models.profile_records import Environment, Spread, Status, StepPoint, StepRecord
@@ -80,8 +85,95 @@ def test_factors_of_the_attentions_are_recovered() -> None:
         records.append(record(point, alone + 2.0 * 1e-4 * kv))
     fit = fit_mixed(records, TABLE)
     assert fit is not None
-    assert fit.chunk_attention_factor == pytest.approx(1.0)
-    assert fit.decode_attention_factor == pytest.approx(3.0)
+    # Not exactly 3: the prior holds every factor back a little.
+    assert fit.chunk_attention_factor == pytest.approx(1.0, abs=0.01)
+    assert fit.decode_attention_factor == pytest.approx(3.0, abs=0.05)
+    assert fit.unshared_linear_frac == pytest.approx(0.0, abs=0.1)
+    # Three steps are too few to trust it.
+    assert fit.fitted is None
+    assert with_mixed_law(TABLE, fit) is TABLE
+
+
+def injected_ms(tokens: int, past: int, batch: int, kv_tokens: float) -> float:
+    """A device whose mixed steps follow another law than tables have by default.
+
+    Attention of the chunk takes 1.5 times as long as alone, that of the decodes 0.6
+    times; 0.3 of the decodes' linears, min(F, G) = 1 ms up to 100 of them, are done
+    apart.
+    """
+    chunk = 1e-5 * (tokens**2 + 2 * tokens * past)
+    linears = max(1.0, (tokens + batch) / 100) + (0.5 + batch / 100)
+    return linears + 0.3 + 1.5 * chunk + 0.6 * 1e-4 * kv_tokens
+
+
+POINTS = [
+    (tokens, past, batch, kv)
+    for tokens, past in ((128, 0), (512, 0), (512, 400), (900, 100))
+    for batch, kv in ((8, 4e3), (64, 9e4))
+]
+
+
+def injected_records() -> list[StepRecord]:
+    return [
+        record(
+            StepPoint(
+                new_tokens=(tokens,), past_tokens=(past,), num_decodes=b, kv_tokens=kv
+            ),
+            injected_ms(tokens, past, b, kv),
+        )
+        for tokens, past, b, kv in POINTS
+    ]
+
+
+def test_injected_law_is_recovered_and_simulated() -> None:
+    fit = fit_mixed(injected_records(), TABLE)
+    assert fit is not None
+    assert fit.chunk_attention_factor == pytest.approx(1.5, abs=0.02)
+    assert fit.decode_attention_factor == pytest.approx(0.6, abs=0.02)
+    assert fit.unshared_linear_frac == pytest.approx(0.3, abs=0.02)
+    assert fit.is_simulated
+    assert fit.fitted is not None
+    assert fit.fitted.p90_frac < 0.01 < fit.shared.median_frac
+    table = with_mixed_law(TABLE, fit)
+    # At steps that were not measured; chunks and decodes alone are as they were.
+    for tokens, past, batch, kv in ((300, 200, 30, 5e4), (700, 0, 90, 2e4)):
+        ms = table.mixed_step_ms([tokens], [past], batch, kv)
+        assert ms == pytest.approx(injected_ms(tokens, past, batch, kv), rel=0.01)
+        assert ms != pytest.approx(
+            TABLE.mixed_step_ms([tokens], [past], batch, kv), rel=0.02
+        )
+    assert table.prefill_step_ms([300], [200]) == TABLE.prefill_step_ms([300], [200])
+    assert table.decode_step_ms(30, 5e4) == TABLE.decode_step_ms(30, 5e4)
+
+
+def test_outlier_does_not_bend_the_law() -> None:
+    records = injected_records()
+    slow = records[3].step
+    assert slow is not None
+    records[3] = record(records[3].point, 1.5 * slow.ms)
+    fit = fit_mixed(records, TABLE)
+    assert fit is not None
+    assert fit.chunk_attention_factor == pytest.approx(1.5, abs=0.1)
+    assert fit.decode_attention_factor == pytest.approx(0.6, abs=0.1)
+
+
+def test_device_that_follows_the_law_changes_nothing() -> None:
+    records = [
+        record(
+            r.point,
+            TABLE.mixed_step_ms(
+                r.point.new_tokens,
+                r.point.past_tokens,
+                r.point.num_decodes,
+                r.point.kv_tokens,
+            ),
+        )
+        for r in injected_records()
+    ]
+    fit = fit_mixed(records, TABLE)
+    assert fit is not None
+    assert not fit.is_simulated
+    assert with_mixed_law(TABLE, fit) is TABLE
 
 
 def test_without_mixed_steps_there_is_no_fit() -> None:

@@ -1,5 +1,8 @@
 """StepTable and its knots."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 from clusters.fields import InputError
 from models.latency.knots import choose_knots
+from models.latency.mixed_extra import MixedExtra
 from models.latency.step_table import StepTable
 
 TABLE = StepTable(
@@ -120,3 +124,61 @@ def test_lines_between_knots_stay_within_the_tolerance(steps: list[float]) -> No
     lines = np.interp(grid, knots, at_knots)
     assert (np.abs(lines - values) <= 0.05 * values + 1e-9).all()
     assert (np.diff(at_knots) > 0).all()
+
+
+def test_measured_mixed_steps_take_what_was_measured_beside_the_law() -> None:
+    """F = 1 + x/10, G = 2, H = 1/8, c = 1/4; measured: 0.5 ms more at 3 decodes.
+
+    Law of 4 tokens after 2 beside 3 decodes that attend to 40: F(7) = 1.7, squares
+    16 + 16 = 32 times 1/4 = 8, G(3) - F(3) = 0.7, H S = 5: 15.4 ms. Measured: squares
+    at 3/8, 12 ms; the decodes 0.5 ms more and half of their attention: 17.4 ms.
+    """
+    plain = StepTable(
+        prefill_tokens=(0.0, 100.0),
+        prefill_ms=(1.0, 11.0),
+        prefill_per_sq_token_ms=0.25,
+        decode_batch=(1.0, 5.0),
+        decode_ms=(2.0, 2.0),
+        decode_per_kv_token_ms=(0.125, 0.125),
+    )
+    extra = MixedExtra(
+        per_sq_token_ms=0.125,
+        batch=(1.0, 5.0),
+        ms=(0.5, 0.5),
+        per_kv_token_ms=(-0.0625, -0.0625),
+    )
+    table = replace(plain, mixed=extra)
+    assert plain.mixed_step_ms([4], [2], 3, 40) == pytest.approx(15.4)
+    assert table.mixed_step_ms([4], [2], 3, 40) == pytest.approx(17.4)
+    assert table.scaled(2.0).mixed_step_ms([4], [2], 3, 40) == pytest.approx(34.8)
+    # Alone, both are what they were.
+    assert table.prefill_step_ms([4], [2]) == plain.prefill_step_ms([4], [2])
+    assert table.mixed_step_ms([4], [2], 0, 0) == plain.prefill_step_ms([4], [2])
+    assert table.mixed_step_ms([], None, 3, 40) == plain.decode_step_ms(3, 40)
+    added, slope = table.mixed_arrays(3)
+    assert added.tolist() == pytest.approx([0.0, 0.9 + 0.5, 0.8 + 0.5, 0.7 + 0.5])
+    assert slope.tolist() == pytest.approx([0.0, 0.0625, 0.0625, 0.0625])
+
+
+def test_no_part_of_a_mixed_step_takes_less_than_no_time() -> None:
+    extra = MixedExtra(
+        per_sq_token_ms=-9.0, batch=(1.0,), ms=(-9.0,), per_kv_token_ms=(-9.0,)
+    )
+    table = replace(TABLE, mixed=extra)
+    # F(8) is left.
+    assert table.mixed_step_ms([6], None, 2, 99) == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"batch": ()}, "batch"),
+        ({"batch": (2.0, 1.0)}, "batch"),
+        ({"ms": (1.0,)}, "ms"),
+        ({"per_kv_token_ms": (math.nan, 0.0)}, "per_kv_token_ms"),
+    ],
+)
+def test_impossible_measured_extras_are_refused(change: dict, key: str) -> None:
+    good = {"batch": (1.0, 2.0), "ms": (0.0, 0.0), "per_kv_token_ms": (0.0, 0.0)}
+    with pytest.raises(InputError, match=key):
+        MixedExtra(**{**good, **change})

@@ -87,6 +87,43 @@ def test_concurrency_and_rate_exclude_each_other(
     assert ended.stderr == "error: concurrency = 4: expected no rate beside it\n"
 
 
+def test_clients_of_a_closed_loop_begin_over_a_ramp(
+    phaseplan: Run, plan_file: Path
+) -> None:
+    words = ("--concurrency", 20, "--head", "40", "--format", "json")
+    ended = phaseplan("simulate", plan_file, *words)
+    at_once = json.loads(ended.stdout)["metrics"][0]["p90_ms"]
+    ended = phaseplan("simulate", plan_file, *words, "--ramp", "10")
+    assert json.loads(ended.stdout)["metrics"][0]["p90_ms"] < at_once
+    ended = phaseplan("simulate", plan_file, "--ramp", "10")
+    one_error(ended, "ramp = 10.0: expected a concurrency beside it")
+
+
+def test_what_admission_refuses_and_what_caches_hold_is_told(
+    phaseplan: Run, planned: str, tmp_path: Path
+) -> None:
+    plan = json.loads(planned)
+    plan["problem"]["engine"]["admission"] = {"rule": "predicted"}
+    (service,) = plan["problem"]["services"]
+    service["prefix_cache"] = {"capacity_tokens": 100_000}
+    service["workload"]["sessions"] = {"mean_turns": 3, "think_s": 5}
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan))
+    words = ("simulate", path, "--rate", "40", "--head", "300", "-q")
+    found = json.loads(phaseplan(*words, "--format", "json").stdout)
+    assert found["num_rejected"] == found["admission"]["num_refused"] > 0
+    # Those let in do better than all of them together, and than all would.
+    admitted = found["admission"]["admitted_joint_frac"]
+    assert admitted > found["attainment"]["joint_frac"]
+    assert admitted > found["admission"]["joint_frac_without"]
+    assert 0 < found["prefix_use"]["hit_tokens_frac"] < 1
+    assert 0 < found["replicas"][0]["prefix_hit_frac"] < 1
+    table = phaseplan(*words).stdout
+    assert "refused on arrival" in table
+    assert "of the prompt tokens were cached" in table
+    assert "hits" in table
+
+
 def test_output_file_has_the_form_of_its_suffix(
     phaseplan: Run, plan_file: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from models.latency.library import LatencyLibrary
 from models.parallelism import Parallelism
 from planner.check import check_plan
 from planner.deployment import Deployment, ReplicaShape
-from planner.evaluate import Evaluation
+from planner.evaluation import Evaluation
 from planner.goodput import Goodput
 from planner.plan import Plan, ShapeEvidence, Status
 from planner.problem import Problem

@@ -246,7 +246,8 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
         limits = rep.given.limits
         if rep.is_request_level and rep.resident:
             return []
-        while rep.prompts and len(batch) < limits.max_num_seqs and rep.has_place():
+        most = limits.max_step_prompts or limits.max_num_seqs
+        while rep.prompts and len(batch) < most and rep.has_place():
             job = rep.prompts[0]
             self.find_prefix(rep, job)
             tokens = sum(j.uncached for j in batch) + job.uncached
@@ -280,9 +281,17 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
             return self.head_under_cap(rep, rep.joins)
         if rep.num_flying >= len(rep.busy):
             return []
-        group = self.cover(rep, rep.idle or []) + rep.joins
-        rep.idle, rep.joins = None, []
+        group = self.next_micro_batch(rep)
         rep.num_flying += bool(group)
+        return group
+
+    def next_micro_batch(self, rep: ReplicaState) -> list[Job]:
+        """Who has waited longest goes on together, and newcomers up to the places."""
+        group: list[Job] = []
+        while rep.idle and not group:
+            group = self.cover(rep, rep.idle.pop(0))
+        places = max(0, rep.max_micro_batch - len(group))
+        group, rep.joins = group + rep.joins[:places], rep.joins[places:]
         return group
 
     def next_group(self, rep: ReplicaState, stage: int) -> list[Job]:
@@ -367,12 +376,8 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
 
     def meet(self, rep: ReplicaState, group: list[Job]) -> None:
         """Those with tokens to go wait for the next step."""
-        if rep.idle is None:
-            rep.idle = group or None
-        elif group:
-            # Groups that meet go on together; each takes its blocks first.
-            group = self.cover(rep, group)
-            rep.idle = self.cover(rep, rep.idle) + group
+        if group:
+            rep.idle.append(group)
 
     def take_turns(self, rep: ReplicaState, group: list[Job]) -> None:
         """Survivors of a capped step queue again; who finds no block is preempted."""

@@ -89,12 +89,16 @@ def next_in_line(rep: ReplicaState, step: Step) -> Job | None:
     """The prompt whose chunk comes next in `step`, if its turn has come."""
     in_step = {chunk.job for chunk in step.chunks}
     partial = [job for job in rep.begun if is_partial(rep, job)]
-    for job in partial:
+    limits = rep.given.limits
+    if len(step.chunks) >= (limits.max_step_prompts or limits.max_num_seqs):
+        return None
+    for job in idle_partials(rep) if limits.has_chunks_in_turn else partial:
         if job not in in_step:
             return job
-    limits = rep.given.limits
     most = limits.max_partial_prompts
-    if not rep.prompts or len(step.chunks) >= limits.max_num_seqs:
+    if len(step.chunks) + len(step.decodes) >= rep.max_micro_batch:
+        return None
+    if not rep.prompts:
         return None
     if not rep.has_place() or (most is not None and len(partial) >= most):
         return None
@@ -114,8 +118,7 @@ class ChunkedSteps:
         due = next_in_line(rep, step)
         self.find_prefix(rep, due)
         if mixes or due is None or chunk_of(rep, due, step) == 0:
-            step.decodes = self.cover(rep, rep.idle or []) + rep.joins
-            rep.idle, rep.joins = None, []
+            step.decodes = self.next_micro_batch(rep)
         if mixes or not step.decodes:
             self.add_chunks(rep, step)
         if step.num_tokens == 0:

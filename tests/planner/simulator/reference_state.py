@@ -69,7 +69,7 @@ class ReplicaState:
     prompts: list[Job] = field(default_factory=list)
     pulls: list[Job] = field(default_factory=list)
     joins: list[Job] = field(default_factory=list)
-    idle: list[Job] | None = None
+    idle: list[list[Job]] = field(default_factory=list)
     held: dict[Job, int] = field(default_factory=dict)
     resident: set[Job] = field(default_factory=set)
     in_system: set[Job] = field(default_factory=set)
@@ -79,6 +79,11 @@ class ReplicaState:
 
     def __post_init__(self) -> None:
         self.busy = [False for _ in self.given.stages]
+        places = self.given.limits.max_num_seqs
+        is_whole = self.given.limits.policy is Batching.REQUEST_LEVEL
+        self.max_micro_batch = math.ceil(places / len(self.busy))
+        if is_whole or self.given.phase is Phase.PREFILL:
+            self.max_micro_batch = places
         self.batches: list[list[list[Job]]] = [[] for _ in self.given.stages]
         self.groups: list[list[list[Job]]] = [[] for _ in self.given.stages]
         self.capacity = self.given.kv_capacity_tokens // self.given.kv_block_tokens

@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 from hypothesis import strategies as st
 
+from models.latency.mixed_extra import MixedExtra
 from models.latency.step_table import StepTable
 from planner.simulator.build import SimulationOptions
 from planner.simulator.control import (
@@ -141,6 +142,13 @@ def step_tables(draw: st.DrawFn) -> StepTable:
     prefill = sorted(draw(st.lists(eighths(80, least=1), min_size=3, max_size=3)))
     decode = sorted(draw(st.lists(eighths(40, least=1), min_size=3, max_size=3)))
     slope = [draw(st.integers(0, 16)) / 64.0 for _ in range(3)]
+    measured = st.builds(
+        MixedExtra,
+        per_sq_token_ms=st.integers(-2, 4).map(lambda n: n / 64.0),
+        batch=st.just((1.0, 5.0)),
+        ms=st.tuples(eighths(8, least=-8), eighths(8, least=-8)),
+        per_kv_token_ms=st.integers(-4, 8).map(lambda n: (n / 64.0, n / 64.0)),
+    )
     return StepTable(
         prefill_tokens=(1.0, 9.0, 25.0),
         prefill_ms=tuple(prefill),
@@ -148,6 +156,7 @@ def step_tables(draw: st.DrawFn) -> StepTable:
         decode_batch=(1.0, 3.0, 7.0),
         decode_ms=tuple(decode),
         decode_per_kv_token_ms=tuple(slope),
+        mixed=draw(st.none() | measured),
     )
 
 
@@ -162,7 +171,9 @@ def batch_limits(draw: st.DrawFn, policies: tuple[Batching, ...]) -> BatchLimits
     if policy.cuts_prompts:
         given["chunk_tile_tokens"] = draw(st.sampled_from([1, 3, 8]))
         given["max_chunk_tokens"] = draw(st.sampled_from([None, 3, 10]))
+        given["has_chunks_in_turn"] = draw(st.booleans())
         given["max_partial_prompts"] = draw(st.sampled_from([None, 1, 2]))
+    given["max_step_prompts"] = draw(st.sampled_from([None, None, 1, 3]))
     is_reserved = policy.reserves_output or draw(st.sampled_from([False, False, True]))
     if is_reserved:
         given["reserved_output_tokens"] = draw(st.sampled_from([None, MAX_OUTPUT, 3]))

@@ -1,0 +1,1 @@
+"""Replicas whose pipeline stages are on unlike GPUs."""
