@@ -119,12 +119,16 @@ def place_services(
     """
     started = time.monotonic()
     book = book_of(problem, latency, space)
-    space = space_of(method, space or problem.search)
+    whole = space or problem.search
+    space = space_of(method, whole)
     settings = settings or Settings(gap_frac=GAP_FRAC)
     supply = MeshSupply.of(problem.cluster)
     model = UnitModel(book, supply, space)
     apart = PhaseUnits(book, supply, space, problem.engine)
-    check_fits(model, apart)
+    check_fits(
+        UnitModel(book, supply, whole),
+        PhaseUnits(book, supply, whole, problem.engine),
+    )
     goals = goals_of(problem, supply)
     if method is SharingMethod.MUXSERVE:
         chosen = greedy_units(model, goals)

@@ -1,5 +1,6 @@
 """Which units are considered when several LLMs share a cluster."""
 
+import math
 from dataclasses import dataclass
 
 from clusters.fields import InputError, check_fields, spec
@@ -62,6 +63,16 @@ class UnitSpace:
         if not (self.shares_space or self.shares_time or self.splits_phases):
             form = "true where steps neither run side by side nor take turns"
             raise InputError("splits_phases", False, form)
+        for index, stretch in enumerate(self.stretches):
+            if not 1 <= stretch < math.inf:
+                raise InputError(f"stretches[{index}]", stretch, "a number >= 1")
+        for index, (load, prompts) in enumerate(self.prefills):
+            if not 0 < load < 1:
+                form = "a load > 0 and < 1 of the time"
+                raise InputError(f"prefills[{index}][0]", load, form)
+            if prompts < 1:
+                form = "at least 1 prompt of a step"
+                raise InputError(f"prefills[{index}][1]", prompts, form)
         for key in ("sm_shares", "cycles", "parts"):
             for index, value in enumerate(getattr(self, key)):
                 if not 0 < value <= 1:

@@ -67,7 +67,7 @@ def draw_all(
         rate = (workload.mean_rate_rps or 0.0) * rate_scale
         num = max(1, round(rate * span_s))
         if workload.trace is not None:
-            found[service.name] = _replayed(workload, num, span_s, rate_scale)
+            found[service.name] = _replayed(workload, num + 1, span_s, rate_scale)
             continue
         arrivals = workload.arrivals
         if isinstance(arrivals, PiecewiseRateArrivals) and squeeze < 1.0:

@@ -41,9 +41,10 @@ CHATLMSYS_DAY: tuple[tuple[str, int], ...] = (
 """LLM and relative traffic of 16 services on day 55 of ChatLMSYS, as released with
 MuxServe (github.com/hao-ai-lab/MuxServe, benchmark/chatlmsys/yamls, 2024-07)."""
 
-MAX_PERIODS = 8
+MAX_PERIODS = 12
 """Periods of a day that are told apart: more would make every unit dearer to find."""
 _HOURS_PER_DAY = 24.0
+_ROUNDING = 1e-9
 
 
 def power_law_rates(
@@ -173,11 +174,11 @@ def busy_periods(workloads: Sequence[Workload]) -> tuple[tuple[float, ...], ...]
 
 def _without_dominated(busy: FloatArray) -> FloatArray:
     """Columns that no other is at least as large as in every row, in their order."""
-    unique = np.unique(busy, axis=1, return_index=True)[1]
+    unique = np.unique(busy.round(9), axis=1, return_index=True)[1]
     busy = busy[:, np.sort(unique)]
     is_kept = [
         not any(
-            other != column and np.all(busy[:, other] >= busy[:, column])
+            other != column and np.all(busy[:, other] >= busy[:, column] - _ROUNDING)
             for other in range(busy.shape[1])
         )
         for column in range(busy.shape[1])
