@@ -9,8 +9,8 @@ best turns (temporal) and the best where every LLM has its phases apart, as esti
 and as simulated with adaptive batch scheduling, where LLMs that miss their SLO are
 given less until they meet it; then 40 LLMs on 128 GPUs, with gap and time.
 
-Days: eight LLMs with long prompts on eight GPUs, whose peaks of a day fall together, are
-spread over half of it, or over all of it.
+Days: eight LLMs with long prompts on eight GPUs, whose peaks fall together, are
+spread over half of the day, or over all of it.
 
 One LLM alone on its GPUs, with steps in turns, is what the simulator runs as well: the
 estimate of such units is compared with the simulated goodput.
@@ -86,7 +86,7 @@ DAY_RPS = 12.0
 DAY_LENGTHS = "1000x50"
 DAY_SLO = Slo(ttft_ms=3000.0, tpot_ms=100.0)
 DAY_SPACE = UnitSpace(sm_shares=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8))
-"""Short answers decode on few SMs, which leaves more to the prefills of several LLMs."""
+"""Short answers decode on few SMs, which leaves more to prefills of several LLMs."""
 LARGE = {"alpha": 1.3, "busiest_rps": 150.0, "num_nodes": 16}
 
 
