@@ -11,6 +11,8 @@ from planner.plan import ShapeEvidence
 
 SHARED_TABLE_GPU = "a100_sxm"
 """GPU type that the model of SM shares was fitted on (`models.latency.contention`)."""
+LARGE_SHARE_ERROR_FRAC = 0.1
+"""Median error of fitted SM shares from which a plan says so."""
 
 
 def evidence_of_units(book: CostBook, placed: PlacedUnits) -> tuple[ShapeEvidence, ...]:
@@ -50,19 +52,26 @@ def warnings_of_units(
         for each in evidence
         if (each.expected_error_frac or 0.0) > LARGE_ERROR_FRAC
     ]
-    sharing = [
-        each.unit.mesh.gpu_type
+    sharing = {
+        each.unit.mesh.gpu_type: book.sharing_on(each.unit.mesh.gpu_type)
         for each in placed.units
-        if each.unit.cycle_ms is None and each.unit.num_processes > 1
-    ]
-    others = sorted({gpu for gpu in sharing if gpu != SHARED_TABLE_GPU})
-    if sharing:
-        law = book.sharing
+        if each.unit.num_processes > 1
+    }
+    published = [gpu for gpu, law in sorted(sharing.items()) if law.date]
+    if published:
+        law = sharing[published[0]]
         text = (
-            "no table of SM shares for these models: steps on a share follow a model "
-            f"fitted to {law.source} ({law.date}) on {SHARED_TABLE_GPU}"
+            f"no SM shares measured on {', '.join(published)}: steps on a share follow "
+            f"a model fitted to {law.source} ({law.date}) on {SHARED_TABLE_GPU}"
         )
+        others = [gpu for gpu in published if gpu != SHARED_TABLE_GPU]
         if others:
             text += f", which stands in for {', '.join(others)}"
         found.append(text)
+    for gpu, law in sorted(sharing.items()):
+        error = max(law.decode_error_frac or 0.0, law.prefill_error_frac or 0.0)
+        if not law.date and error > LARGE_SHARE_ERROR_FRAC:
+            found.append(
+                f"{gpu}: the model of SM shares is {error:.0%} off the {law.source}"
+            )
     return tuple(found)

@@ -146,9 +146,9 @@ def test_what_sm_shares_rest_on_is_told(
     (told,) = (
         text for text in json.loads(plan.read_text())["warnings"] if "SM shares" in text
     )
-    assert "no table of SM shares" in told
+    assert "no SM shares measured on h100_sxm" in told
     assert "stands in for h100_sxm" in told
-    assert "no table of SM shares" in ended.stdout
+    assert "no SM shares measured" in ended.stdout
     in_turns = ("--method", "temporal", "-o", plan)
     phaseplan("plan", shared_file, *in_turns)
     assert json.loads(plan.read_text())["warnings"] == []
