@@ -24,7 +24,12 @@ APART = "one_disaggregated_a100.yaml"
 PROBLEMS = sorted(
     path.name for path in EXAMPLES.glob("*.yaml") if path.name not in (SHARED, APART)
 )
-SLOW = {"azure_code_h200.yaml", "azure_trace_a100.yaml", "dont_disaggregate.yaml"}
+SLOW = {
+    "azure_code_h200.yaml",
+    "azure_trace_a100.yaml",
+    "dont_disaggregate.yaml",
+    "leftovers_l4_t4.yaml",
+}
 """More than about three seconds."""
 
 ANSWERS = {
