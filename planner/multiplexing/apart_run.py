@@ -7,15 +7,16 @@ several LLMs cross are as much slower as there are LLMs on them.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from clusters.fields import spec
 from models.parallelism import Parallelism
 from planner.deployment import Deployment, ReplicaShape
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.placed import PlacedUnits
 from planner.problem import Problem
 from planner.serving import Planner
-from planner.simulator.outcome import SimulationResult
+from planner.simulator.outcome import ReplicaStats, SimulationResult
 from planner.simulator.simulate import simulate
 from planner.workload.requests import Requests
 
@@ -45,14 +46,15 @@ def deployment_of(book: CostBook, placed: PlacedUnits, service: str) -> Deployme
     found = planner_of(book, service).deploy_at(
         shapes, [(each.gpu_indices,) for each in own], [0] * len(own)
     )
+    quotas = {each.gpu_indices: each.unit.members[0].kv_quota_tokens for each in own}
     replicas = tuple(
         replace(
             replica,
             kv_capacity_tokens=min(
-                replica.kv_capacity_tokens, each.unit.members[0].kv_quota_tokens
+                replica.kv_capacity_tokens, quotas[replica.gpu_indices]
             ),
         )
-        for replica, each in zip(found.replicas, own, strict=True)
+        for replica in found.replicas
     )
     return replace(found, replicas=replicas)
 
@@ -70,9 +72,17 @@ def crowding_of(deployments: Mapping[str, Deployment]) -> dict[str, dict[int, fl
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedApart:
+    """What became of one service whose phases are apart."""
+
+    result: SimulationResult = spec("Times of its requests.")
+    by_unit: Mapping[int, ReplicaStats] = spec("Counters by index of the unit.")
+
+
 def serve_apart(
     book: CostBook, placed: PlacedUnits, traffic: Mapping[str, Requests]
-) -> dict[str, SimulationResult]:
+) -> dict[str, ServedApart]:
     """Serve the requests of services on their prefill-only and decode-only units.
 
     Parameters
@@ -86,15 +96,19 @@ def serve_apart(
 
     Returns
     -------
-    dict[str, SimulationResult]
-        By service; its replicas are in the order of `placed.apart(service)`.
+    dict[str, ServedApart]
+        By service.
     """
     deployments = {name: deployment_of(book, placed, name) for name in traffic}
     crowding = crowding_of(deployments)
-    return {
-        name: simulate(
-            planner_of(book, name).system(deployment, crowding=crowding[name]),
-            traffic[name],
-        )
-        for name, deployment in deployments.items()
-    }
+    unit_of = {each.gpu_indices: index for index, each in enumerate(placed.units)}
+    found = {}
+    for name, deployment in deployments.items():
+        system = planner_of(book, name).system(deployment, crowding=crowding[name])
+        result = simulate(system, traffic[name])
+        by_unit = {
+            unit_of[replica.gpu_indices]: stats
+            for replica, stats in zip(deployment.replicas, result.replicas, strict=True)
+        }
+        found[name] = ServedApart(result=result, by_unit=by_unit)
+    return found

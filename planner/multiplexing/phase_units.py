@@ -18,8 +18,8 @@ Steps
     3. After the choice of units, both phases are to serve the same.
 
 Differences from the papers
-    - the units of one phase of an LLM are alike, since requests are spread over them
-      evenly
+    - the units of one phase of an LLM are alike, since routers compare loads, not
+      speeds
     - a unit of one phase has one LLM; phases of several LLMs share GPUs only in units
       that serve whole requests
 

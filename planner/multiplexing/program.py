@@ -138,7 +138,7 @@ class PlacementProgram:
     def _units_of_a_phase_are_alike(self, llm: int, phase: Phase) -> None:
         """Meshes of one kind: x_c <= num_m k_ipm for c on m, and sum_m k_ipm <= 1.
 
-        Requests are spread evenly over the replicas of a phase, whatever their speed.
+        A router in front of a phase compares loads, not speeds.
         """
         kinds = dict(self.supply.blocks)
         chosen = []

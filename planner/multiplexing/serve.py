@@ -172,14 +172,14 @@ def serve(
             if result is not None and service.name in share
         ]
         if service.name in served_apart:
-            parts.append(served_apart[service.name])
+            parts.append(served_apart[service.name].result)
         rate = (service.workload.mean_rate_rps or 0.0) * rate_scale
         num = len(drawn[service.name])
         outcomes.append(_outcome(problem, service.name, parts, rate, num))
     loads = {
         index: _load_apart(stats)
-        for name, result in served_apart.items()
-        for index, stats in zip(placed.apart(name), result.replicas, strict=True)
+        for each in served_apart.values()
+        for index, stats in each.by_unit.items()
     }
     return SharedEvaluation(
         scheduling=scheduling,

@@ -37,7 +37,7 @@ def test_requests_are_served_as_by_the_simulator_of_one_service(
     placed: PlacedUnits,
 ) -> None:
     requests = Workload.poisson(rate_rps=8.0, lengths="100x11").draw(500, seed=3)
-    found = serve_apart(BOOK, placed, {"a": requests})["a"]
+    found = serve_apart(BOOK, placed, {"a": requests})["a"].result
     planner = planner_of(BOOK, "a")
     deployment = deployment_of(BOOK, placed, "a")
     assert [replica.phase for replica in deployment.replicas] == [
@@ -79,6 +79,25 @@ def test_everything_is_counted_and_busy_parts_are_of_their_units(
         else:
             assert load.prefill_busy_frac == 0.0
             assert load.decode_busy_frac[0] > 0
+
+
+def test_loads_and_quotas_are_those_of_the_unit_in_any_order(
+    placed: PlacedUnits,
+) -> None:
+    turned = PlacedUnits(units=placed.units[::-1])
+    there = serve(PROBLEM, BOOK, placed, span_s=20.0)
+    back = serve(PROBLEM, BOOK, turned, span_s=20.0)
+    assert back.units == there.units[::-1]
+    assert back.services == there.services
+    (first, *others) = turned.units
+    member = replace(first.unit.members[0], kv_quota_tokens=160)
+    small = replace(first, unit=replace(first.unit, members=(member,)))
+    deployment = deployment_of(
+        BOOK, PlacedUnits(units=(small, *others)), member.service
+    )
+    held = {r.gpu_indices: r.kv_capacity_tokens for r in deployment.replicas}
+    assert held[first.gpu_indices] == 160
+    assert sum(tokens == 160 for tokens in held.values()) == 1
 
 
 def test_an_idle_unit_is_not_busy(placed: PlacedUnits) -> None:
