@@ -257,12 +257,15 @@ def make_plan(
 def allocation_of(
     problem: Problem, outcomes: tuple[SearchOutcome, ...], best: Candidate
 ) -> AllocationBound | None:
-    """The allocation bound of the search, and the distance of the best to it."""
+    """The allocation bound of the search, and the distance of the best to it.
+
+    None where the best has replicas of unlike stages, which it does not cover.
+    """
     bound = next((o.allocation for o in outcomes if o.allocation is not None), None)
+    if any(replica.shape.has_unlike_stages for replica in best.deployment.replicas):
+        return None  # it is on uniform replicas
     if bound is None or best.score(problem) is None:
         return bound
-    if any(replica.shape.has_unlike_stages for replica in best.deployment.replicas):
-        return bound  # on uniform replicas
     goal = problem.objective.goal
     value = goal_value(
         goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour
