@@ -5,7 +5,8 @@
 Random clusters of 2 to 8 GPUs of one to three types, OPT-13B (latencies from the
 datasheets), a random SLO, goal and rate. For each:
 
-* the configuration programme against every allocation, at the rates it works with;
+* the configuration programme against every allocation, at the rates it works with,
+  but for its links (the tests enumerate with maximum flows on random rates);
 * every other method against the exhaustive search, with the same simulations;
 * `check_plan` on the best of every method, and the bounds against their values.
 """
@@ -207,6 +208,7 @@ def programme_faults(context: SearchContext) -> Iterator[bool]:
             )
         ]
         data = program_data(planner, classes, columns)
+        data = replace(data, network=replace(data.network, kv_bytes_per_request=0.0))
         answer = allocate(data, Target(goal=goal, rate_rps=wanted))
         best = enumerated(data, kind, goal, wanted)
         if answer is None or best is None:
@@ -220,10 +222,7 @@ def programme_faults(context: SearchContext) -> Iterator[bool]:
 def enumerated(
     data: ProgramData, kind: tuple[Phase, ...], goal: Goal, wanted: float | None
 ) -> float | None:
-    """Best value over all numbers of replicas that fit; None where none is.
-
-    The links of these clusters carry more than their GPUs prefill.
-    """
+    """Best value over all numbers of replicas that fit; None where none is."""
     limit = data.max_replicas or 8
     best: float | None = None
     parts = [

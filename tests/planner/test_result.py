@@ -5,7 +5,7 @@ import math
 import pytest
 
 from planner.objective import Goal
-from planner.result import Status, gap_to, goal_value
+from planner.result import Status, gap_to
 from planner.solve import solve
 from tests.planner.tiny_problems import QUICK, TINY_LIBRARY, tiny_cluster, tiny_problem
 
@@ -56,19 +56,6 @@ def test_only_plans_that_meet_the_slo_are_a_success():
         Status.OPTIMAL,
         Status.FEASIBLE,
     ]
-
-
-@pytest.mark.parametrize(
-    ("goal", "value"),
-    [
-        (Goal.MAX_GOODPUT, 6.0),
-        (Goal.MAX_GOODPUT_PER_GPU, 2.0),
-        (Goal.MIN_GPUS, 3.0),
-        (Goal.MIN_COST, 7.5),
-    ],
-)
-def test_every_goal_has_its_value(goal, value):
-    assert goal_value(goal, 6.0, 3, 7.5) == value
 
 
 def test_the_gap_is_relative_and_never_negative():
