@@ -285,6 +285,61 @@ def test_a_factor_without_rows_takes_that_of_the_other_generation() -> None:
     assert found == pytest.approx([0.9, 1.0], abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"isl": ""}, "isl: a positive number expected"),
+        ({"osl": "many"}, "osl: a positive number expected"),
+        ({"measured_ttft_ms": "0"}, "measured_ttft_ms: a positive number expected"),
+        ({"measured_tpot_ms": "inf"}, "measured_tpot_ms: a positive number expected"),
+        ({"mode": "idle"}, "mode 'idle': one of agg, disagg expected"),
+        ({"source": "x", "batch_size": ""}, "no concurrency"),
+        ({"source": "x", "batch_size": "0"}, "no concurrency"),
+        ({"tp_size": "-3"}, "tp -3: a number >= 1 expected"),
+    ],
+)
+def test_rows_that_cannot_be_read_say_why(
+    columns: dict[str, str], problem: str
+) -> None:
+    assert row_of(**columns).problem == problem
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"backend": "tgi"}, "engine: an engine"),
+        ({"system": "gb999"}, "a name in the catalogue of gpus"),
+        ({"model_path": "acme/Unknown-7B"}, "llm: a catalogue name"),
+        ({"system": "mi300x"}, "no measured relative of mi300x"),
+        ({"tp_size": "3", "moe_tp_size": "3"}, "TP3 does not divide the 64 heads"),
+        ({"isl": "9000000"}, "kv_cache: room for one request expected"),
+        ({"osl": "1"}, "output_tokens"),
+    ],
+)
+def test_rows_that_cannot_be_simulated_are_counted_by_reason(
+    columns: dict[str, str], reason: str
+) -> None:
+    known = row_of(id="known", backend_version="99.9", source="2027-01-01; x=1")
+    other = row_of(id="other", **columns)
+    cases, reasons = silicon.cases_of([known, other])
+    found = silicon.predictions(cases, reasons)
+    assert list(found) == ["known"]
+    assert reason in reasons["other"]
+
+
+def test_a_file_may_lack_columns_and_repeat_ids(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    columns = [name for name in LINE if name != "backend_version"]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([LINE, LINE])
+    first, second = silicon_rows.read_rows(path)
+    assert (first.id, second.id) == ("1", "1 #2")
+    assert first.version == ""
+    assert not first.problem
+
+
 def test_errors_by_hand() -> None:
     outcomes = [
         silicon_report.Outcome(
