@@ -10,8 +10,7 @@ FOLDER holds Mooncake's traces (`mooncake_conversation_trace.jsonl` and
 * `routing`: mean TTFT of the conversation trace by how prompts find a prefill replica
   (Mooncake, FAST 2025: 3.07, 3.58, 5.27 and 19.65 s on its machines);
 * `early_rejection`: requests refused and swings of load, by what is asked on arrival;
-* `ratios`: the rate that keeps TTFT under 10 s and TPOT under 100 ms for 90 % of the
-  synthetic trace on 16 nodes, by how many of them prefill (Mooncake: best near 1:1);
+* `ratios`, `shares`: how many of 16 nodes should prefill (`mooncake_ratios`);
 * `speed`: requests per second of CPU time with caches and cache-aware routing.
 
 Nodes are DGX A100 with Llama-2-70B on TP8 (fitted latencies), with four times 200
@@ -28,35 +27,27 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+from mooncake_nodes import COPYING, LOCAL, SHARED, node, serving_system
+from mooncake_ratios import ratios, shares
 
-from clusters.cluster import Cluster
 from clusters.units import MS_PER_S
-from models.latency.library import LatencyLibrary, LatencyRequest
-from models.llm import LlmSpec
-from models.memory import kv_bytes_per_token, memory_of
-from models.parallelism import Parallelism
 from planner.simulator.build import SimulationOptions
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.prefix_settings import (
     AdmissionRule,
-    CacheScope,
     EarlyRejection,
     PrefixCache,
 )
 from planner.simulator.simulate import simulate
 from planner.simulator.system import (
-    EdgeShare,
-    KvRoute,
     Phase,
     Routing,
-    ServingReplica,
     ServingSystem,
 )
 from planner.workload.replay import replay
@@ -66,9 +57,6 @@ from planner.workload.traces import read_trace
 FOLDER = Path(__file__).parents[3] / "shared/data/traces"
 BLOCK_TOKENS = 512
 GRID_MS = 3000.0
-NIC_BYTES_PER_S = 87e9
-HOST_BYTES = 1e12
-NUM_NODES = 16
 
 CACHE_BLOCKS = (1000, 5000, 10_000, 30_000, 50_000, None)
 # Of another replay of these traces; the paper's figures are of a trace not released.
@@ -78,9 +66,6 @@ REPLAYED_HITS = {
 }
 MAX_HIT_ERROR = 0.01
 
-LOCAL = PrefixCache(capacity_bytes=HOST_BYTES, load_bytes_per_s=NIC_BYTES_PER_S)
-COPYING = replace(LOCAL, fetch_bytes_per_s=NIC_BYTES_PER_S)
-SHARED = replace(LOCAL, capacity_bytes=HOST_BYTES * NUM_NODES, scope=CacheScope.GLOBAL)
 ROUTINGS = {
     "global cache-aware": (Routing.CACHE_AWARE, COPYING),
     "local cache-aware": (Routing.CACHE_AWARE, LOCAL),
@@ -102,8 +87,6 @@ REJECTION_MARGIN = 0.8  # of the limit on TPOT, for means that are predicted
 REJECTION_RPS = 14.0
 NUM_REJECTION = 24_000
 SAMPLE_MS, NUM_FILLING = 2000.0, 30  # of the 256 samples that are kept
-RATIO_TTFT_MS, RATIO_TPOT_MS, RATIO_SHARE = 10_000.0, 100.0, 0.9
-RATIO_MOST_RPS = 60.0
 NUM_SPEED = 120_000
 
 
@@ -113,49 +96,6 @@ def conversation(
     """The conversation trace with its times spread over the grid of 3 s."""
     trace = read_trace(folder / "mooncake_conversation_trace.jsonl")
     return replay(trace, num_requests or len(trace), jitter_ms=GRID_MS, **given)
-
-
-@lru_cache
-def node(phase: Phase) -> ServingReplica:
-    """Llama-2-70B on the eight A100 of a node."""
-    llm, parallelism = LlmSpec.load("llama-2-70b"), Parallelism(tp=8)
-    topology = Cluster.load("two_nodes_a100").topology
-    gpu = topology.gpus[0].type
-    links = topology.group_links([list(range(8))])
-    request = LatencyRequest(llm=llm, parallelism=parallelism, gpu=gpu, links=links)
-    return ServingReplica(
-        phase=phase,
-        stages=LatencyLibrary.default().choose(request).stages,
-        kv_capacity_tokens=memory_of(llm, parallelism, gpu).max_kv_tokens,
-    )
-
-
-def serving_system(
-    num_prefill: int, num_decode: int, cache: PrefixCache | None, **given: Any
-) -> ServingSystem:
-    """Nodes of either phase; a KV cache crosses the NICs of both ends."""
-    ms_per_byte = MS_PER_S / NIC_BYTES_PER_S
-    prefill = replace(node(Phase.PREFILL), prefix_cache=cache)
-    return ServingSystem(
-        replicas=(prefill,) * num_prefill + (node(Phase.DECODE),) * num_decode,
-        routes=tuple(
-            KvRoute(
-                source=source,
-                target=target,
-                latency_ms=1.0,
-                ms_per_byte=ms_per_byte,
-                edges=tuple(
-                    EdgeShare(edge=f"{way}{index}", ms_per_byte=ms_per_byte)
-                    for way, index in (("out", source), ("in", target))
-                ),
-            )
-            for source, target in product(
-                range(num_prefill), range(num_prefill, num_prefill + num_decode)
-            )
-        ),
-        kv_bytes_per_token=kv_bytes_per_token(LlmSpec.load("llama-2-70b")),
-        **given,
-    )
 
 
 def plain_hits(rows: Iterable[tuple[int, ...]], most: int | None) -> int:
@@ -283,42 +223,6 @@ def swings(result: SimulationResult) -> dict[str, float]:
     }
 
 
-def ratios(folder: Path) -> list[dict[str, Any]]:
-    """Highest rate that keeps both limits for 90 % of the synthetic trace."""
-    trace = read_trace(folder / "mooncake_synthetic_trace.jsonl")
-    limits = {"ttft": RATIO_TTFT_MS, "tpot": RATIO_TPOT_MS}
-    rows = []
-    for num_prefill in range(5, 16):
-        system = serving_system(
-            num_prefill, NUM_NODES - num_prefill, SHARED, routing=Routing.CACHE_AWARE
-        )
-
-        def is_met(rate_rps: float, system: ServingSystem = system) -> bool:
-            result = simulate(system, trace.at_rate(rate_rps))
-            return float(result.meets(limits).mean()) >= RATIO_SHARE
-
-        rate_rps = highest(is_met, RATIO_MOST_RPS)
-        result = simulate(system, trace)
-        rows.append(
-            {
-                "ratio": f"{num_prefill}P{NUM_NODES - num_prefill}D",
-                "rate_rps": rate_rps,
-                "recorded_rate_p90_ttft_s": result.percentile_ms("ttft", 90) / MS_PER_S,
-                "recorded_rate_p90_tpot_ms": result.percentile_ms("tpot", 90),
-            }
-        )
-    return rows
-
-
-def highest(is_met: Callable[[float], bool], most: float) -> float:
-    """The highest rate at which something holds, to 1 %."""
-    low, high = 0.0, most
-    while high - low > 0.01 * high:
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if is_met(middle) else (low, middle)
-    return low
-
-
 def speed(folder: Path) -> list[dict[str, Any]]:
     """Requests per second of CPU time, after compilation, by routing."""
     requests = conversation(folder, NUM_SPEED)
@@ -343,6 +247,7 @@ SECTIONS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "routing": routing,
     "early_rejection": early_rejection,
     "ratios": ratios,
+    "shares": shares,
     "speed": speed,
 }
 

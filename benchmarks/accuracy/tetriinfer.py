@@ -11,6 +11,8 @@ ten seeds.
 * `order`: how a window of 16 prompts is sorted, with one prefill replica;
 * `admission`: when a decode replica fetches a request, with a third of the KV cache;
 * `colocated`: the same six GPUs, prefill first, against TetriInfer's parts together;
+* `end_to_end`: one replica that does both against 1P1D, 128 requests at once, by class
+  of prompts and answers, with 16 and with 256 places to decode;
 * `interference`: steps of the latency model beside the slowdowns that the paper
   measured on another GPU. Reported, not compared.
 """
@@ -53,6 +55,7 @@ NUM_REQUESTS = 4000
 GAP_MS = 170.0
 NVLINK_MS_PER_BYTE = 1e3 / 300e9
 CHUNK_TOKENS = 512
+NUM_AT_ONCE = 128
 FIGURES = ("ttft_mean", "ttft_p90", "tpot_p90", "tpot_p99", "e2e_mean", "preemptions")
 
 
@@ -211,6 +214,64 @@ def admission() -> dict[str, dict[str, float]]:
     }
 
 
+def end_to_end() -> dict[str, dict[str, float]]:
+    """Changes of mean TTFT, mean E2E and GPU time from one replica to 1P1D."""
+    found = {}
+    for places, prompts, answers in product((16, 256), *[("light", "heavy")] * 2):
+        rows = [
+            changes(places, requests_of(prompts, answers, seed))
+            for seed in range(NUM_SEEDS)
+        ]
+        means = np.mean(rows, axis=0)
+        found[f"{places} places, {prompts} prompts, {answers} answers"] = {
+            name: float(value)
+            for name, value in zip(("ttft", "e2e", "gpu_time"), means, strict=True)
+        }
+    return found
+
+
+def requests_of(prompts: str, answers: str, seed: int) -> Requests:
+    """Requests of one class, all there at the start."""
+    rng = np.random.default_rng(seed)
+    given = {"light": (16, 512), "heavy": (512, 1536)}[prompts]
+    made = {"light": (2, 100), "heavy": (200, 1000)}[answers]
+    return Requests(
+        arrival_ms=np.zeros(NUM_AT_ONCE),
+        input_tokens=rng.integers(*given, size=NUM_AT_ONCE),
+        output_tokens=rng.integers(*made, size=NUM_AT_ONCE),
+    )
+
+
+def changes(places: int, requests: Requests) -> tuple[float, float, float]:
+    """Relative changes; a GPU of 1P1D is paid for while its phase has work."""
+    chunks = BatchLimits(
+        policy=Batching.PREFILL_FIRST_CHUNKED,
+        max_batch_tokens=CHUNK_TOKENS,
+        prompt_order=PromptOrder.SHORTEST_FIRST,
+    )
+    split = split_system(Routing.TETRIINFER, prefill=chunks, num_prefill=1)
+    split = replace(split, replicas=split.replicas[:2], routes=split.routes[:1])
+    systems = [
+        replace(
+            system,
+            replicas=tuple(
+                replace(r, limits=replace(r.limits, max_num_seqs=places))
+                for r in system.replicas[: 2 if system is split else 1]
+            ),
+        )
+        for system in (colocated_system(), split)
+    ]
+    both, apart = (simulate(system, requests) for system in systems)
+    spent_ms = float(np.nanmax(apart.first_token_ms)) + (
+        apart.end_ms - float(np.nanmin(apart.decode_ready_ms))
+    )
+    return (
+        float(apart.ttft_ms.mean() / both.ttft_ms.mean()) - 1.0,
+        float(apart.e2e_ms.mean() / both.e2e_ms.mean()) - 1.0,
+        spent_ms / both.end_ms - 1.0,
+    )
+
+
 def interference() -> dict[str, dict[str, float]]:
     """Slowdowns of a step by what runs beside, with what the paper measured."""
     table, _, _ = opt_13b()
@@ -260,12 +321,15 @@ def main() -> int:
         },
     }
     if args.format == "json":
-        print(json.dumps({**parts, "interference": interference()}, indent=2))
+        others = {"end_to_end": end_to_end(), "interference": interference()}
+        print(json.dumps({**parts, **others}, indent=2))
         return 0
     for part, rows in parts.items():
         print(f"{part:32} " + " ".join(f"{name:>11}" for name in FIGURES))
         for name, row in rows.items():
             print(f"  {name:30} " + " ".join(f"{row[f]:11.1f}" for f in FIGURES))
+    for name, row in end_to_end().items():
+        print(f"  {name:40} " + " ".join(f"{k} {v:+.0%}" for k, v in row.items()))
     for name, row in interference().items():
         print(f"  {name:34} {row['slowdown']:6.2f} paper {row['paper']:g}")
     return 0

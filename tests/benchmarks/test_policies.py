@@ -30,16 +30,29 @@ def test_the_best_ratio_of_prompt_to_answer_is_that_of_sarathi(benchmark) -> Non
     assert found == [pytest.approx(14, abs=2), pytest.approx(28, abs=3)]
 
 
-def test_a_decode_that_rides_along_costs_a_sixth(benchmark) -> None:
-    # SARATHI: 12.49 ms alone, 1.2 ms beside a chunk. Ours is 2.0: said in the docs.
-    alone, rides = benchmark.piggybacked()
+def test_a_decode_that_rides_along_costs_a_seventh(benchmark) -> None:
+    # SARATHI: 12.49 ms alone, 1.2 ms beside a prompt. Ours is 1.8: said in the docs.
+    alone, rides, least, largest = benchmark.piggybacked()
     assert alone.holds
-    assert rides.ours < alone.ours / 5
+    assert rides.ours < alone.ours / 6
+    assert least.ours > 2.0
+    assert largest.holds
+
+
+def test_equal_steps_leave_few_bubbles_in_a_pipeline(benchmark) -> None:
+    # SARATHI: bubbles 6.29 times less, 1.91 times Orca's throughput.
+    ratio, orca, chunks, rate, *_ = benchmark.bubbles(400)
+    assert orca.ours > 0.5 > 0.2 > chunks.ours
+    assert ratio.ours > 6.29
+    assert rate.ours == pytest.approx(1.91, rel=0.35)
 
 
 def test_chunks_cost_less_the_larger_they_are(benchmark) -> None:
-    small, large = (check.ours for check in benchmark.chunk_overheads()[:2])
-    assert 0.0 <= large < small < 0.40
+    # Sarathi-Serve, Yi-34B: about 25 % with chunks of 512, hardly any with 2,048.
+    small, large = benchmark.chunk_overheads()[:2]
+    assert small.holds
+    assert large.holds
+    assert 0.0 <= large.ours < small.ours
 
 
 def test_iteration_level_serves_more_than_request_level(benchmark) -> None:

@@ -38,3 +38,12 @@ def test_shortest_prompts_first_lower_the_mean_ttft(script) -> None:
 def test_reservations_preempt_less_than_greed(script) -> None:
     found = script.admission()
     assert found["reserve_static"]["preemptions"] < found["greedy"]["preemptions"]
+
+
+def test_apart_prompts_do_not_wait_for_places_to_decode(script) -> None:
+    """TetriInfer: -97 % of TTFT, -47 % of E2E, 38 % fewer resources."""
+    few = script.changes(16, script.requests_of("light", "heavy", 0))
+    many = script.changes(256, script.requests_of("light", "heavy", 0))
+    assert few[0] < -0.9 < many[0]
+    assert few[1] < 0.0
+    assert many[1] < 0.0

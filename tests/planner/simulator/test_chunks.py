@@ -73,6 +73,41 @@ def test_chunks_of_one_prompt_follow_each_other_through_a_pipeline():
         assert result.first_token_ms.tolist() == [first_token_ms]
 
 
+def test_chunks_in_turn_leave_the_pipeline_one_after_the_other():
+    """The same 2 + 2 tokens: the second chunk starts at 4, when the first is through.
+
+    Another prompt fills the gap: its chunk is on stage 1 from 2 to 4.
+    """
+    prefill = tiny_replica(
+        Phase.PREFILL,
+        PER_TOKEN,
+        PER_TOKEN,
+        policy=CHUNKED,
+        max_batch_tokens=2,
+        has_chunks_in_turn=True,
+    )
+    alone = simulate(tiny_system(prefill), tiny_requests((0.0, 4, 1)))
+    assert alone.first_token_ms.tolist() == [8.0]
+    two = simulate(tiny_system(prefill), tiny_requests((0.0, 4, 1), (0.0, 2, 1)))
+    assert two.first_token_ms.tolist() == [8.0, 6.0]
+
+
+def test_a_step_has_tokens_of_so_many_prompts_at_most():
+    """Prompts of 2 tokens under a budget of 4: together to 4, or one each step."""
+    requests = tiny_requests((0.0, 2, 1), (0.0, 2, 1))
+    for most, first_token_ms in ((None, [4.0, 4.0]), (1, [2.0, 4.0])):
+        for policy in (CHUNKED, Batching.PREFILL_FIRST):
+            prefill = tiny_replica(
+                Phase.PREFILL,
+                PER_TOKEN,
+                policy=policy,
+                max_batch_tokens=4,
+                max_step_prompts=most,
+            )
+            result = simulate(tiny_system(prefill), requests)
+            assert result.first_token_ms.tolist() == first_token_ms
+
+
 @pytest.mark.parametrize("phase", [Phase.PREFILL, Phase.AGGREGATED])
 @pytest.mark.parametrize("policy", [CHUNKED, Batching.PREFILL_FIRST_CHUNKED])
 @given(st.integers(1, 9), st.integers(1, 5))

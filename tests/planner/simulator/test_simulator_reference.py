@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from planner.simulator.build import SimulationOptions
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.simulate import simulate
-from planner.simulator.system import Batching
+from planner.simulator.system import Batching, Routing, ServingSystem
 from tests.planner.simulator.reference import ReferenceSimulator
 from tests.planner.simulator.systems import (
     CHUNKED,
@@ -31,21 +31,32 @@ def assert_matches(result: SimulationResult, reference: ReferenceSimulator) -> N
     assert result.num_preemptions == reference.num_preemptions
 
 
+def matched(system, requests) -> tuple[SimulationResult, ReferenceSimulator]:
+    """Both simulators' runs, which agree."""
+    reference = ReferenceSimulator(system, requests)
+    reference.run()
+    result = simulate(system, requests)
+    assert_matches(result, reference)
+    return result, reference
+
+
+def between_phases(routing: Routing) -> st.SearchStrategy[ServingSystem]:
+    """Prefill and decode replicas of any policies under one routing."""
+    return systems(
+        policies=tuple(Batching), shapes=("disaggregated",), routings=(routing,)
+    )
+
+
 @given(systems(), many_requests())
 @EXAMPLES
 def test_every_time_of_every_request_matches_the_reference(system, requests):
-    reference = ReferenceSimulator(system, requests)
-    reference.run()
-    assert_matches(simulate(system, requests), reference)
+    matched(system, requests)
 
 
 @given(systems(policies=CHUNKED), many_requests())
 @settings(max_examples=200, deadline=None)
 def test_chunked_prefill_matches_the_reference(system, requests):
-    reference = ReferenceSimulator(system, requests)
-    reference.run()
-    result = simulate(system, requests)
-    assert_matches(result, reference)
+    result, reference = matched(system, requests)
     for stats, replica in zip(result.replicas, reference.replicas, strict=True):
         assert stats.num_mixed_steps == replica.num_mixed_steps
         assert stats.num_mixed_tokens == replica.num_mixed_tokens
@@ -54,9 +65,7 @@ def test_chunked_prefill_matches_the_reference(system, requests):
 @given(systems(policies=(Batching.REQUEST_LEVEL, Batching.ORCA)), many_requests())
 @EXAMPLES
 def test_batches_with_reserved_outputs_match_the_reference(system, requests):
-    reference = ReferenceSimulator(system, requests)
-    reference.run()
-    assert_matches(simulate(system, requests), reference)
+    matched(system, requests)
 
 
 @given(any_system(), many_requests(), st.booleans())
@@ -79,9 +88,7 @@ def test_every_gap_between_tokens_is_counted(system, requests, is_fast_forward):
 @given(systems(is_capped=True), many_requests())
 @EXAMPLES
 def test_capped_decode_steps_match_the_reference(system, requests):
-    reference = ReferenceSimulator(system, requests)
-    reference.run()
-    assert_matches(simulate(system, requests), reference)
+    matched(system, requests)
 
 
 @given(any_system(), many_requests(), st.integers(1, 6))

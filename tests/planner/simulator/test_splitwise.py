@@ -8,16 +8,14 @@ from clusters.fields import InputError
 from planner.simulator.control import Forecast, RouterSettings
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Batching, Phase, Routing
-from tests.planner.simulator.reference import ReferenceSimulator
 from tests.planner.simulator.systems import (
     many_requests,
-    systems,
     tiny_replica,
     tiny_requests,
     tiny_system,
     tiny_table,
 )
-from tests.planner.simulator.test_simulator_reference import assert_matches
+from tests.planner.simulator.test_simulator_reference import between_phases, matched
 
 STEPS = tiny_table(prefill_ms=10.0, decode_ms=1.0)
 PROMPT = tiny_replica(Phase.PREFILL, STEPS)
@@ -131,20 +129,10 @@ def test_machines_of_a_phase_need_routes_to_each_other():
         tiny_system(*replicas, routing=Routing.SPLITWISE, routes=plain.routes)
 
 
-@given(
-    systems(
-        policies=tuple(Batching),
-        shapes=("disaggregated",),
-        routings=(Routing.SPLITWISE,),
-    ),
-    many_requests(),
-)
+@given(between_phases(Routing.SPLITWISE), many_requests())
 @settings(max_examples=80, deadline=None)
 def test_pools_match_the_reference_and_serve_everyone(system, requests):
-    reference = ReferenceSimulator(system, requests)
-    reference.run()
-    result = simulate(system, requests)
-    assert_matches(result, reference)
+    result, reference = matched(system, requests)
     assert result.num_done == len(requests)
     for job, source, target in zip(
         reference.jobs, result.prefill_replica, result.decode_replica, strict=True

@@ -5,17 +5,15 @@ from hypothesis import given, settings
 
 from planner.simulator.control import DecodeMix, RouterSettings
 from planner.simulator.simulate import simulate
-from planner.simulator.system import Batching, Phase, Routing
-from tests.planner.simulator.reference import ReferenceSimulator
+from planner.simulator.system import Phase, Routing
 from tests.planner.simulator.systems import (
     many_requests,
-    systems,
     tiny_replica,
     tiny_requests,
     tiny_system,
     tiny_table,
 )
-from tests.planner.simulator.test_simulator_reference import assert_matches
+from tests.planner.simulator.test_simulator_reference import between_phases, matched
 
 STEPS = tiny_table(prefill_ms=1.0, decode_ms=1.0)
 HEAVY, LIGHT = 300, 10
@@ -83,20 +81,10 @@ def test_a_wrong_forecast_is_believed():
     assert wrong[1] != wrong[2]  # both look heavy, and are spread
 
 
-@given(
-    systems(
-        policies=tuple(Batching),
-        shapes=("disaggregated",),
-        routings=(Routing.TETRIINFER,),
-    ),
-    many_requests(),
-)
+@given(between_phases(Routing.TETRIINFER), many_requests())
 @settings(max_examples=60, deadline=None)
 def test_dispatch_matches_the_reference(system, requests):
-    reference = ReferenceSimulator(system, requests)
-    reference.run()
-    result = simulate(system, requests)
-    assert_matches(result, reference)
+    result, reference = matched(system, requests)
     assert result.decode_replica.tolist() == [
         job.target.index if job.target else -1 for job in reference.jobs
     ]
