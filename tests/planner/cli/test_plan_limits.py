@@ -33,10 +33,11 @@ cluster:
 def plan(phaseplan: Run, problem_file: Path) -> Callable[..., Any]:
     """Plan the tiny problem on another cluster, with settings; JSON where it can."""
 
-    def run(cluster: str = CLUSTER, *settings: str) -> Any:
+    def run(cluster: str = CLUSTER, *settings: str, method: str = "auto") -> Any:
         problem_file.write_text(TINY_PROBLEM.replace(CLUSTER, cluster))
         words = [word for each in settings for word in ("--set", each)]
-        return phaseplan("plan", problem_file, *words, "--format", "json")
+        words += ["--method", method, "--format", "json"]
+        return phaseplan("plan", problem_file, *words)
 
     return run
 
@@ -125,7 +126,8 @@ def test_one_gpu_serves_aggregated(plan: Run) -> None:
 
 
 def test_an_slo_out_of_reach_tells_the_nearest_one(plan: Run) -> None:
-    ended = plan(CLUSTER, "services[0].slo.ttft_ms=1")
+    method = {"method": "aggregated"}
+    ended = plan(CLUSTER, "services[0].slo.ttft_ms=1", **method)
     data = json.loads(ended.stdout)
     assert (ended.code, data["status"]) == (3, "NOT_FOUND")
     (line,) = ended.stderr.splitlines()
@@ -134,10 +136,12 @@ def test_an_slo_out_of_reach_tells_the_nearest_one(plan: Run) -> None:
     assert nearest["ttft_ms"] > 1
     assert nearest["tpot_ms"] == 100.0
     # What it says is so: with that SLO there is a plan.
-    again = plan(CLUSTER, f"services[0].slo.ttft_ms={nearest['ttft_ms']}")
+    again = plan(CLUSTER, f"services[0].slo.ttft_ms={nearest['ttft_ms']}", **method)
     assert (again.code, json.loads(again.stdout)["status"]) == (0, "FEASIBLE")
     # And with limits a hair tighter there is none.
-    tight = plan(CLUSTER, f"services[0].slo.ttft_ms={nearest['ttft_ms'] * 0.97}")
+    tight = plan(
+        CLUSTER, f"services[0].slo.ttft_ms={nearest['ttft_ms'] * 0.97}", **method
+    )
     assert tight.code == 3
 
 
