@@ -95,7 +95,7 @@ def test_a_budget_and_a_power_limit_are_kept(plan: Run) -> None:
 
 
 def test_islands_are_planned_apart(plan: Run) -> None:
-    ended = plan(ISLANDS, "objective.goal=max_goodput", "search.max_pp=1")
+    ended = plan(ISLANDS, "objective.goal=max_goodput", method="distserve")
     data = json.loads(ended.stdout)
     assert ended.code == 0
     nodes = {
@@ -111,7 +111,11 @@ def test_islands_are_planned_apart(plan: Run) -> None:
 
 def test_a_link_of_zero_bandwidth_joins_nothing(plan: Run) -> None:
     one_error(plan(DOWN), "fabric.links", "'one', 'two'", "allow_islands: true")
-    ended = plan(DOWN + "\n    allow_islands: true", "objective.goal=max_goodput")
+    ended = plan(
+        DOWN + "\n    allow_islands: true",
+        "objective.goal=max_goodput",
+        method="distserve",
+    )
     data = json.loads(ended.stdout)
     assert ended.code == 0
     for route in data["deployment"]["routes"]:
