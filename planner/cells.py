@@ -99,6 +99,8 @@ def slices_by_part(
     parts = cluster.topology.components()
     if len(parts) == 1:
         return None
+    both = {Phase.PREFILL, Phase.DECODE}
+    is_split = both <= {shape.phase for shape in shapes}
     part_of = {gpu: number for number, part in enumerate(parts) for gpu in part}
     members: dict[int, list[int]] = {}
     for index, stage_gpus in enumerate(placed):
@@ -107,7 +109,7 @@ def slices_by_part(
     first = 0
     for _, indices in sorted(members.items()):
         phases = {shapes[i].phase for i in indices}
-        if len(phases & {Phase.PREFILL, Phase.DECODE}) == 1:
+        if is_split and len(phases & both) == 1:
             form = "both phases in every part of the cluster"
             raise InputError("deployment", str(*phases), form)
         cells = deal(cluster, [shapes[i] for i in indices])

@@ -44,7 +44,7 @@ from planner.serving import Planner
 from planner.simulator.system import Phase
 from planner.step_costs import FloatArray
 
-MOST_ROUTES = 4_096
+MOST_ROUTES = 2_048
 """Beyond this many routes the programmes take too long to be worth it."""
 
 _MOST_RATED = 8

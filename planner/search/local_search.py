@@ -158,7 +158,7 @@ def _start(
     """The best of the methods before, or the best promise of one shape a phase."""
     context = simulated.context
     if context.best is not None:
-        return context.best
+        return simulated.try_deployment(context.best.deployment)
     of = {p: [r for r in rated.values() if r.shape.phase is p] for p in Phase}
     mixes: list[Mix] = pair_mixes(context.problem, of[Phase.PREFILL], of[Phase.DECODE])
     mixes += single_mixes(context.problem, of[Phase.AGGREGATED])

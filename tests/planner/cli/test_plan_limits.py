@@ -33,10 +33,11 @@ cluster:
 def plan(phaseplan: Run, problem_file: Path) -> Callable[..., Any]:
     """Plan the tiny problem on another cluster, with settings; JSON where it can."""
 
-    def run(cluster: str = CLUSTER, *settings: str) -> Any:
+    def run(cluster: str = CLUSTER, *settings: str, method: str = "auto") -> Any:
         problem_file.write_text(TINY_PROBLEM.replace(CLUSTER, cluster))
         words = [word for each in settings for word in ("--set", each)]
-        return phaseplan("plan", problem_file, *words, "--format", "json")
+        words += ["--method", method, "--format", "json"]
+        return phaseplan("plan", problem_file, *words)
 
     return run
 
@@ -94,7 +95,7 @@ def test_a_budget_and_a_power_limit_are_kept(plan: Run) -> None:
 
 
 def test_islands_are_planned_apart(plan: Run) -> None:
-    ended = plan(ISLANDS, "objective.goal=max_goodput", "search.max_pp=1")
+    ended = plan(ISLANDS, "objective.goal=max_goodput", method="distserve")
     data = json.loads(ended.stdout)
     assert ended.code == 0
     nodes = {
@@ -110,7 +111,11 @@ def test_islands_are_planned_apart(plan: Run) -> None:
 
 def test_a_link_of_zero_bandwidth_joins_nothing(plan: Run) -> None:
     one_error(plan(DOWN), "fabric.links", "'one', 'two'", "allow_islands: true")
-    ended = plan(DOWN + "\n    allow_islands: true", "objective.goal=max_goodput")
+    ended = plan(
+        DOWN + "\n    allow_islands: true",
+        "objective.goal=max_goodput",
+        method="distserve",
+    )
     data = json.loads(ended.stdout)
     assert ended.code == 0
     for route in data["deployment"]["routes"]:
@@ -125,7 +130,8 @@ def test_one_gpu_serves_aggregated(plan: Run) -> None:
 
 
 def test_an_slo_out_of_reach_tells_the_nearest_one(plan: Run) -> None:
-    ended = plan(CLUSTER, "services[0].slo.ttft_ms=1")
+    method = {"method": "aggregated"}
+    ended = plan(CLUSTER, "services[0].slo.ttft_ms=1", **method)
     data = json.loads(ended.stdout)
     assert (ended.code, data["status"]) == (3, "NOT_FOUND")
     (line,) = ended.stderr.splitlines()
@@ -134,10 +140,12 @@ def test_an_slo_out_of_reach_tells_the_nearest_one(plan: Run) -> None:
     assert nearest["ttft_ms"] > 1
     assert nearest["tpot_ms"] == 100.0
     # What it says is so: with that SLO there is a plan.
-    again = plan(CLUSTER, f"services[0].slo.ttft_ms={nearest['ttft_ms']}")
+    again = plan(CLUSTER, f"services[0].slo.ttft_ms={nearest['ttft_ms']}", **method)
     assert (again.code, json.loads(again.stdout)["status"]) == (0, "FEASIBLE")
     # And with limits a hair tighter there is none.
-    tight = plan(CLUSTER, f"services[0].slo.ttft_ms={nearest['ttft_ms'] * 0.97}")
+    tight = plan(
+        CLUSTER, f"services[0].slo.ttft_ms={nearest['ttft_ms'] * 0.97}", **method
+    )
     assert tight.code == 3
 
 
