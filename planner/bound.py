@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from clusters.fields import spec
+from planner.deployment import ReplicaShape
 from planner.layer_bound import layer_rates
 from planner.objective import Goal
 from planner.problem import Problem
@@ -24,6 +25,7 @@ from planner.search.shapes import usable_gpu_types, usable_shapes
 from planner.serving import Planner
 from planner.simulator.system import Phase
 from planner.step_costs import FloatArray
+from planner.workload.requests import Requests
 
 _SAMPLE_REQUESTS = 20_000
 
@@ -40,24 +42,47 @@ class GpuRates:
     usd_per_hour: float | None = spec("Price of one.", unit="usd/h", default=None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeRate:
+    """Rate that no replica of a shape exceeds for long."""
+
+    shape: ReplicaShape = spec("Phase, GPU type and parallelism.")
+    rate_rps: float = spec("Its ceiling within the SLO.", unit="requests/s", ge=0)
+
+
+def shape_rates(planner: Planner, *, seed: int = 0) -> tuple[ShapeRate, ...]:
+    """The ceiling of every shape that can run, with its best batching."""
+    slo = planner.problem.service.slo
+    sample = _sample(planner, seed)
+    return tuple(
+        ShapeRate(
+            shape=alone.replicas[0].shape,
+            rate_rps=batching_bound_rps(planner, alone, slo, sample),
+        )
+        for phase in Phase
+        for alone in usable_shapes(planner, phase, Ledger())
+    )
+
+
 def gpu_rates(
-    planner: Planner, *, seed: int = 0, has_unlike: bool = False
+    planner: Planner,
+    *,
+    seed: int = 0,
+    has_unlike: bool = False,
+    shapes: Sequence[ShapeRate] | None = None,
 ) -> tuple[GpuRates, ...]:
-    """Best rate per GPU of every usable type, over all shapes that can run.
+    """Best rate per GPU of every usable type, over all `shapes` that can run.
 
     With `has_unlike`, in replicas of unlike stages too (`planner.layer_bound`).
     """
     problem = planner.problem
-    service = problem.service
-    sample = service.workload.draw(_SAMPLE_REQUESTS, seed=seed, rate_rps=1.0)
     best: dict[tuple[str, Phase], float] = {}
     if has_unlike:
-        best = layer_rates(planner, sample)
-    for phase in Phase:
-        for alone in usable_shapes(planner, phase, Ledger()):
-            rate = batching_bound_rps(planner, alone, service.slo, sample)
-            key = (alone.replicas[0].gpu_type, phase)
-            best[key] = max(best.get(key, 0.0), rate / alone.num_gpus)
+        best = layer_rates(planner, _sample(planner, seed))
+    for each in shape_rates(planner, seed=seed) if shapes is None else shapes:
+        key = (each.shape.gpu_type, each.shape.phase)
+        per_gpu = each.rate_rps / each.shape.parallelism.num_gpus
+        best[key] = max(best.get(key, 0.0), per_gpu)
     return tuple(
         GpuRates(
             gpu_type=name,
@@ -69,6 +94,11 @@ def gpu_rates(
         )
         for name in usable_gpu_types(problem)
     )
+
+
+def _sample(planner: Planner, seed: int) -> Requests:
+    workload = planner.problem.service.workload
+    return workload.draw(_SAMPLE_REQUESTS, seed=seed, rate_rps=1.0)
 
 
 def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any, Self
 
 from clusters.fields import InputError, check_fields, spec
@@ -32,14 +33,9 @@ LARGE_GPU_BYTES = 160 * GB
 """Memory from which SGLang takes larger steps by default."""
 
 
-_ULTRA = frozenset({"b300_sxm", "gb300"})
-"""Blackwell Ultra: compute capability 10.3, with kernels of its own."""
-
-
 def generation_of(gpu: GpuType) -> str:
     """What the measured versions of an engine differ by."""
-    ultra = "_ultra" if gpu.name in _ULTRA else ""
-    return gpu.architecture + ultra
+    return gpu.architecture
 
 
 class MemoryKind(StrEnum):
@@ -87,12 +83,22 @@ class OverheadFit:
         check_fields(self)
 
     def skew(self, gpu: GpuType) -> VersionSkew:
-        """Constants of the generation of `gpu`, or of its architecture, or none."""
-        found = {skew.generation: skew for skew in self.skews}
-        for name in (generation_of(gpu), gpu.architecture):
-            if name in found:
-                return found[name]
-        return VersionSkew(generation=gpu.architecture)
+        """Constants of the generation of `gpu`; the measured ones' mean of another.
+
+        Factors of generations differ little, so their geometric mean says more about
+        one that was not measured than no factor does.
+        """
+        generation = generation_of(gpu)
+        for skew in self.skews:
+            if skew.generation == generation:
+                return skew
+        if not self.skews:
+            return VersionSkew(generation=generation)
+        return VersionSkew(
+            generation=generation,
+            prefill_factor=geometric_mean(s.prefill_factor for s in self.skews),
+            decode_factor=geometric_mean(s.decode_factor for s in self.skews),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +252,9 @@ class EngineSource:
 
     @property
     def _operators(self) -> FittedSource:
-        return FittedSource(engine=self.preset.name, step_overhead_ms=0.0)
+        return FittedSource(
+            engine=self.preset.name, step_overhead_ms=0.0, best_kernels=True
+        )
 
     def why_not_pair(self, llm: LlmSpec, gpu: GpuType) -> str | None:
         """None, or why the operators are not known."""

@@ -98,19 +98,27 @@ class Worth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationBound:
-    """The relaxed configuration programme: replicas in parts, at simulated rates.
+    """What whole replicas, at the rates simulated for them, can add up to.
 
-    It bounds what whole replicas of these rates add up to, not what a GPU can do.
+    It bounds all allocations of replicas of these rates, not what a GPU can do.
     """
 
-    value: float = spec("Optimum of the relaxation.", unit="of the goal")
-    whole_value: float = spec("Optimum with whole replicas.", unit="of the goal")
-    whole_gap_frac: float = spec("Distance of the two.", unit="1", ge=0)
-    gap_frac: float | None = spec(
-        "Distance of the simulated plan to the relaxation; below 0: it does better, "
-        "since replicas share bursts.",
-        unit="1",
+    value: float = spec(
+        "No whole replicas on whole hosts add up to better (branch and bound); at "
+        "least as good as the plan.",
+        unit="of the goal",
+    )
+    whole_value: float = spec("Best whole allocation found.", unit="of the goal")
+    relaxed_value: float | None = spec(
+        "The same with replicas in parts (linear relaxation).",
+        unit="of the goal",
         default=None,
+    )
+    whole_gap_frac: float = spec(
+        "Distance of the whole allocation to the relaxation.", unit="1", ge=0
+    )
+    gap_frac: float | None = spec(
+        "Distance of the simulated plan to `value`.", unit="1", ge=0, default=None
     )
     worth: tuple[Worth, ...] = spec("What would help, the most first.", default=())
 

@@ -1,7 +1,8 @@
 """From a deployment to what the simulator runs: step tables, KV sizes and KV routes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from clusters.fields import InputError, spec
@@ -36,6 +37,9 @@ class Planner:
 
     problem: Problem = spec("The problem.")
     library: LatencyLibrary = spec("Where step latencies come from.")
+    _known: dict[tuple[Parallelism, StageGpus], LatencyChoice] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def latency(self, shape: ReplicaShape, stage_gpus: StageGpus) -> LatencyChoice:
         """Step tables of a replica in its place.
@@ -45,6 +49,12 @@ class Planner:
         LatencyUnavailableError
             When no source covers it.
         """
+        key = (shape.parallelism, stage_gpus)
+        if key not in self._known:
+            self._known[key] = self._chosen(shape, stage_gpus)
+        return self._known[key]
+
+    def _chosen(self, shape: ReplicaShape, stage_gpus: StageGpus) -> LatencyChoice:
         topology = self.problem.cluster.topology
         service, parallelism = self.problem.service, shape.parallelism
         if shape.has_unlike_stages:
@@ -69,7 +79,7 @@ class Planner:
 
     def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
         """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
-        ordered = sorted(shapes, key=lambda s: s.phase is not Phase.PREFILL)
+        ordered = sorted(shapes, key=place_in_order)
         placed = place(self.problem.cluster, ordered)
         return None if placed is None else self.deploy_if_joined(ordered, placed)
 
@@ -100,13 +110,24 @@ class Planner:
     ) -> Deployment:
         """A deployment of `shapes` on the GPUs (and in the slices) given for each.
 
-        Without `slices`, many replicas are dealt into cells (`planner.cells`).
+        Without `slices`, many replicas are dealt into cells (`planner.cells`). The
+        order in which replicas are given does not matter: routers break ties by it, so
+        a deployment has one order.
         """
         slices = slices or deal(self.problem.cluster, shapes)
+        given = sorted(
+            zip(slices, shapes, placed, strict=True),
+            key=lambda each: (
+                each[1].phase is not Phase.PREFILL,
+                each[0],
+                place_in_order(each[1]),
+                each[2],
+            ),
+        )
         engine = self.problem.engine
         counts: dict[Phase, int] = dict.fromkeys(Phase, 0)
         replicas = []
-        for shape, stage_gpus, part in zip(shapes, placed, slices, strict=True):
+        for part, shape, stage_gpus in given:
             gpus = stage_types(self.problem.cluster.topology, stage_gpus)
             limits = shape.limits or engine.limits
             memory = replica_memory(self.problem, shape.parallelism, gpus, limits)
@@ -235,6 +256,13 @@ class Planner:
             )
             for route, transfer in zip(routes, transfers, strict=True)
         )
+
+
+@lru_cache(maxsize=4096)
+def place_in_order(shape: ReplicaShape) -> tuple[bool, int, str]:
+    """Sort key of replicas in a deployment: prefill first, then the largest."""
+    is_prefill = shape.phase is Phase.PREFILL
+    return (not is_prefill, -shape.parallelism.num_gpus, repr(shape))
 
 
 def stage_types(topology: Topology, stage_gpus: StageGpus) -> tuple[GpuType, ...]:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from models.latency.library import LatencyLibrary
 from models.latency.measured import MeasuredSource
-from planner.bound import gpu_rates, objective_bound, rate_bound
+from planner.bound import gpu_rates, rate_bound, shape_rates
 from planner.cells import is_large as is_of_cells
 from planner.check import check_deployment
 from planner.engines import engine_sources
@@ -33,6 +33,7 @@ from planner.serving import Planner
 from planner.stop import Never, StoppingCriterion
 from planner.verdict import verdict
 from planner.version import __version__
+from planner.whole_bound import whole_bound
 
 HEADROOM_FRAC = 0.05
 """Where no rate is asked for, the workload is shown this far below the goodput."""
@@ -90,8 +91,9 @@ def solve(
     progress("simulating the finalists")
     finalists = verify(evaluator, outcomes, effort)
     has_unlike = any(outcome.has_unlike for outcome in outcomes)
-    rates = gpu_rates(planner, seed=seed, has_unlike=has_unlike)
-    bound = finite(objective_bound(problem, rates))
+    shapes = shape_rates(planner, seed=seed)
+    rates = gpu_rates(planner, seed=seed, has_unlike=has_unlike, shapes=shapes)
+    bound = finite(whole_bound(problem, rates, () if has_unlike else shapes))
     status, reasons = judge(problem, finalists, outcomes, rate_bound(problem, rates))
     best = None
     if finalists:
@@ -255,12 +257,15 @@ def make_plan(
 def allocation_of(
     problem: Problem, outcomes: tuple[SearchOutcome, ...], best: Candidate
 ) -> AllocationBound | None:
-    """The allocation bound of the search, and the distance of the best to it."""
+    """The allocation bound of the search, and the distance of the best to it.
+
+    None where the best has replicas of unlike stages, which it does not cover.
+    """
     bound = next((o.allocation for o in outcomes if o.allocation is not None), None)
+    if any(replica.shape.has_unlike_stages for replica in best.deployment.replicas):
+        return None  # it is on uniform replicas
     if bound is None or best.score(problem) is None:
         return bound
-    if any(replica.shape.has_unlike_stages for replica in best.deployment.replicas):
-        return bound  # on uniform replicas
     goal = problem.objective.goal
     value = goal_value(
         goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour
@@ -268,8 +273,9 @@ def allocation_of(
     if value is None:
         return bound
     is_upper = goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
-    lack = bound.value - value if is_upper else value - bound.value
-    return replace(bound, gap_frac=lack / max(bound.value, value))
+    # A large pool may do better than pools of the size that rates are simulated in.
+    reached = max(bound.value, value) if is_upper else min(bound.value, value)
+    return replace(bound, value=reached, gap_frac=gap_to(goal, value, reached))
 
 
 def finite(value: float | None) -> float | None:

@@ -21,7 +21,12 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SHARED = "shared_llms_a100.yaml"
 """Several services: planned by `plan_services`."""
 PROBLEMS = sorted(path.name for path in EXAMPLES.glob("*.yaml") if path.name != SHARED)
-SLOW = {"azure_code_h200.yaml", "azure_trace_a100.yaml", "dont_disaggregate.yaml"}
+SLOW = {
+    "azure_code_h200.yaml",
+    "azure_trace_a100.yaml",
+    "dont_disaggregate.yaml",
+    "leftovers_l4_t4.yaml",
+}
 """More than about three seconds."""
 
 ANSWERS = {

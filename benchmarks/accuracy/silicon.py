@@ -11,7 +11,9 @@ folder is fitted to a row, a model or a GPU.
 after ``source_file=``, or with ``db-dump``) that the other tool predicts too;
 ``summary.other_harness`` those of other harnesses. ``summary.cross_validated`` has the
 same for rows of the (model, GPU) pairs of the fit, each predicted with constants fitted
-without its pair (`benchmarks/results/silicon_left_out.json`).
+without its pair (`benchmarks/results/silicon_left_out.json`), and
+``summary.cross_validated_by`` also those without its model and without its GPU
+generation.
 
 ``--fit`` fits the constants of the engines anew on the aggregated runs of FILE
 (`silicon_fit`), takes some minutes, and writes both files. Its report is about rows
@@ -27,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from silicon_fit import Fitted, fit_engine, group_of
+from silicon_fit import KINDS, Fitted, fit_engine, group_of
 from silicon_predict import Case, Prediction, case_of, predict
 from silicon_report import Outcome, markdown_of, report_of
 from silicon_rows import Row, read_rows
@@ -58,8 +60,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.fit:
         fitted = fit_all(cases)
         write_fits(fitted, cases)
-        left_out = {k: v for each in fitted.values() for k, v in each.held_out.items()}
-        shipped = dict(left_out)
+        left_out = {
+            kind: {k: v for e in fitted.values() for k, v in e.held_out[kind].items()}
+            for kind in KINDS
+        }
+        shipped = dict(left_out["pair"])
     else:
         shipped = {id_: predict(case, shipped_fit(case)) for id_, case in cases.items()}
         left_out = validated(cases)
@@ -68,7 +73,11 @@ def main(arguments: Sequence[str]) -> int:
             Outcome(
                 row=row,
                 predicted=shipped.get(row.id),
-                left_out=left_out.get(row.id),
+                left_out={
+                    kind: found[row.id]
+                    for kind, found in left_out.items()
+                    if row.id in found
+                },
                 reason=reasons.get(row.id, "not fitted"),
             )
             for row in rows
@@ -102,20 +111,17 @@ def shipped_fit(case: Case) -> OverheadFit:
     return EnginePreset.load(case.row.engine).fit
 
 
-def validated(cases: Mapping[str, Case]) -> dict[str, Prediction]:
-    """Predictions with constants that were fitted without a row's pair."""
+def validated(cases: Mapping[str, Case]) -> dict[str, dict[str, Prediction]]:
+    """Predictions with constants that were fitted without a row's group, by kind."""
     stored = read_mapping(LEFT_OUT) if LEFT_OUT.exists() else {}
-    found = {}
-    for id_, case in cases.items():
-        entry = stored.get(case.row.engine, {}).get(pair_name(case))
-        if entry is not None:
-            found[id_] = predict(case, from_mapping(OverheadFit, entry))
+    found: dict[str, dict[str, Prediction]] = {kind: {} for kind in KINDS}
+    for kind in KINDS:
+        for id_, case in cases.items():
+            fits = stored.get(kind, {}).get(case.row.engine, {})
+            entry = fits.get(group_of(case, kind))
+            if entry is not None:
+                found[kind][id_] = predict(case, from_mapping(OverheadFit, entry))
     return found
-
-
-def pair_name(case: Case) -> str:
-    """Name of a (model, GPU) pair in the file."""
-    return " on ".join(group_of(case))
 
 
 def fit_all(cases: Mapping[str, Case]) -> dict[str, Fitted]:
@@ -135,13 +141,13 @@ def fit_all(cases: Mapping[str, Case]) -> dict[str, Fitted]:
 
 
 def write_fits(fitted: Mapping[str, Fitted], cases: Mapping[str, Case]) -> None:
-    """Ship the constants with their evidence, and keep those of the pairs left out."""
+    """Ship the constants with their evidence, and keep those of groups left out."""
     shipped = {}
     for engine, each in fitted.items():
         errors = {
             metric: [
                 abs(getattr(p, metric) / getattr(cases[id_].row, metric) - 1.0)
-                for id_, p in each.held_out.items()
+                for id_, p in each.held_out["pair"].items()
                 if cases[id_].row.is_public or metric == "tpot_ms"
             ]
             for metric in ("ttft_ms", "tpot_ms")
@@ -154,8 +160,11 @@ def write_fits(fitted: Mapping[str, Fitted], cases: Mapping[str, Case]) -> None:
         )
     write_text_atomic(SHIPPED, dump_yaml(to_mapping(shipped)))
     left_out = {
-        engine: {name: to_mapping(fit) for name, fit in each.without.items()}
-        for engine, each in fitted.items()
+        kind: {
+            engine: {k: to_mapping(fit) for k, fit in each.without[kind].items()}
+            for engine, each in fitted.items()
+        }
+        for kind in KINDS
     }
     write_text_atomic(LEFT_OUT, dump_json(left_out))
 

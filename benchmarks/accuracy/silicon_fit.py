@@ -2,13 +2,18 @@
 
 Steps
     1. Residuals: logarithms of predicted over measured TPOT, and of TTFT at less
-       weight. A run of an unknown harness counts for its TPOT alone, at half the
-       weight too: how it was launched is a guess. They count by their absolute value,
-       and very large ones not at all, so that no group of odd runs decides.
-    2. Gauss-Newton within bounds: simulate every row with each constant moved a little,
+       weight. A run of an unknown harness counts for its TPOT alone, at less weight
+       too: how it was launched is a guess. They count by their absolute value, and
+       very large ones not at all, so that no group of odd runs decides.
+    2. Rows of one (model, GPU) pair share their operators' error, so a pair says less
+       than its rows do: it counts as the square root of their number. The factors of
+       GPU generations are tied to each other, as most of what an engine adds is the
+       same on all: a generation of few models takes little of their error.
+    3. Gauss-Newton within bounds: simulate every row with each constant moved a little,
        solve the linear problem, repeat. What does not move a row is not simulated.
-    3. Leave out one (model, GPU) pair at a time: solve the last linear problem without
-       its rows, and simulate its rows with those constants.
+    4. Leave out one (model, GPU) pair at a time: solve the last linear problem without
+       its rows, and simulate its rows with those constants. The same for a model on
+       all GPUs, and for a GPU generation.
 
 The file lists the same runs of DeepSeek-R1 under the name of DeepSeek-V3 as well, which
 has the same shape: they are left out together.
@@ -17,13 +22,15 @@ Everything is deterministic; the constants are the same for all models and GPUs 
 two factors of a GPU generation.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
-from silicon_predict import Case, Prediction, handled, predict, simulated
+from silicon_predict import Case, Prediction, handled, simulated
 
 from planner.engine_overheads import EngineOverheads, VersionSkew
 from planner.engines import OverheadFit, generation_of
@@ -31,7 +38,12 @@ from planner.engines import OverheadFit, generation_of
 FloatArray = NDArray[np.float64]
 
 TTFT_WEIGHT = 0.75
-GUESSED_WEIGHT = 0.5
+GUESSED_WEIGHT = 0.75
+ROWS_POWER = 0.5
+"""A pair counts as its number of rows to this power."""
+APART = 0.2
+"""Standard deviation of the logarithm of a factor from one GPU generation to another,
+in weighted residuals."""
 SAME_SHAPE = {"DeepSeek-V3": "DeepSeek-R1"}
 ROBUST_FROM = 0.05
 """Residuals beyond this count by their absolute value."""
@@ -70,19 +82,28 @@ FACTORS = (
 _LEAST_FACTOR = 0.3
 
 
+KINDS = ("pair", "model", "generation")
+"""What is left out: a model on a GPU system, a model, a GPU generation."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """The fit of one engine, and those without a pair with what they predict for it."""
+    """The fit of one engine, and those without a group with what they predict for it.
+
+    `without` is by kind of group, then by group; `held_out` by kind, then by row.
+    """
 
     fit: OverheadFit
-    without: Mapping[str, OverheadFit]
-    held_out: Mapping[str, Prediction]
+    without: Mapping[str, Mapping[str, OverheadFit]]
+    held_out: Mapping[str, Mapping[str, Prediction]]
 
 
-def group_of(case: Case) -> tuple[str, str]:
-    """What is left out together: a model on a GPU system."""
-    model = case.row.model
-    return SAME_SHAPE.get(model, model), case.row.system
+def group_of(case: Case, kind: str = "pair") -> str:
+    """Name of the group of a kind that is left out together."""
+    model = SAME_SHAPE.get(case.row.model, case.row.model)
+    if kind == "generation":
+        return generation_of(case.gpu)
+    return model if kind == "model" else f"{model} on {case.row.system}"
 
 
 def fit_engine(cases: Sequence[Case]) -> Fitted:
@@ -90,23 +111,36 @@ def fit_engine(cases: Sequence[Case]) -> Fitted:
     constants = constants_for(cases)
     values = np.asarray([c.start for c in constants])
     simulations = Simulations()
+    shares = shares_of(cases)
     for _ in range(ITERATIONS):
         residuals, slopes = linearised(cases, constants, values, simulations)
-        values = solve(residuals, slopes, constants, values)
+        values = solve(residuals, slopes, shares, constants, values)
     residuals, slopes = linearised(cases, constants, values, simulations)
-    rows = np.repeat(np.arange(len(cases)), 2)
-    groups = [group_of(case) for case in cases]
-    without: dict[str, OverheadFit] = {}
-    held_out: dict[str, Prediction] = {}
-    for left_out in sorted(set(groups)):
-        kept = np.asarray([groups[row] != left_out for row in rows])
-        moved = solve(residuals[kept], slopes[kept], constants, values)
-        fit = without[" on ".join(left_out)] = fit_of(constants, moved)
-        for case in cases:
-            if group_of(case) == left_out:
-                held_out[case.row.id] = predict(case, fit)
-    fit = replace(fit_of(constants, values), rows=len(cases), groups=len(set(groups)))
+    without: dict[str, dict[str, OverheadFit]] = {kind: {} for kind in KINDS}
+    held_out: dict[str, dict[str, Prediction]] = {kind: {} for kind in KINDS}
+    for kind in KINDS:
+        groups = np.asarray([group_of(case, kind) for case in cases])
+        for left_out in sorted(set(groups.tolist())):
+            kept = np.repeat(groups != left_out, 2)
+            moved = solve(
+                residuals[kept], slopes[kept], shares[kept], constants, values
+            )
+            fit = without[kind][left_out] = fit_of(constants, moved)
+            for case in cases:
+                if group_of(case, kind) == left_out:
+                    held_out[kind][case.row.id] = simulations.predict(case, fit)
+    fit = replace(
+        fit_of(constants, values), rows=len(cases), groups=len(without["pair"])
+    )
     return Fitted(fit=fit, without=without, held_out=held_out)
+
+
+def shares_of(cases: Sequence[Case]) -> FloatArray:
+    """Weight of every residual for the size of its pair, two a case."""
+    pairs = [group_of(case) for case in cases]
+    rows = Counter(pairs)
+    counted = np.asarray([rows[pair] ** (ROWS_POWER - 1.0) for pair in pairs])
+    return np.repeat(np.sqrt(counted), 2)
 
 
 def constants_for(cases: Sequence[Case]) -> tuple[Constant, ...]:
@@ -194,25 +228,48 @@ def linearised(
 def solve(
     residuals: FloatArray,
     slopes: FloatArray,
+    shares: FloatArray,
     constants: Sequence[Constant],
     values: FloatArray,
 ) -> FloatArray:
-    """Robust linear least squares around `values`, within bounds."""
+    """Robust linear least squares around `values`, within bounds and ties."""
     steps = np.asarray([c.step for c in constants])
     least = np.asarray([_LEAST_FACTOR * (c.generation != "") for c in constants])
     most = np.asarray([c.most for c in constants])
     # No constant moves by more than a few of its steps at a time.
     low = np.maximum((least - values) / steps, -4.0)
     high = np.minimum((most - values) / steps, 4.0)
+    tied, offsets = ties(constants, values)
     moves = np.zeros(len(constants))
     for _ in range(REWEIGHTINGS):
         size = np.abs(residuals + slopes @ moves)
-        weight = 1.0 / np.sqrt(np.maximum(size, ROBUST_FROM))
+        weight = shares / np.sqrt(np.maximum(size, ROBUST_FROM))
         moves = lsq_linear(
-            weight[:, None] * slopes, -weight * residuals, bounds=(low, high + 1e-12)
+            np.concatenate([weight[:, None] * slopes, tied]),
+            np.concatenate([-weight * residuals, -offsets]),
+            bounds=(low, high + 1e-12),
         ).x
     moved: FloatArray = values + moves * steps
     return moved
+
+
+def ties(
+    constants: Sequence[Constant], values: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """What ties the factors of generations: slopes in the constants' steps, offsets.
+
+    Logarithms of each factor over that of the next generation, in units of `APART`.
+    """
+    slopes, offsets = [], []
+    for name in (factor.name for factor in FACTORS):
+        places = [i for i, constant in enumerate(constants) if constant.name == name]
+        for one, other in pairwise(places):
+            slope = np.zeros(len(constants))
+            slope[one] = constants[one].step / values[one] / APART
+            slope[other] = -constants[other].step / values[other] / APART
+            slopes.append(slope)
+            offsets.append(np.log(values[one] / values[other]) / APART)
+    return np.reshape(slopes, (-1, len(constants))), np.asarray(offsets)
 
 
 def _rounded(value: float, constant: Constant) -> float:

@@ -253,7 +253,8 @@ def _tables(
         ),
         prompt_tokens=float(row.input_tokens) if has_ranks else None,
     )
-    return FittedSource(engine=row.engine, step_overhead_ms=0.0).compile(request)
+    source = FittedSource(engine=row.engine, step_overhead_ms=0.0, best_kernels=True)
+    return source.compile(request)
 
 
 def _route_bytes_per_s(row: Row, gpu: GpuType) -> float:

@@ -2,24 +2,29 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from silicon_fit import KINDS
 from silicon_predict import Prediction
 from silicon_rows import Row
 
 SLICE = ("mode", "engine", "model", "system", "weights", "harness")
 WORST_ROWS = 25
 SHOWN_BIAS = ("ttft_bias", "tpot_bias")
+_VALIDATED = {"compared": "the public harness", "other_harness": "other harnesses"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A row with what was predicted for it, or the reason why nothing was."""
+    """A row with what was predicted for it, or the reason why nothing was.
+
+    `left_out` has predictions without its pair, model and GPU generation, by that kind.
+    """
 
     row: Row
     predicted: Prediction | None = None
-    left_out: Prediction | None = None
+    left_out: Mapping[str, Prediction] = field(default_factory=dict)
     reason: str = ""
 
     @property
@@ -79,8 +84,11 @@ def summary_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
         "other_harness": [o for o in covered if not o.row.is_public],
     }
     validated = {
-        name: errors_of([o for o in part if o.left_out is not None], left_out=True)
-        for name, part in parts.items()
+        kind: {
+            name: errors_of([o for o in part if kind in o.left_out], left_out=kind)
+            for name, part in parts.items()
+        }
+        for kind in KINDS
     }
     aggregated = [o for o in outcomes if o.row.mode == "agg"]
     complete = [o for o in outcomes if o.row.mode != "agg" and not o.row.problem]
@@ -89,7 +97,8 @@ def summary_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
         "other_tool": errors_of(
             [_of_other_tool(o) for o in covered if o.row.is_compared]
         ),
-        "cross_validated": validated,
+        "cross_validated": validated["pair"],
+        "cross_validated_by": validated,
         "coverage_frac": _covered_frac(aggregated),
         "coverage": {
             "aggregated_rows": len(aggregated),
@@ -101,9 +110,12 @@ def summary_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
 
 
 def errors_of(
-    outcomes: Sequence[Outcome], *, left_out: bool = False
+    outcomes: Sequence[Outcome], *, left_out: str = ""
 ) -> dict[str, float | int | None]:
-    """Medians and means of the absolute relative errors, and signed medians."""
+    """Medians and means of the absolute relative errors, and signed medians.
+
+    `left_out` is the kind of group that predictions were fitted without, if any.
+    """
     found: dict[str, float | int | None] = {"rows": len(outcomes)}
     for metric in ("ttft", "tpot"):
         errors = np.asarray([_error(o, metric, left_out=left_out) for o in outcomes])
@@ -130,14 +142,17 @@ def markdown_of(report: Mapping[str, object]) -> str:
     names = ("ttft_median_ape", "ttft_mape", "tpot_median_ape", "tpot_mape")
     lines = ["| rows of | rows | TTFT median | MAPE | TPOT median | MAPE |"]
     lines.append("|---" * 6 + "|")
-    validated = summary["cross_validated"]
+    validated = summary["cross_validated_by"]
     shown = {
         "everything": summary["all"],
         "the public harness, with the other tool's": summary["compared"],
         "the other tool on the same": summary["other_tool"],
         "other harnesses": summary["other_harness"],
-        "the public harness, pair left out": validated["compared"],
-        "other harnesses, pair left out": validated["other_harness"],
+        **{
+            f"{title}, {kind} left out": validated[kind][part]
+            for part, title in _VALIDATED.items()
+            for kind in KINDS
+        },
     }
     for title, found in shown.items():
         cells = [str(found["rows"]), *(_percent(found[name]) for name in names)]
@@ -166,8 +181,8 @@ def markdown_of(report: Mapping[str, object]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _error(outcome: Outcome, metric: str, *, left_out: bool) -> float:
-    predicted = outcome.left_out if left_out else outcome.predicted
+def _error(outcome: Outcome, metric: str, *, left_out: str) -> float:
+    predicted = outcome.left_out[left_out] if left_out else outcome.predicted
     assert predicted is not None
     measured: float = getattr(outcome.row, f"{metric}_ms")
     found: float = getattr(predicted, f"{metric}_ms")
@@ -176,7 +191,7 @@ def _error(outcome: Outcome, metric: str, *, left_out: bool) -> float:
 
 def _log_error(outcome: Outcome) -> float:
     return max(
-        abs(float(np.log1p(_error(outcome, metric, left_out=False))))
+        abs(float(np.log1p(_error(outcome, metric, left_out=""))))
         for metric in ("ttft", "tpot")
     )
 

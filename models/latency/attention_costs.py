@@ -129,8 +129,7 @@ class AttentionCosts:
                 windowed += layers * time[:, 0]
             else:
                 unbounded += layers * time
-        for block_model, block, layers in self._blocks("decode"):
-            unbounded += layers * self._block_decode_ms(block_model, block, sizes)
+        unbounded += self._blocks_decode_ms(sizes)
         windowed += recurrence_costs.decode_ms(self.groups, sizes, self._recurrence)
         weight = 1.0 / (linear[:, None] + unbounded) ** 2
         fixed, per_token = _weighted_line(sizes[:, None] * _CONTEXTS, unbounded, weight)
@@ -186,6 +185,18 @@ class AttentionCosts:
         ideal = block.prefill_ms(tokens, prompts, peaks, model.floor_ms)
         slowdown = model.surface.slowdown(tokens, prompts, block.num_heads)
         return np.maximum.accumulate(ideal * slowdown)
+
+    def _blocks_decode_ms(self, sizes: FloatArray) -> FloatArray:
+        """All blocks in decode steps, no slower than those of a weaker GPU."""
+        total = np.zeros((len(sizes), len(_CONTEXTS)))
+        blocks = self._blocks("decode")
+        for model, block, layers in blocks:
+            total += layers * self._block_decode_ms(model, block, sizes)
+        for costs in self.costs.weaker:
+            there = AttentionCosts(groups=self.groups, costs=costs)
+            if len(there._blocks("decode")) == len(blocks):
+                total = np.minimum(total, there._blocks_decode_ms(sizes))
+        return total
 
     def _block_decode_ms(
         self, model: LatentModel, block: LatentShape, sizes: FloatArray

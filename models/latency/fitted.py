@@ -22,7 +22,12 @@ from models.latency.operators.collective import Collective, CollectiveModel
 from models.latency.prefill_curve import PrefillCurve
 from models.latency.rank_operators import FittedRank
 from models.latency.ranked import RankedStage
-from models.latency.relatives import nearest_relative, products_fit
+from models.latency.relatives import (
+    nearest_relative,
+    peers_of,
+    products_fit,
+    weaker_fits,
+)
 from models.latency.request import (
     LatencyRequest,
     Provenance,
@@ -58,6 +63,7 @@ class Engine:
     )
     cuda_graphs: bool = spec("Steps are captured.", default=True)
     without: tuple[str, ...] = spec("Systems whose fits it may not use.", default=())
+    best_kernels: bool = spec("Quickest of the kernels measured.", default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +82,12 @@ class FittedSource:
     )
     without: tuple[str, ...] = spec(
         "Measured systems to treat as unmeasured (to see what that costs).", default=()
+    )
+    best_kernels: bool = spec(
+        "Products and blocks of latent attention as quick as the best measurement of "
+        "the same kernel libraries (`relatives.peers_of`, `relatives.weaker_fits`), "
+        "as a server picks them; False: the engine's own benchmark alone.",
+        default=False,
     )
 
     def __post_init__(self) -> None:
@@ -118,6 +130,7 @@ class FittedSource:
             step_overhead_ms=self.step_overhead_ms,
             cuda_graphs=self.cuda_graphs,
             without=self.without,
+            best_kernels=self.best_kernels,
         )
         prompt_tokens = request.prompt_tokens
         return tuple(
@@ -246,6 +259,8 @@ def _stage_model(
     overhead_ms = engine.step_overhead_ms
     if overhead_ms is None:
         overhead_ms = SAMPLER_CALLS * fit.eager_call_ms
+    # A relative's times are those of its own chip: they bound nothing here.
+    has_choice = engine.best_kernels and system == gpu.name
     return StageModel(
         stage=stage,
         gpu=gpu,
@@ -255,6 +270,8 @@ def _stage_model(
         reducer=reducer_of(stage, ring, engine.name, system),
         hop=links.hop,
         step_overhead_ms=overhead_ms,
+        peers=peers_of(system, engine.name) if has_choice else (),
+        weaker=weaker_fits(system, engine.name) if has_choice else (),
         eager_call_ms=0.0 if engine.cuda_graphs else fit.eager_call_ms,
     )
 

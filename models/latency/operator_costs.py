@@ -45,6 +45,12 @@ class OperatorCosts:
         "Latent attention as the measured block; False where its parts are split.",
         default=True,
     )
+    peers: tuple[EngineFit, ...] = spec(
+        "Other engines there: a product takes the quickest measured.", default=()
+    )
+    weaker: tuple["OperatorCosts", ...] = spec(
+        "Weaker GPUs: a block of latent attention takes no longer.", default=()
+    )
     # Groups of layers and both phases share most of their products.
     _products: dict[Gemm | tuple[Gemm, ...], FloatArray] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -81,12 +87,25 @@ class OperatorCosts:
             )
         for variant, shapes in by_variant.items():
             model, fit = self._gemms[variant]
-            times = model.ms_each(
-                tuple(shapes.values()),
-                self.peaks(variant),
-                self.measured(variant, fit),
+            times = np.min(
+                [
+                    each.ms_each(
+                        tuple(shapes.values()),
+                        self.peaks(variant),
+                        self.measured(variant, fit),
+                    )
+                    for each in (model, *self._peer_models(variant, fit))
+                ],
+                axis=0,
             )
             self._products.update(zip(shapes, times, strict=True))
+
+    def _peer_models(self, variant: str, fit: EngineFit) -> list[GemmModel]:
+        """Products in the same format as other engines measured them."""
+        if fit is not self.fit:
+            return []
+        found = [peer.variants("gemm").get(variant) for peer in self.peers]
+        return [model for model in found if isinstance(model, GemmModel)]
 
     def gemm_ms(self, gemm: Gemm) -> FloatArray:
         """Time of a dense product."""

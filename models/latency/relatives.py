@@ -16,7 +16,7 @@ import math
 from functools import lru_cache
 
 from clusters.gpu import GpuType
-from models.latency.fit_file import EngineFit, load_fit, shipped_systems
+from models.latency.fit_file import ENGINES, EngineFit, load_fit, shipped_systems
 
 PROFILED_KERNELS = "vidur"
 """Kernels of 2023 profiled one by one, on an A40 too; no serving engine's."""
@@ -57,6 +57,43 @@ def products_fit(
         if twin not in without and has_capability_of(twin, gpu):
             return load_fit(twin, PROFILED_KERNELS)
     return None
+
+
+@lru_cache(maxsize=256)
+def peers_of(system: str, engine: str) -> tuple[EngineFit, ...]:
+    """Fits of the other engines on a system: their products run the same libraries.
+
+    An engine takes cuBLAS, CUTLASS, DeepGEMM or FlashInfer by what is quickest for a
+    shape. A benchmark of one layer of it may have measured another, or with the
+    quantisation of its input as a kernel apart, which engines fuse with the norm or
+    the activation before.
+    """
+    return tuple(
+        load_fit(system, other)
+        for other in ENGINES
+        if other != engine and system in shipped_systems(other)
+    )
+
+
+@lru_cache(maxsize=256)
+def weaker_fits(system: str, engine: str) -> tuple[EngineFit, ...]:
+    """Fits of an engine on systems of one microarchitecture with no higher peaks.
+
+    What runs there runs on `system`, and no slower: a longer time was measured on
+    another kernel than the engine would choose.
+    """
+    own = load_fit(system, engine)
+    found = []
+    for name in shipped_systems(engine):
+        fit = load_fit(name, engine)
+        if (
+            name != system
+            and fit.architecture == own.architecture
+            and fit.memory_bytes_per_s <= own.memory_bytes_per_s
+            and fit.flops_per_s["bf16"] <= own.flops_per_s["bf16"]
+        ):
+            found.append(fit)
+    return tuple(found)
 
 
 def has_capability_of(system: str, gpu: GpuType) -> bool:

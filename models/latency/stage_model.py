@@ -56,6 +56,13 @@ class StageModel:
     reducer: CollectiveModel | None = spec("Fabric of the ring, None: physics.")
     hop: GroupLink | None = spec("Link to the next stage, None on the last.")
     step_overhead_ms: float = spec("Host time of a step.", unit="ms", ge=0)
+    peers: tuple[EngineFit, ...] = spec(
+        "Other engines' operators on the same system (`relatives.peers_of`).",
+        default=(),
+    )
+    weaker: tuple[EngineFit, ...] = spec(
+        "The engine's on weaker systems (`relatives.weaker_fits`).", default=()
+    )
     eager_call_ms: float = spec(
         "Host time of every operator, 0: captured in CUDA graphs.",
         unit="ms",
@@ -71,6 +78,13 @@ class StageModel:
             fit=self.fit,
             products=self.products,
             takes_blocks=not is_split,
+            peers=self.peers,
+            weaker=tuple(
+                OperatorCosts(
+                    gpu=GpuType.load(fit.system), fit=fit, takes_blocks=not is_split
+                )
+                for fit in self.weaker
+            ),
         )
         object.__setattr__(self, "operators", operators)
 

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 MAX_ROWS = 24
 """Replicas and routes shown; the files have all of them."""
 
+_UPPER = (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
+_UNITS = {
+    Goal.MAX_GOODPUT: "requests/s",
+    Goal.MAX_GOODPUT_PER_GPU: "requests/s a GPU",
+    Goal.MIN_GPUS: "GPUs",
+    Goal.MIN_COST: "$/h",
+}
+
 MAX_WORTH = 4
 """Things that would help most."""
 
@@ -58,14 +66,19 @@ def summary_table(plan: Plan) -> "RenderableType":
         ("Size", f"{gpus} of {plan.problem.cluster.num_gpus} GPUs, {price}"),
     ]
     if plan.bound is not None:
-        gap = "" if plan.gap_frac is None else f", gap {plan.gap_frac:.0%}"
-        goal = plan.problem.objective.goal
-        rows.append(("Bound", f"{goal}: nothing is better than {plan.bound:.4g}{gap}"))
+        rows.append(("Bound", bound_text(plan)))
     if plan.allocation is not None:
-        rows += allocation_rows(plan.allocation)
+        rows += allocation_rows(plan.allocation, plan.problem.objective.goal)
     shapes = {evidence.shape for evidence in plan.evidence}
     rows += [("Warning", warning) for warning in folded(plan.warnings, shapes)]
     return facts_table(rows)
+
+
+def bound_text(plan: Plan) -> str:
+    """What is proven for every plan, whatever its scheduling."""
+    goal = plan.problem.objective.goal
+    text = f"proven: no plan has {_beyond(goal)} {_amount(goal, plan.bound or 0.0)}"
+    return text + ("" if plan.gap_frac is None else f"; gap {plan.gap_frac:.1%}")
 
 
 def use_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -95,9 +108,9 @@ def use_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     return facts
 
 
-def allocation_rows(bound: AllocationBound) -> list[tuple[str, str]]:
+def allocation_rows(bound: AllocationBound, goal: Goal) -> list[tuple[str, str]]:
     """What replicas of the simulated rates add up to, and what would help most."""
-    text = f"{bound.value:.4g} with replicas in parts, {bound.whole_value:.4g} whole"
+    text = f"replicas at their simulated rates: {_amount(goal, bound.value)} at best"
     if bound.gap_frac is not None:
         text += f"; gap {bound.gap_frac:.1%}"
     rows = [("Allocation", text)]
@@ -107,6 +120,16 @@ def allocation_rows(bound: AllocationBound) -> list[tuple[str, str]]:
         what = "anything else" if useful else "anything"
         rows.append(("Worth", f"one more of {what}: 0"))
     return rows
+
+
+def _beyond(goal: Goal) -> str:
+    """How a plan would be better than a bound."""
+    return "more than" if goal in _UPPER else "less than"
+
+
+def _amount(goal: Goal, value: float) -> str:
+    """A value of a goal with its unit."""
+    return f"{value:.4g} {_UNITS[goal]}"
 
 
 def folded(warnings: Sequence[str], shapes: Collection[str]) -> list[str]:

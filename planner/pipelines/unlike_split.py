@@ -11,11 +11,11 @@ Idea
     dynamic programme is exact. The best number of requests wins.
 
 Steps
-    1. For 1, 2, 4, ... requests a stage, up to what fits: times of every stage by its
-       layers.
+    1. For 1, 2, 4, ... requests under way, up to what fits: times of every stage by its
+       layers, in batches of a request a stage or more.
     2. Decode, and prompts and decodes together: the split with the highest rate of the
-       slowest stage. If its decode steps are too slow together, the split with the
-       least time through all stages.
+       slowest stage. If its decode steps are too slow together, or fewer requests than
+       stages are under way, the split with the least time through all stages.
     3. Prefill: the split with the highest rate for prompts one by one.
 
 Assumes   requests of mean length; full pipelines
@@ -105,47 +105,50 @@ def split_of(
         return _fastest(line, _with_room(line, costs_ms, load.tokens))
     # 1. Requests under way.
     found: list[tuple[bool, float, Split]] = []
-    num_stages = len(line.stages)
-    batch = 1
-    while batch == 1 or batch * num_stages <= max_requests:
+    num = 1
+    while num <= max_requests:
         # 2. The fastest split with them.
-        tried = _at_batch(line, load, phase, batch, tpot_ms)
+        tried = _with_requests(line, load, phase, num, tpot_ms)
         if tried is None:
             break
         found.append((tried[0], tried[1].rate_rps, tried[1]))
-        batch *= 2
+        num *= 2
     # Within the limit first, then by rate; of equal ones with fewer requests.
     return max(found, key=lambda each: each[:2])[2] if found else None
 
 
-def _at_batch(
-    line: Line, load: TypicalLoad, phase: Phase, batch: int, tpot_ms: float | None
+def _with_requests(
+    line: Line, load: TypicalLoad, phase: Phase, num: int, tpot_ms: float | None
 ) -> tuple[bool, Split] | None:
-    """Whether a token is in time, and the split, with `batch` requests a stage."""
+    """Whether a token is in time, and the split, with `num` requests under way."""
     context = load.input_tokens + 0.5 * load.output_tokens
-    kept = load.tokens * batch * len(line.stages)
+    kept = load.tokens * num
+    batch = max(1, num // len(line.stages))
     steps_ms, costs_ms = [], []
     for index, stage in enumerate(line.stages):
-        steps_ms.append(stage.decode_ms(batch, context) + line.hop_ms(index, batch))
-        cost = load.output_tokens / batch * steps_ms[-1]
+        step = stage.decode_ms(batch, context) + line.hop_ms(index, batch)
+        cost = load.output_tokens / batch * step
         if phase is Phase.AGGREGATED:
             cost = cost + stage.prefill_ms(load.input_tokens)
             cost = cost + line.hop_ms(index, load.input_tokens)
+        steps_ms.append(step)
         costs_ms.append(cost)
     steps_ms = _with_room(line, steps_ms, kept)
     costs_ms = _with_room(line, costs_ms, kept)
-    split = _fastest(line, costs_ms)
-    if split is None:
-        return None
     limit_ms = math.inf if tpot_ms is None else tpot_ms
-    if _through_ms(steps_ms, split.layers) <= limit_ms:
-        return True, split
+    if num >= len(line.stages):
+        split = _fastest(line, costs_ms)
+        if split is None or _through_ms(steps_ms, split.layers) <= limit_ms:
+            return None if split is None else (True, split)
     shortest = shortest_split([c.tolist() for c in steps_ms], line.llm.num_layers)
-    assert shortest is not None, "a split with room"
+    if shortest is None:
+        return None
     total_ms, layers = shortest
-    slowest_ms = max(c[n - 1] for c, n in zip(costs_ms, layers, strict=True))
-    short = Split(layers=layers, rate_rps=MS_PER_S / slowest_ms)
-    return total_ms <= limit_ms, short
+    slowest_ms = max(float(c[n - 1]) for c, n in zip(costs_ms, layers, strict=True))
+    # Each of a few requests has the pipeline for itself when it is its turn.
+    turn_ms = _through_ms(costs_ms, layers) / num
+    rate_rps = MS_PER_S / max(slowest_ms, turn_ms)
+    return total_ms <= limit_ms, Split(layers=layers, rate_rps=rate_rps)
 
 
 def _with_room(

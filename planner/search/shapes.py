@@ -94,18 +94,12 @@ def usable_shapes(
 
 def why_not(planner: Planner, shape: ReplicaShape) -> str | None:
     """Why a shape cannot run the model, or None (a reason that counts together)."""
-    return uniform_why_not(planner.problem, shape.gpu_type, shape.parallelism)
-
-
-def uniform_why_not(
-    problem: Problem, gpu_type: str, parallelism: Parallelism
-) -> str | None:
-    """Why GPUs of one type cannot run the model split in a way, or None."""
+    problem = planner.problem
     llm = problem.service.llm
-    gpu = next(g for g in problem.cluster.gpu_types() if g.name == gpu_type)
-    if parallelism.why_not(llm):
+    gpu = next(g for g in problem.cluster.gpu_types() if g.name == shape.gpu_type)
+    if shape.parallelism.why_not(llm):
         return "parallelism does not divide the model"
-    memory = memory_of(llm, parallelism, gpu, problem.engine.memory)
+    memory = memory_of(llm, shape.parallelism, gpu, problem.engine.memory)
     if memory.why_not:
         return f"does not fit the memory of {gpu.name} ({gpu.memory_bytes / GB:.0f} GB)"
     return None

@@ -22,6 +22,7 @@ from planner.simulator.system import (
     ServingSystem,
 )
 from planner.simulator.transfer_settings import LinkSharing
+from planner.simulator.work import work_weight
 from planner.workload.requests import Requests
 
 NUM_SAMPLES = 256
@@ -169,12 +170,21 @@ def _table_of(table: StepTable, limits: BatchLimits) -> _Table:
 
 def _distinct_tables(
     replicas: tuple[ServingReplica, ...],
-) -> tuple[tuple[_Table, ...], dict[_Table, int]]:
-    table_of: dict[_Table, int] = {}
+) -> tuple[tuple[_Table, ...], dict[tuple[int, int], int]]:
+    """The tables, and the row of each by the identities of a table and limits.
+
+    Replicas of a shape share theirs, and a table takes long to compare.
+    """
+    rows: dict[_Table, int] = {}
+    row_of: dict[tuple[int, int], int] = {}
     for replica in replicas:
         for table in replica.stages:
-            table_of.setdefault(_table_of(table, replica.limits), len(table_of))
-    return tuple(table_of), table_of
+            key = (id(table), id(replica.limits))
+            if key not in row_of:
+                row_of[key] = rows.setdefault(
+                    _table_of(table, replica.limits), len(rows)
+                )
+    return tuple(rows), row_of
 
 
 @lru_cache(maxsize=256)
@@ -213,8 +223,12 @@ def _batches(tables: tuple[_Table, ...], max_num_seqs: int) -> Array:
 
 
 def _fill_replicas(
-    system: ServingSystem, stage: Array, group: Array, table_of: dict[_Table, int]
+    system: ServingSystem,
+    stage: Array,
+    group: Array,
+    table_of: dict[tuple[int, int], int],
 ) -> Array:
+    weights: dict[tuple[object, ...], float] = {}
     replica = np.zeros(len(system.replicas), dtype=state.REPLICA)
     next_stage, next_group, next_member = 0, 0, 0
     for index, given in enumerate(system.replicas):
@@ -231,14 +245,17 @@ def _fill_replicas(
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
         rep["least_free_blocks"], rep["cache"] = blocks, NONE
         rep["watermark_blocks"] = int(blocks * _WATERMARK_FRAC)
-        rep["work_weight"] = work_weight(given)
+        alike = (given.phase, id(given.stages), id(given.limits), blocks)
+        if alike not in weights:
+            weights[alike] = work_weight(given)
+        rep["work_weight"] = weights[alike]
         rep["is_open"] = 1
         for name in ("prompt", "partial", "pull", "join"):
             rep[f"{name}_head"] = rep[f"{name}_tail"] = NONE
         for position, table in enumerate(given.stages):
             st = stage[next_stage + position]
             st["replica"] = index
-            st["table"] = table_of[_table_of(table, given.limits)]
+            st["table"] = table_of[id(table), id(given.limits)]
             st["per_sq_token_ms"] = table.prefill_per_sq_token_ms
             st["is_last"] = position == num_stages - 1
             st["current"] = st["prefill_head"] = st["decode_head"] = NONE
@@ -273,16 +290,6 @@ def _fill_limits(rep: Any, limits: BatchLimits) -> None:
     rep["is_request_level"] = policy is Batching.REQUEST_LEVEL
     rep["is_batch_padded"] = limits.is_batch_padded
     rep["ended_head"] = NONE
-
-
-@lru_cache(maxsize=256)
-def work_weight(replica: ServingReplica) -> float:
-    """Time this replica needs for a token of work, to compare unlike replicas."""
-    tokens = replica.limits.max_batch_tokens
-    if replica.phase is Phase.DECODE:
-        return 1.0 / replica.kv_capacity_tokens
-    slowest = max(stage.prefill_step_ms([tokens]) for stage in replica.stages)
-    return max(slowest, 1e-9) / tokens
 
 
 def _fill_requests(requests: Requests, options: SimulationOptions) -> Array:

@@ -7,7 +7,6 @@ import numpy as np
 
 from clusters.fields import InputError
 from planner.simulator import state
-from planner.simulator.build import work_weight
 from planner.simulator.outside_schedule import (
     OutsideEvent,
     OutsideKind,
@@ -17,6 +16,7 @@ from planner.simulator.outside_schedule import (
 )
 from planner.simulator.state import NONE, Array, World
 from planner.simulator.system import Phase, ServingSystem
+from planner.simulator.work import work_weight
 
 _KINDS = {
     OutsideKind.FAIL: state.FAIL,

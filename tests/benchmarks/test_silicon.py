@@ -228,9 +228,11 @@ def test_runs_listed_under_two_names_are_left_out_together() -> None:
         )
         for name in names
     ]
-    assert {silicon_fit.group_of(case) for case in cases} == {
-        ("DeepSeek-R1", "h200_sxm")
-    }
+    assert {silicon_fit.group_of(case) for case in cases} == {"DeepSeek-R1 on h200_sxm"}
+    assert {silicon_fit.group_of(case, "model") for case in cases} == {"DeepSeek-R1"}
+    assert {silicon_fit.group_of(case, "generation") for case in cases} == {"hopper"}
+    # Two rows of one pair count as the square root of two, in weights squared.
+    assert silicon_fit.shares_of(cases) == pytest.approx([2.0**-0.25] * 4)
 
 
 def _constants(**values: float) -> tuple[tuple[Any, ...], np.ndarray]:
@@ -247,7 +249,9 @@ def test_the_solver_finds_constants_despite_an_odd_row() -> None:
     slopes = rng.normal(size=(200, 2))
     residuals = -slopes @ np.asarray([3.0, 1.0])
     residuals[0] += 50.0
-    found = silicon_fit.solve(residuals, slopes, constants, start)
+    found = silicon_fit.solve(
+        residuals, slopes, np.ones(len(residuals)), constants, start
+    )
     assert found == pytest.approx([3.0, 1.0], abs=0.01)
 
 
@@ -255,10 +259,30 @@ def test_the_solver_stays_within_bounds() -> None:
     constants, start = _constants(request_ms=1.0)
     slopes = np.ones((50, 1))
     # No constant falls below 0, nor moves by more than four steps at once.
-    found = silicon_fit.solve(np.full(50, 9.0), slopes, constants, start)
+    shares = np.ones(50)
+    found = silicon_fit.solve(np.full(50, 9.0), slopes, shares, constants, start)
     assert found == pytest.approx([0.0])
-    found = silicon_fit.solve(np.full(50, -9.0), slopes, constants, start)
+    found = silicon_fit.solve(np.full(50, -9.0), slopes, shares, constants, start)
     assert found == pytest.approx([5.0])
+
+
+def test_a_factor_without_rows_takes_that_of_the_other_generation() -> None:
+    constants = tuple(
+        silicon_fit.Constant(
+            name="decode_factor", start=1.0, step=0.1, most=3.0, generation=generation
+        )
+        for generation in ("blackwell", "hopper")
+    )
+    start = np.asarray([1.0, 1.0])
+    # Rows of the first alone, which want it 10 % lower: one step.
+    slopes = np.stack([np.full(50, 0.1), np.zeros(50)], axis=1)
+    found = silicon_fit.solve(np.full(50, 0.1), slopes, np.ones(50), constants, start)
+    assert found == pytest.approx([0.9, 0.9], abs=0.002)
+    # Rows of both: each takes nearly its own.
+    both = np.concatenate([slopes, slopes[:, ::-1]])
+    residuals = np.concatenate([np.full(50, 0.1), np.zeros(50)])
+    found = silicon_fit.solve(residuals, both, np.ones(100), constants, start)
+    assert found == pytest.approx([0.9, 1.0], abs=0.02)
 
 
 def test_errors_by_hand() -> None:

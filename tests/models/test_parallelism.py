@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from clusters.fields import InputError
+from clusters.mapping import from_mapping, to_mapping
 from models.llm import LinearAttentionSpec, LlmSpec
 from models.parallelism import Parallelism
 
@@ -110,3 +111,46 @@ def test_stage_layers_must_be_one_positive_number_a_stage(
 def test_degrees_below_one_are_refused() -> None:
     with pytest.raises(InputError, match=r"tp = 0: expected a number >= 1"):
         Parallelism(tp=0)
+
+
+ASYMMETRIC = Parallelism(tp=4, pp=2, stage_tp=(4, 2), stage_layers=(48, 32))
+
+
+def test_unlike_stages_have_gpus_of_their_own() -> None:
+    assert ASYMMETRIC.stage_widths == (4, 2)
+    assert ASYMMETRIC.num_gpus == 6
+    assert str(ASYMMETRIC) == "TP4+2 PP2 48+32"
+    assert ASYMMETRIC.of_stage(1) == Parallelism(tp=2, pp=2, stage_layers=(48, 32))
+    assert Parallelism(tp=2, pp=3).stage_widths == (2, 2, 2)
+    assert Parallelism(tp=2).of_stage(0) == Parallelism(tp=2)
+
+
+def test_every_stage_must_divide_the_model() -> None:
+    llm = LlmSpec.load("opt-13b")  # 40 heads
+    odd = Parallelism(tp=4, pp=2, stage_tp=(4, 3))
+    assert odd.why_not(llm) == "TP3 does not divide the 40 heads"
+    assert Parallelism(tp=4, pp=2, stage_tp=(4, 2)).why_not(llm) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"tp": 4, "pp": 2, "stage_tp": (4,)}, "stage_tp"),
+        ({"tp": 4, "pp": 2, "stage_tp": (4, 0)}, "stage_tp"),
+        ({"tp": 2, "pp": 2, "stage_tp": (4, 2)}, "tp"),
+        ({"tp": 4, "pp": 2, "stage_tp": (4, 2), "ep": 2}, "stage_tp"),
+        ({"tp": 4, "pp": 2, "stage_tp": (4, 2), "attention_dp": 2}, "stage_tp"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(given: dict, key: str) -> None:
+    with pytest.raises(InputError) as error:
+        Parallelism(**given)
+    assert error.value.key == key
+    assert "\n" not in str(error.value)
+
+
+def test_files_tell_of_unlike_stages_only_where_there_are_some() -> None:
+    assert "stage_tp" not in to_mapping(Parallelism(tp=2, pp=2))
+    written = to_mapping(ASYMMETRIC)
+    assert written["stage_tp"] == [4, 2]
+    assert from_mapping(Parallelism, written) == ASYMMETRIC

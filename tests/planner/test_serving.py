@@ -198,3 +198,22 @@ def test_the_engine_says_how_kv_caches_are_sent():
     system = one_pair(ACROSS, kv_transfer=transfer)
     assert system.kv_transfer == transfer
     assert system.num_layers == TINY.num_layers
+
+
+def test_the_order_in_which_replicas_are_named_does_not_matter():
+    planner = planner_of(tiny_problem(cluster=tiny_cluster(2)))
+    shapes = [
+        shape(Phase.DECODE, tp=2),
+        shape(Phase.PREFILL),
+        shape(Phase.DECODE),
+        shape(Phase.PREFILL, pp=2),
+        shape(Phase.DECODE, tp=2),
+    ]
+    first = planner.deploy(shapes)
+    assert planner.deploy(shapes[::-1]) == first
+    assert planner.deploy(shapes[2:] + shapes[:2]) == first
+    placed = [replica.stage_gpus for replica in first.replicas]
+    given = [replica.shape for replica in first.replicas]
+    slices = [replica.slice for replica in first.replicas]
+    turned = planner.deploy_at(given[::-1], placed[::-1], slices[::-1])
+    assert turned == first

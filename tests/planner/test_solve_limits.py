@@ -94,14 +94,20 @@ def test_every_plan_has_a_bound_at_least_its_value():
         assert result.bound >= result.best.goodput.rate_rps / (
             1 if goal is Goal.MAX_GOODPUT else result.best.deployment.num_gpus
         )
-        assert result.allocation.value >= result.allocation.whole_value * (1 - 1e-6)
+        found = result.allocation
+        assert found.value >= found.whole_value * (1 - 1e-6)
+        value = result.best.goodput.rate_rps
+        if goal is Goal.MAX_GOODPUT_PER_GPU:
+            value /= result.best.deployment.num_gpus
+        assert found.value >= value
+        assert found.gap_frac == pytest.approx(1.0 - value / found.value)
 
 
 def test_large_clusters_are_planned_in_pools_and_cells(monkeypatch):
     monkeypatch.setattr("planner.search.refine.LARGE_CLUSTER", 8)
     monkeypatch.setattr("planner.cells.MOST_REPLICAS", 4)
     # Chunked aggregated replicas would win, and they need no cells.
-    space = {"is_batching_searched": False}
+    space = {"is_batching_searched": False, "tp": (1,), "max_pp": 1}
     cluster = tiny_cluster(4)
     result = quick(tiny_problem(cluster=cluster, goal=Goal.MAX_GOODPUT, **space))
     assert result.status is Status.FEASIBLE

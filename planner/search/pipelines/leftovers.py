@@ -1,8 +1,9 @@
 """Leftovers: whether a cluster has GPUs that serve only together with other types."""
 
+from models.memory import memory_of
 from planner.placement import FreeGpus
 from planner.problem import Problem
-from planner.search.shapes import parallelisms, uniform_why_not, usable_gpu_types
+from planner.search.shapes import parallelisms, usable_gpu_types
 
 
 def why_not_unlike(problem: Problem) -> str | None:
@@ -31,13 +32,19 @@ def why_no_leftovers(problem: Problem) -> str | None:
 
 
 def least_gpus(problem: Problem, gpu_type: str) -> int | None:
-    """GPUs of the smallest uniform replica of a type; None when there is none."""
+    """GPUs of the smallest uniform replica of a type that has room for a mean request.
+
+    None when there is none.
+    """
     free = FreeGpus.of(problem.cluster)
     group, total = free.largest_group(gpu_type), free.num_free(gpu_type)
-    sizes = [
-        parallelism.num_gpus
-        for parallelism in parallelisms(problem, group, total)
-        if parallelism.num_gpus <= total
-        and uniform_why_not(problem, gpu_type, parallelism) is None
-    ]
+    gpu = next(g for g in problem.cluster.gpu_types() if g.name == gpu_type)
+    service = problem.service
+    request = service.workload.mean_input_tokens + service.workload.mean_output_tokens
+    sizes = []
+    for parallelism in parallelisms(problem, group, total):
+        if parallelism.num_gpus <= total:
+            memory = memory_of(service.llm, parallelism, gpu, problem.engine.memory)
+            if memory.fits and memory.max_kv_tokens >= request:
+                sizes.append(parallelism.num_gpus)
     return min(sizes, default=None)

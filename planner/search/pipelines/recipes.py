@@ -105,8 +105,9 @@ def _counts(problem: Problem, kinds: Sequence[GroupKind]) -> Iterator[tuple[int,
     space = problem.search
     most = min(space.max_pp, problem.service.llm.num_layers)
     budget = space.max_gpus or problem.cluster.num_gpus
-    small = range(1, min(most, _SMALL_STAGES) - len(kinds) + 2)
-    listed = list(product(*([small] * len(kinds))))
+    small = range(1, _SMALL_STAGES)
+    every = product(*([small] * len(kinds)))
+    listed = [counts for counts in every if sum(counts) <= _SMALL_STAGES]
     shares = min(max(kind.num_groups for kind in kinds), _MAX_SHARES)
     for parts in range(1, shares + 1):
         listed.append(tuple(kind.num_groups // parts for kind in kinds))

@@ -1,9 +1,8 @@
 """Columns: replica configurations on host classes, priced by the evaluator.
 
 A column is one way to run a replica: phase, GPU type, parallelism, on hosts of one
-class. Its rate is either what the simulator finds for one of a few replicas that share
-the arrivals (`promises`: what plans are made of) or what no schedule exceeds
-(`ceilings`: what bounds are made of).
+class. Its rate is what a short simulation finds for one of a few replicas that share
+the arrivals; `planner.search.provisioning.pricing` simulates longer.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 
 from clusters.fields import check_fields, spec
 from models.latency.library import LatencyUnavailableError
-from planner.capacity import replica_capacity_rps
 from planner.deployment import Deployment, ReplicaShape
 from planner.search.contract import Ledger, SearchContext
 from planner.search.phases import rate_alone
@@ -19,8 +17,6 @@ from planner.search.provisioning.hosts import HostClass
 from planner.search.shapes import parallelisms, why_not
 from planner.serving import Planner
 from planner.simulator.system import Phase
-
-_SAMPLE_REQUESTS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +57,6 @@ class Configuration:
 
     host_class: int = spec("Index of the class.", unit="index", ge=0)
     alone: Deployment = spec("One replica of it, on GPUs of the class.")
-    most: int = spec("Replicas that fit the class.", unit="replicas", ge=1)
     hosts_alike: tuple[object, ...] = spec("What classes of like hosts share.")
 
 
@@ -90,12 +85,10 @@ def configurations(
             except LatencyUnavailableError as error:
                 ledger.reject(f"no latency: {error}")
                 continue
-            most = hosts.free().most_replicas(shape)
             found.append(
                 Configuration(
                     host_class=index,
                     alone=alone,
-                    most=most,
                     hosts_alike=(hosts.node_type, hosts.island_sizes, hosts.leaf == ""),
                 )
             )
@@ -112,18 +105,19 @@ def promises(
 ) -> list[Column]:
     """Columns with the goodput of one replica for its phase alone, in a pool.
 
-    `pool_size` replicas share the arrivals, or as many as fit the class. Classes that
-    differ in nothing but their leaf switch have the same rates.
+    `pool_size` replicas share the arrivals, whether or not as many fit the class: other
+    replicas of the phase are in the pool too. Classes that differ in nothing but their
+    leaf switch have the same rates.
     """
-    firsts: dict[tuple[ReplicaShape, object, int], Configuration] = {}
+    firsts: dict[tuple[ReplicaShape, object], Configuration] = {}
     for each in found:
-        firsts.setdefault(_alike(each, pool_size), each)
+        firsts.setdefault(_alike(each), each)
     rated = rate_alone(
         context,
         tuple(each.alone for each in firsts.values()),
         phase,
         ledger,
-        pool_sizes=[min(pool_size, each.most) for each in firsts.values()],
+        pool_sizes=[pool_size] * len(firsts),
     )
     rates = dict(zip(firsts, rated, strict=False))  # a stop leaves some out
     return [
@@ -134,28 +128,11 @@ def promises(
             light_load_frac=rate.light_load_frac,
         )
         for each in found
-        if (rate := rates.get(_alike(each, pool_size))) is not None
+        if (rate := rates.get(_alike(each))) is not None
     ]
 
 
-def _alike(each: Configuration, pool_size: int) -> tuple[ReplicaShape, object, int]:
+def _alike(each: Configuration) -> tuple[ReplicaShape, object]:
     """What configurations of one rate have in common."""
     (replica,) = each.alone.replicas
-    return replica.shape, each.hosts_alike, min(pool_size, each.most)
-
-
-def ceilings(planner: Planner, found: Sequence[Configuration]) -> list[Column]:
-    """Columns with a rate that no schedule of one replica exceeds for long."""
-    service = planner.problem.service
-    sample = service.workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)
-    columns = []
-    for each in found:
-        replica = planner.system(each.alone).replicas[0]
-        columns.append(
-            Column(
-                host_class=each.host_class,
-                shape=each.alone.replicas[0].shape,
-                rate_rps=replica_capacity_rps(replica, sample, service.slo),
-            )
-        )
-    return columns
+    return replica.shape, each.hosts_alike

@@ -13,27 +13,32 @@ Idea
     programme that does not grow with the cluster: hosts alike are counted, not named.
 
 Steps
-    1. Host classes and, on each, the replicas that run there, with the goodput of one:
-       alone, and as one of four that share the arrivals (a pool evens out bursts).
-    2. The programme for separate phases and for aggregated replicas, for the goal.
-       Prefill is also taken to be better or worse than promised (a joint SLO is harder
-       than its parts), which shifts GPUs between the phases.
-    3. Concrete GPUs for each answer, simulated whole. Where a rate is to be served and
-       an answer falls short, the programme is asked for as much more.
-    4. The best is improved by single replicas more or fewer.
+    1. Host classes and, on each, the replicas that run there, with the goodput that a
+       short run promises for one of four that share the arrivals.
+    2. Programmes for separate phases and for aggregated replicas, each with one, two or
+       more replicas of a phase, since a pool evens out bursts.
+    3. The programme with the best answer comes first. Replicas that its answer uses and
+       that only a short run has priced are simulated long (`pricing`), and it is solved
+       again; otherwise the answer is put on concrete GPUs and simulated whole. That
+       ends when no programme's bound is better than what has been simulated.
+    4. Where a whole answer falls short of its promise, prefill is also taken to be
+       better or worse than it is (a joint SLO is harder than its parts). Where a rate
+       is to be served, the programme is asked for as much more.
+    5. The best is improved by single replicas more or fewer.
 
 Differences from the paper
     - phases, SLO-aware rates by simulation, pipelines, exact packing of hosts, KV flow
 
 Assumes   one service with open arrivals
-Cost      one goodput search a configuration, and about 6 whole ones a kind; on large
-          clusters (`refine.is_large`) half as many, and 3 whole ones:
-          pools are never small there, and single replicas hardly count
-Guarantee heuristic; exact for the programme, whose linear relaxation bounds it
+Cost      one short goodput search a configuration, a long one for each that an answer
+          uses, about 5 whole ones; on large clusters (`refine.is_large`) pools are not
+          told apart by size, and single replicas hardly count
+Guarantee heuristic; exact for the programme, whose bound is that of branch and bound
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from clusters.fields import check_fields, spec
 from models.memory import kv_bytes
@@ -56,8 +61,17 @@ from planner.search.provisioning.optimum import (
     allocate,
     relaxed_bound,
 )
+from planner.search.provisioning.pricing import (
+    ANY_SIZE,
+    LARGEST_POOL,
+    POOL_SIZES,
+    PricedProgramme,
+    Prices,
+    long_of,
+)
 from planner.search.provisioning.program import ProgramData
-from planner.search.provisioning.worth import allocation_bound, loosest
+from planner.search.provisioning.reach import within_reach
+from planner.search.provisioning.worth import allocation_bound
 from planner.search.refine import Simulated, climb, is_large
 from planner.search.shapes import usable_gpu_types
 from planner.serving import Planner
@@ -66,11 +80,14 @@ from planner.simulator.system import Phase
 KINDS = ((Phase.PREFILL, Phase.DECODE), (Phase.AGGREGATED,))
 """Phases of a deployment: split, or together."""
 
-TILTS = (1.0, 0.8, 1.25)
-"""Factors on the rates of prefill replicas, the likeliest first."""
+TILTS = (0.8, 1.25)
+"""Factors on the rates of prefill replicas, where the answer falls short."""
 
-POOL_SIZES = (1, 4)
-"""Replicas that share the arrivals when a column is priced."""
+SHORT_FRAC = 0.02
+"""A whole answer that lacks so much of its promise falls short."""
+
+_MOST_ANSWERS = 12
+"""Programmes whose answers are simulated whole."""
 
 _MAX_ROUNDS = 5
 _MARGIN = 1.02
@@ -105,41 +122,91 @@ class Provisioning:
         """Run steps 1-4."""
         ledger = Ledger()
         planner = context.evaluator.planner
-        simulated = Simulated(self.name, context, ledger, planner.deploy)
+        simulated = Simulated(
+            self.name, context, ledger, planner.deploy, effort=long_of(context)
+        )
         classes = host_classes(
             context.problem.cluster, usable_gpu_types(context.problem)
         )
-        few = is_large(context.problem)
-        bounds: list[AllocationBound] = []
-        for kind in KINDS:
-            found = {p: configurations(planner, classes, p, ledger) for p in kind}
-            for pool_size in POOL_SIZES[-1:] if few else POOL_SIZES:
-                # 1. Columns.
-                columns = [
-                    column
-                    for phase in kind
-                    for column in promises(
-                        context, found[phase], phase, ledger, pool_size=pool_size
-                    )
-                ]
-                # 2, 3. Answers, simulated.
-                data = program_data(planner, classes, columns)
-                tilts = TILTS if kind[0] is Phase.PREFILL else TILTS[:1]
-                self._try_answers(simulated, data, tilts[: 2 if few else None])
-                if not context.is_stopped:
-                    bounds += self._bounds(context.problem, data)
+        # 1, 2. Columns and programmes.
+        programmes = [
+            programme
+            for kind in KINDS
+            for programme in self._programmes(context, classes, kind, ledger)
+        ]
+        # 3, 4. Answers, simulated.
+        self._race(simulated, programmes)
         if not simulated.candidates:
             self._best_effort(simulated, classes, ledger)
-        # 4. Neighbours of the best.
-        if not few:
+        # 5. Neighbours of the best.
+        if not is_large(context.problem):
             climb(simulated)
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,
             ledger=ledger,
             is_stopped=context.is_stopped,
-            allocation=loosest(context.problem.objective.goal, bounds),
+            allocation=self._bound(context, programmes),
         )
+
+    def _programmes(
+        self,
+        context: SearchContext,
+        classes: tuple[HostClass, ...],
+        kind: tuple[Phase, ...],
+        ledger: Ledger,
+    ) -> list[PricedProgramme]:
+        """Programmes of one kind, by numbers of replicas, at promised rates."""
+        planner = context.evaluator.planner
+        found = {p: configurations(planner, classes, p, ledger) for p in kind}
+        columns = [
+            column
+            for phase in kind
+            for column in promises(
+                context, found[phase], phase, ledger, pool_size=LARGEST_POOL
+            )
+        ]
+        data = program_data(planner, classes, columns)
+        prices = Prices(context=context, ledger=ledger, found=found)
+        sizes = (ANY_SIZE,) if is_large(context.problem) else POOL_SIZES
+        return [
+            PricedProgramme(
+                prices=prices,
+                data=data,
+                sizes=dict(zip(kind, chosen, strict=True)),
+                target=self._target(context.problem),
+            )
+            for chosen in product(sizes, repeat=len(kind))
+        ]
+
+    def _race(
+        self, simulated: Simulated, programmes: Sequence[PricedProgramme]
+    ) -> None:
+        """Simulate answers, the most promising first, until no bound beats the best."""
+        context = simulated.context
+        waiting = [each for each in programmes if each.answer is not None]
+        for (
+            kind
+        ) in KINDS:  # what short runs promise: the pool may be larger than priced
+            alike = [each for each in waiting if tuple(each.sizes) == kind]
+            if alike and not context.should_stop():
+                first = min(alike, key=lambda each: each.cost)
+                self._ask(simulated, first.data, first.target)
+        for _ in range(_MOST_ANSWERS):
+            while waiting and not context.should_stop():
+                first = min(waiting, key=lambda each: each.cost)
+                if first.is_settled:
+                    break
+                first.settle_once()
+                waiting = [each for each in waiting if each.answer is not None]
+            if not waiting or context.should_stop():
+                return
+            best = simulated.best
+            score = None if best is None else best.score(context.problem)
+            if score is not None and first.cost >= -score:
+                return
+            waiting.remove(first)
+            self._try_answers(simulated, first)
 
     def _target(self, problem: Problem) -> Target:
         return Target(
@@ -149,24 +216,33 @@ class Provisioning:
             gap_frac=self.solve_gap_frac,
         )
 
-    def _try_answers(
-        self, simulated: Simulated, data: ProgramData, tilts: Sequence[float]
-    ) -> None:
-        """Simulate the answers to the goal, with prefill as promised and tilted."""
+    def _try_answers(self, simulated: Simulated, programme: PricedProgramme) -> None:
+        """Simulate the answer; where it falls short, with prefill tilted too."""
+        assert programme.answer is not None
+        promised_rps = programme.answer.rate_rps
+        rate_rps = self._ask(simulated, programme.data, programme.target)
+        tilts = TILTS[: 1 if is_large(simulated.context.problem) else None]
+        is_split = Phase.PREFILL in programme.sizes
+        if not is_split or rate_rps >= promised_rps * (1.0 - SHORT_FRAC):
+            return
         for tilt in tilts:
             if simulated.context.should_stop():
                 return
-            target = self._target(simulated.context.problem)
-            self._ask(simulated, tilted(data, tilt), target)
+            self._ask(simulated, tilted(programme.data, tilt), programme.target)
 
-    def _bounds(self, problem: Problem, data: ProgramData) -> list[AllocationBound]:
-        """The relaxation of a programme beside its whole answer; [] without one."""
-        target = self._target(problem)
-        relaxed = relaxed_bound(data, target)
-        whole = None if relaxed is None else allocate(data, target)
-        if relaxed is None or whole is None:
-            return []
-        return [allocation_bound(problem.objective.goal, data, whole, relaxed)]
+    def _bound(
+        self, context: SearchContext, programmes: Sequence[PricedProgramme]
+    ) -> AllocationBound | None:
+        """The bound of the programmes together; None without an answer."""
+        answered = [each for each in programmes if each.answer is not None]
+        if not answered or context.is_stopped:
+            return None
+        loosest = min(answered, key=lambda each: each.cost)
+        relaxed = relaxed_bound(loosest.data, loosest.target)
+        if relaxed is None or loosest.answer is None:
+            return None
+        goal = context.problem.objective.goal
+        return allocation_bound(goal, loosest.data, loosest.answer, relaxed)
 
     def _best_effort(
         self, simulated: Simulated, classes: tuple[HostClass, ...], ledger: Ledger
@@ -184,26 +260,30 @@ class Provisioning:
             if len(nearest) == len(kind):
                 simulated.try_counts(tuple((column.shape, 1) for column in nearest))
 
-    def _ask(self, simulated: Simulated, data: ProgramData, target: Target) -> None:
-        """Ask for the target, and for more while its answer serves too little."""
-        wanted = target.rate_rps
+    def _ask(self, simulated: Simulated, data: ProgramData, target: Target) -> float:
+        """Ask for the target, and for more while its answer serves too little.
+
+        The rate that the last answer serves, simulated whole.
+        """
+        wanted, rate_rps = target.rate_rps, 0.0
         for _ in range(_MAX_ROUNDS):
             allocation = allocate(data, target)
             if allocation is None:
-                return
+                return rate_rps
             deployment = deploy(
                 simulated.context.evaluator.planner, data.classes, allocation
             )
             if deployment is None:
                 simulated.ledger.reject("does not fit the nodes")
-                return
+                return rate_rps
             rate_rps = simulated.try_deployment(deployment).goodput.rate_rps
             if wanted is None or target.rate_rps is None or rate_rps >= wanted:
-                return
+                return rate_rps
             if rate_rps <= 0 or simulated.context.should_stop():
-                return
+                return rate_rps
             more = target.rate_rps * wanted / rate_rps * _MARGIN
             target = replace(target, rate_rps=more)
+        return rate_rps
 
 
 def program_data(
@@ -211,10 +291,12 @@ def program_data(
 ) -> ProgramData:
     """The programme's data from priced columns."""
     problem = planner.problem
+    network = _network(problem, classes)
+    served = [column for column in columns if column.rate_rps > 0]
     return ProgramData(
         classes=classes,
-        columns=tuple(column for column in columns if column.rate_rps > 0),
-        network=_network(problem, classes),
+        columns=within_reach(classes, served, network),
+        network=network,
         max_gpus=problem.search.max_gpus,
         max_replicas=problem.search.max_replicas,
     )

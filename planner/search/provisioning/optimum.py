@@ -1,9 +1,10 @@
 """The optimum of the configuration programme for each goal, and its bound.
 
-The bound is the linear relaxation: no allocation of whole replicas, at these rates,
-exceeds it. The rate a GPU is a ratio of two linear forms, maximised by Dinkelbach's
-method ("On Nonlinear Fractional Programming", Management Science 13(7), 1967): solve
-max R - lambda * GPUs, set lambda to the ratio reached, until nothing improves.
+No allocation of whole replicas, at these rates, exceeds the bound of branch and bound,
+nor that of the linear relaxation, which is further away and has prices. The rate a GPU
+is a ratio of two linear forms, maximised by Dinkelbach's method ("On Nonlinear
+Fractional Programming", Management Science 13(7), 1967): solve max R - lambda * GPUs,
+set lambda to the ratio reached, until nothing improves.
 """
 
 import math
@@ -17,6 +18,9 @@ from planner.objective import Goal
 from planner.search.milp import solve_milp, solve_relaxation, whole_value
 from planner.search.provisioning.columns import Column
 from planner.search.provisioning.program import Program, ProgramData
+
+_WHOLE = 1e-5
+"""Distance from a whole number that is the solver's and not the answer's."""
 
 _RATIO_ROUNDS = 12
 _RATIO_TOLERANCE = 1e-9
@@ -45,6 +49,9 @@ class Allocation:
     counts: tuple[tuple[Column, int], ...] = spec("Columns in use.")
     rate_rps: float = spec("Rate they promise.", unit="requests/s", ge=0)
     value: float = spec("Value of the goal.", unit="of the goal")
+    bound: float = spec(
+        "No whole replicas of these rates are better.", unit="of the goal"
+    )
     packings: Mapping[int, Sequence[tuple[Mapping[int, int], int]]] = spec(
         "By host class: groups of each width on a host, and on how many hosts."
     )
@@ -68,15 +75,23 @@ class Bound:
 def allocate(data: ProgramData, target: Target) -> Allocation | None:
     """The best allocation of whole replicas, with the fewest GPUs; None if none is."""
     program = Program(data)
+    bounds: list[float | None] = []
 
     def solve() -> bool:
         outcome = solve_milp(
             program.model, time_limit_s=target.time_limit_s, gap_frac=target.gap_frac
         )
+        bounds.append(outcome.bound)
         return outcome.value is not None
 
     if not _optimise(program, target, solve):
         return None
+    bound = _whole_bound(target.goal, bounds[-1], _value_of(program, target))
+    if bound is None:  # a solver that was stopped, and tells none
+        relaxed = relaxed_bound(data, target)
+        if relaxed is None:
+            return None
+        bound = relaxed.value
     if target.goal is Goal.MAX_GOODPUT:  # and then the fewest GPUs
         rate_rps = float(pulp.value(program.rate_rps))
         if rate_rps <= 0:
@@ -85,10 +100,26 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
         # The rate decides among equals: it is worth less than a GPU.
         program.model.setObjective(program.rate_rps / (2.0 * rate_rps) - program.gpus)
         solve()
-    return _allocation_of(program, target)
+    return _allocation_of(program, target, bound)
 
 
-def _allocation_of(program: Program, target: Target) -> Allocation | None:
+def _whole_bound(goal: Goal, bound: float | None, value: float | None) -> float | None:
+    """The solver's bound on the objective as one on the goal; None where it has none.
+
+    At the last of Dinkelbach's iterations max R - ratio * GPUs <= bound, and GPUs are
+    at least one: no ratio exceeds the one reached by more than the bound.
+    """
+    if bound is None:
+        return None
+    if goal is Goal.MAX_GOODPUT:
+        return bound
+    if goal is Goal.MAX_GOODPUT_PER_GPU:
+        return (value or 0.0) + max(0.0, bound)
+    # GPUs come whole.
+    return float(math.ceil(-bound - _WHOLE)) if goal is Goal.MIN_GPUS else -bound
+
+
+def _allocation_of(program: Program, target: Target, bound: float) -> Allocation | None:
     used = tuple(
         (column, whole_value(count))
         for column, count in zip(program.data.columns, program.counts, strict=True)
@@ -101,6 +132,7 @@ def _allocation_of(program: Program, target: Target) -> Allocation | None:
         counts=used,
         rate_rps=float(pulp.value(program.rate_rps)),
         value=value,
+        bound=bound,
         packings={
             index: tuple((held, whole_value(hosts)) for held, hosts in packed)
             for index, packed in program.packed.items()

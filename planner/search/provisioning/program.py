@@ -18,7 +18,7 @@ Objective
     Set by `planner.search.provisioning.optimum`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -44,6 +44,11 @@ class ProgramData:
     max_gpus: int | None = spec("Most GPUs.", unit="GPUs", default=None)
     max_replicas: int | None = spec(
         "Most replicas of a phase.", unit="replicas", default=None
+    )
+    pool_sizes: Mapping[Phase, tuple[int, int | None]] = spec(
+        "Fewest and most replicas of a phase; None: any number.",
+        unit="replicas",
+        default_factory=dict,
     )
 
     def of(self, phase: Phase, host_class: int | None = None) -> list[int]:
@@ -80,6 +85,7 @@ class Program:
         for index in range(len(data.classes)):
             self.pack(index)
         self.limit()
+        self.size_pools()
         if data.phases == (Phase.AGGREGATED,):
             self.serve_together()
         else:
@@ -171,6 +177,17 @@ class Program:
             for phase in self.data.phases:
                 replicas = pulp.lpSum(self.counts[i] for i in self.data.of(phase))
                 self.model += replicas <= self.data.max_replicas
+
+    def size_pools(self) -> None:
+        """Each phase has the number of replicas that its rates are for.
+
+        fewest <= sum_c x_c <= most, over the columns of the phase.
+        """
+        for phase, (fewest, most) in self.data.pool_sizes.items():
+            replicas = pulp.lpSum(self.counts[i] for i in self.data.of(phase))
+            self.model += replicas >= fewest
+            if most is not None:
+                self.model += replicas <= most
 
     def serve_together(self) -> None:
         """Aggregated replicas serve the rate: R <= sum_c rate_c x_c."""

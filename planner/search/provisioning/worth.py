@@ -4,8 +4,6 @@ The price of a constraint is what one more unit of its limit adds at the optimum
 more host of a class relieves all rows of the class at once.
 """
 
-from collections.abc import Sequence
-
 from clusters.units import GB
 from planner.objective import Goal
 from planner.plan import AllocationBound, Worth
@@ -26,20 +24,14 @@ _ROUNDING = 1e-9
 def allocation_bound(
     goal: Goal, data: ProgramData, whole: Allocation, relaxed: Bound
 ) -> AllocationBound:
-    """The relaxation beside the whole allocation, and what each limit is worth."""
+    """The whole allocation, its bound and the relaxation; what each limit is worth."""
     return AllocationBound(
-        value=relaxed.value,
+        value=whole.bound,
         whole_value=whole.value,
+        relaxed_value=relaxed.value,
         whole_gap_frac=gap_to(goal, whole.value, relaxed.value) or 0.0,
         worth=() if goal is Goal.MAX_GOODPUT_PER_GPU else _worth(data, relaxed),
     )
-
-
-def loosest(goal: Goal, bounds: Sequence[AllocationBound]) -> AllocationBound | None:
-    """The bound that no kind of deployment exceeds; None without any."""
-    is_upper = goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
-    pick = max if is_upper else min
-    return pick(bounds, key=lambda bound: bound.value, default=None)
 
 
 def _worth(data: ProgramData, relaxed: Bound) -> tuple[Worth, ...]:

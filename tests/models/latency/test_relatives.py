@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 
 from clusters.gpu import GpuType
-from clusters.links import GroupLink, GroupLinks
+from clusters.links import GroupLink, GroupLinks, LinkKind
 from models.latency.fit_file import load_fit
 from models.latency.fitted import FittedSource
 from models.latency.operators.gemm import GemmModel, GemmShape, Peaks
 from models.latency.operators.moe import ExpertShape, MoeModel
 from models.latency.operators.surface import Axis, Surface
-from models.latency.relatives import nearest_relative, products_fit
+from models.latency.relatives import (
+    nearest_relative,
+    peers_of,
+    products_fit,
+    weaker_fits,
+)
 from models.latency.request import LatencyRequest
 from models.llm import LlmSpec
 from models.parallelism import Parallelism
@@ -112,3 +117,44 @@ def test_products_of_an_a40_follow_from_an_a100_within_a_tenth() -> None:
         errors.append(np.abs(carried / measured - 1.0)[:12])
     assert np.median(errors) < 0.05
     assert np.max(errors) < 0.1
+
+
+def test_peers_are_the_other_engines_there_and_weaker_ones_of_one_architecture() -> (
+    None
+):
+    assert {(f.system, f.engine) for f in peers_of("h100_sxm", "vllm")} == {
+        ("h100_sxm", "sglang"),
+        ("h100_sxm", "trtllm"),
+    }
+    assert [fit.system for fit in weaker_fits("h200_sxm", "vllm")] == ["h100_sxm"]
+    assert "b200_sxm" in [fit.system for fit in weaker_fits("b300_sxm", "vllm")]
+    assert "b300_sxm" not in [fit.system for fit in weaker_fits("b200_sxm", "vllm")]
+
+
+def _decode_ms(gpu: str, llm: str, tp: int, **options: bool) -> float:
+    request = LatencyRequest(
+        llm=LlmSpec.load(llm),
+        parallelism=Parallelism(tp=tp),
+        gpu=GpuType.load(gpu),
+        links=GroupLinks(
+            tp=(GroupLink(bytes_per_s=900e9, latency_ms=0.0, kind=LinkKind.NVLINK),)
+        ),
+    )
+    (table,) = FittedSource(engine="vllm", **options).compile(request)
+    return table.decode_step_ms(8, 8 * 1024.0)
+
+
+def test_the_best_kernels_are_never_slower_and_even_out_an_odd_measurement() -> None:
+    latent = "nvidia/DeepSeek-R1-NVFP4"
+    # vLLM's latent attention on the B300 was measured at twice the time of the B200's.
+    own = _decode_ms("b300_sxm", latent, 8)
+    best = _decode_ms("b300_sxm", latent, 8, best_kernels=True)
+    there = _decode_ms("b200_sxm", latent, 8, best_kernels=True)
+    assert own > 1.2 * best
+    assert best == pytest.approx(there, rel=0.05)
+    dense = "llama-3.1-70b"
+    assert _decode_ms("h100_sxm", dense, 4, best_kernels=True) <= _decode_ms(
+        "h100_sxm", dense, 4
+    )
+    # A GPU that was not measured has nothing to choose from.
+    assert _decode_ms("h20", dense, 4, best_kernels=True) == _decode_ms("h20", dense, 4)

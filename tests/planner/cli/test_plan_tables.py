@@ -7,6 +7,7 @@ from planner.cli.plan_tables import (
     folded,
     shortened,
 )
+from planner.objective import Goal
 from planner.plan import AllocationBound, Worth
 
 
@@ -43,9 +44,9 @@ def test_allocation_says_what_would_help_most() -> None:
     bound = AllocationBound(
         value=10.0, whole_value=9.0, whole_gap_frac=0.1, gap_frac=0.2, worth=many
     )
-    first, *others = allocation_rows(bound)
+    first, *others = allocation_rows(bound, Goal.MAX_GOODPUT)
     assert first[0] == "Allocation"
-    assert "10" in first[1]
+    assert "10 requests/s at best" in first[1]
     assert "gap 20.0%" in first[1]
     assert others[0] == ("Worth", "one more thing 0: 1")
     assert len(others) == MAX_WORTH
@@ -54,7 +55,7 @@ def test_allocation_says_what_would_help_most() -> None:
 def test_what_would_not_help_is_one_line() -> None:
     worth = (Worth(limit="GPU a", gain=2.5), Worth(limit="GPU b", gain=0.0))
     bound = AllocationBound(value=4.0, whole_value=5.0, whole_gap_frac=0.2, worth=worth)
-    assert allocation_rows(bound)[1:] == [
+    assert allocation_rows(bound, Goal.MIN_GPUS)[1:] == [
         ("Worth", "one more GPU a: 2.5"),
         ("Worth", "one more of anything else: 0"),
     ]

@@ -114,3 +114,20 @@ def test_layer_wise_transfers_are_said_not_to_be_nixls() -> None:
     engine = replace(plan.problem.engine, kv_transfer=transfer)
     plan = replace(plan, problem=replace(plan.problem, engine=engine))
     assert mentions(plan, "KV caches layer wise; NIXL connectors send them after")
+
+
+def test_stages_of_unlike_width_have_no_flags() -> None:
+    plan = pipeline()
+    split = replace(plan.deployment.replicas[0].parallelism, tp=8, stage_tp=(8, 4))
+    reason = why_not(changed(plan, 0, parallelism=split))
+    assert reason is not None
+    assert "stages of unlike TP (TP8 a100_sxm + TP4 a100_sxm)" in reason
+    assert "\n" not in reason
+
+
+def test_stages_on_unlike_gpus_must_agree_on_a_backend() -> None:
+    plan = pipeline()
+    unlike = changed(plan, 0, stage_gpu_types=("a100_sxm", "h100_sxm"))
+    assert why_not(unlike) is None
+    assert mentions(unlike, "stages on unlike GPUs")
+    assert not mentions(plan, "stages on unlike GPUs")

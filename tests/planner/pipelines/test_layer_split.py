@@ -1,12 +1,13 @@
 """Layer splits: equal to trying every split."""
 
+import math
 from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.pipelines.layer_split import best_split
+from planner.pipelines.layer_split import best_split, shortest_split
 
 
 def test_a_fast_stage_takes_more_layers():
@@ -58,3 +59,41 @@ def test_the_best_split_is_the_best_of_all_splits(rates, num_layers):
     )
     assert rate == slowest == min(every[split])
     assert sum(1 / r for r in every[split]) == pytest.approx(shortest)
+
+
+def test_the_shortest_way_may_have_a_slow_stage():
+    # 1 + 3 layers take 1 + 4 ms; the most even split, 2 + 2, takes 3 + 3.
+    assert shortest_split([[1.0, 3.0, 9.0], [2.0, 3.0, 4.0]], 4) == (5.0, (1, 3))
+    assert best_split([[1 / 1, 1 / 3, 1 / 9], [1 / 2, 1 / 3, 1 / 4]], 4) == (
+        1 / 3,
+        (2, 2),
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.one_of(st.integers(0, 9).map(float), st.just(math.inf)),
+            min_size=1,
+            max_size=4,
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 9),
+)
+def test_the_shortest_split_is_the_shortest_of_all_splits(costs, num_layers):
+    found = shortest_split(costs, num_layers)
+    totals = {
+        split: sum(stage[held - 1] for stage, held in zip(costs, split, strict=True))
+        for split in product(*(range(1, len(stage) + 1) for stage in costs))
+        if sum(split) == num_layers
+    }
+    least = min(totals.values(), default=math.inf)
+    if math.isinf(least):
+        assert found is None
+        return
+    assert found is not None
+    total, split = found
+    assert total == least == totals[split]

@@ -142,7 +142,11 @@ class ReplicaState:
     def weight(self) -> float:
         """Time this replica takes for a token."""
         if self.given.phase is Phase.DECODE:
-            return 1.0 / self.given.kv_capacity_tokens
+            # In a full batch of contexts of 1024 tokens.
+            full = self.given.kv_capacity_tokens // 1024
+            batch = max(1, min(full, self.given.limits.max_num_seqs))
+            times = [t.decode_step_ms(batch, batch * 1024.0) for t in self.given.stages]
+            return max(*times, 1e-9) / batch
         most = self.given.limits.max_batch_tokens
         slowest = max(t.prefill_step_ms([most]) for t in self.given.stages)
         return max(slowest, 1e-9) / most
