@@ -11,8 +11,8 @@ Llama-3.1-70B with chat lengths, 90 % within 1000 ms TTFT and 50 ms TPOT, most g
 For each: CPU seconds of the search (`provisioning`) and of the whole answer, verified
 in the simulator; memory; and two distances. `allocation_gap_frac` is what the simulated
 plan lacks of the bound on whole replicas at the rates simulated for them, `gap_frac`
-what it lacks of the bound that is proven for any scheduling. With `--time-limit`, random
-clusters that are not reached in time are left out.
+what it lacks of the bound that is proven for any scheduling. With `--time-limit`,
+random clusters that are not reached in time are left out.
 """
 
 import argparse

@@ -181,8 +181,14 @@ class Cluster:
             total += share
         return total
 
+    def power_w(self, gpu_indices: Iterable[int]) -> float | None:
+        """Board power limits of some GPUs together; None if one is not known."""
+        limits = [self.topology.gpu(index).type.tdp_w for index in gpu_indices]
+        known = [limit for limit in limits if limit is not None]
+        return sum(known) if len(known) == len(limits) else None
+
     def validate(self) -> None:
-        """Check that every node can reach every other.
+        """Check that every node can reach every other, unless islands are allowed.
 
         Raises
         ------
@@ -192,16 +198,22 @@ class Cluster:
         domains = {node.nvlink_domain for node in self.nodes}
         if len(self.nodes) == 1 or (len(domains) == 1 and None not in domains):
             return
+        if self.fabric.allow_islands:
+            return
         for index, node in enumerate(self.nodes):
             if node.type.num_nics == 0:
                 key = f"nodes[{index}].type.num_nics"
-                raise InputError(key, 0, "at least 1 in a cluster of several nodes")
+                form = "at least 1 in a cluster of several nodes"
+                raise InputError(key, 0, f"{form} (or fabric.allow_islands: true)")
         if not self.fabric.links:
             return
         parts = joined_parts(self.leaves, self.fabric.links, refuse_cycles=False)
         if len(parts) > 1:
             shown = [part[0] for part in parts]
-            form = f"links that join all racks and nodes; {shown} are not joined"
+            form = (
+                f"links that join all racks and nodes; {shown} are not joined (or "
+                "allow_islands: true)"
+            )
             raise InputError("fabric.links", len(self.fabric.links), form)
 
 

@@ -10,7 +10,11 @@ class FabricLink:
     """A network link between two racks, two nodes, or a rack and a node."""
 
     between: tuple[str, str] = spec("Names of the racks or nodes it joins.")
-    bytes_per_s: float = spec("Rate in one direction.", unit="bytes/s", gt=0)
+    bytes_per_s: float = spec(
+        "Rate in one direction; 0: down, as if it were not there.",
+        unit="bytes/s",
+        ge=0,
+    )
     latency_ms: float = spec("One-way latency.", unit="ms", ge=0, default=0.001)
 
     def __post_init__(self) -> None:
@@ -51,6 +55,10 @@ class Fabric:
         "Let links form cycles; traffic then takes the widest, then shortest way.",
         default=False,
     )
+    allow_islands: bool = spec(
+        "Let parts stand apart that nothing joins; KV caches stay within each.",
+        default=False,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -69,7 +77,7 @@ class Fabric:
 def joined_parts(
     names: tuple[str, ...], links: tuple[FabricLink, ...], *, refuse_cycles: bool
 ) -> tuple[tuple[str, ...], ...]:
-    """Names grouped by whether links join them, in the order of `names`.
+    """Names grouped by whether links that are up join them, in the order of `names`.
 
     Raises
     ------
@@ -85,6 +93,8 @@ def joined_parts(
         return name
 
     for index, link in enumerate(links):
+        if link.bytes_per_s == 0:
+            continue
         first, second = (root_of(end) for end in link.between)
         if first == second and refuse_cycles:
             raise InputError(

@@ -70,7 +70,9 @@ class GpuType:
         "Link to its PCIe switch or host, one direction.", unit="bytes/s", gt=0
     )
     num_sms: int = spec("Streaming multiprocessors or compute units.", unit="1", ge=1)
-    tdp_w: float = spec("Board power limit.", unit="W", gt=0)
+    tdp_w: float | None = spec(
+        "Board power limit; null: not known.", unit="W", gt=0, default=None
+    )
     sources: tuple[Source, ...] = spec("Where the numbers come from.", default=())
 
     def __post_init__(self) -> None:

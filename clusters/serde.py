@@ -210,6 +210,11 @@ def dump_json(data: object) -> str:
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write a whole text file or nothing (`write_bytes_atomic`)."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: str | Path, content: bytes) -> None:
     """Write a whole file or nothing: a new file takes the place of the old one.
 
     Raises
@@ -222,9 +227,9 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     try:
         if target.exists() and not target.is_file():
             # A device or a pipe (-o /dev/stdout) is written to, never replaced.
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(content)
             return
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_bytes(content)
         scratch.replace(target)
     except OSError as error:
         problem = f"a file that can be written ({error.strerror})"

@@ -188,15 +188,29 @@ class Topology:
 
     def components(self) -> tuple[tuple[int, ...], ...]:
         """GPUs grouped by whether any way joins them, largest group first."""
-        import networkx as nx
+        return self._components
 
-        nodes = self.graph.nodes
-        groups = []
-        for vertices in nx.weakly_connected_components(self.graph):
-            indices = [nodes[v]["index"] for v in vertices if "index" in nodes[v]]
-            if indices:
-                groups.append(tuple(sorted(indices)))
-        return tuple(sorted(groups, key=lambda group: (-len(group), group)))
+    @cached_property
+    def _components(self) -> tuple[tuple[int, ...], ...]:
+        # Imported here: it takes a while, and few commands need it.
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import connected_components
+
+        numbers: dict[str, int] = {gpu.name: gpu.index for gpu in self.gpus}
+        ends = [
+            [numbers.setdefault(end, len(numbers)) for end in (e.source, e.target)]
+            for e in self.edges
+        ]
+        sources, targets = np.array(ends, dtype=np.int64).reshape(-1, 2).T
+        size = len(numbers)
+        ones = np.ones(len(ends), dtype=np.int8)
+        joined = csr_array((ones, (sources, targets)), shape=(size, size))
+        _, labels = connected_components(joined, directed=False)
+        groups: dict[int, list[int]] = {}
+        for gpu in self.gpus:
+            groups.setdefault(int(labels[gpu.index]), []).append(gpu.index)
+        found = [tuple(sorted(group)) for group in groups.values()]
+        return tuple(sorted(found, key=lambda group: (-len(group), group)))
 
     def gpu(self, index: int) -> Gpu:
         """The GPU of that index.

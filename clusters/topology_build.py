@@ -208,6 +208,8 @@ def _num_switches(kind: NodeType) -> int:
 def _wire_fabric(wiring: Wiring, cluster: Cluster) -> None:
     fabric = cluster.fabric
     for link in fabric.links:
+        if link.bytes_per_s == 0:
+            continue
         a, b = (leaf_vertex(end) for end in link.between)
         wiring.join(a, b, link.bytes_per_s, link.latency_ms)
     if fabric.links or len(cluster.leaves) == 1:

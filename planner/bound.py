@@ -40,6 +40,7 @@ class GpuRates:
     decode_rps: float = spec("Per GPU.", unit="requests/s", ge=0)
     aggregated_rps: float = spec("Per GPU.", unit="requests/s", ge=0, default=0.0)
     usd_per_hour: float | None = spec("Price of one.", unit="usd/h", default=None)
+    power_w: float | None = spec("Board limit of one.", unit="W", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +87,12 @@ def gpu_rates(
     return tuple(
         GpuRates(
             gpu_type=name,
-            num_gpus=len(_gpus_of(problem, name)),
+            num_gpus=_num_available(problem, name),
             prefill_rps=best.get((name, Phase.PREFILL), 0.0),
             decode_rps=best.get((name, Phase.DECODE), 0.0),
             aggregated_rps=best.get((name, Phase.AGGREGATED), 0.0),
             usd_per_hour=_cheapest(problem, name),
+            power_w=problem.cluster.power_w(_gpus_of(problem, name)[:1]),
         )
         for name in usable_gpu_types(problem)
     )
@@ -106,7 +108,7 @@ def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None
 
     Upper for goodput goals, lower for GPUs and cost (infinity: the rate is impossible).
     """
-    goal, most = problem.objective.goal, problem.search.max_gpus
+    goal, most = problem.objective.goal, _limits(problem, rates)
     if goal is Goal.MAX_GOODPUT:
         return _max_rate(rates, most)
     if goal is Goal.MAX_GOODPUT_PER_GPU:
@@ -117,7 +119,8 @@ def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None
         ones = dict.fromkeys((rate.gpu_type for rate in rates), 1.0)
         least = _least_cost(rates, most, target, ones)
         return least if math.isinf(least) else float(math.ceil(least - 1e-9))
-    prices = {r.gpu_type: r.usd_per_hour for r in rates}
+    by_power = goal is Goal.MIN_POWER
+    prices = {r.gpu_type: r.power_w if by_power else r.usd_per_hour for r in rates}
     known = {name: price for name, price in prices.items() if price is not None}
     if len(known) < len(prices):
         return None
@@ -126,7 +129,25 @@ def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None
 
 def rate_bound(problem: Problem, rates: Sequence[GpuRates]) -> float:
     """Rate that no plan on the whole cluster exceeds, in requests/s."""
-    return _max_rate(rates, problem.search.max_gpus)
+    return _max_rate(rates, _limits(problem, rates))
+
+
+def _limits(
+    problem: Problem, rates: Sequence[GpuRates]
+) -> list[tuple[list[float], float]]:
+    """Limits on all GPUs together: what one of each type counts, and the most.
+
+    A price that is not known counts nothing, so that the bound holds.
+    """
+    space = problem.search
+    found: list[tuple[list[float], float]] = []
+    if space.max_gpus is not None:
+        found.append(([1.0] * len(rates), float(space.max_gpus)))
+    if space.max_usd_per_hour is not None:
+        found.append(([r.usd_per_hour or 0.0 for r in rates], space.max_usd_per_hour))
+    if space.max_power_w is not None:
+        found.append(([r.power_w or 0.0 for r in rates], space.max_power_w))
+    return found
 
 
 def _per_gpu(prefill: GpuRates, decode: GpuRates) -> float:
@@ -135,9 +156,11 @@ def _per_gpu(prefill: GpuRates, decode: GpuRates) -> float:
     return 1.0 / (1.0 / prefill.prefill_rps + 1.0 / decode.decode_rps)
 
 
-def _max_rate(rates: Sequence[GpuRates], max_gpus: int | None) -> float:
+def _max_rate(
+    rates: Sequence[GpuRates], limits: Sequence[tuple[list[float], float]]
+) -> float:
     """Maximise R, subject to the rows of `_rows`."""
-    a_ub, b_ub = _rows(rates, max_gpus)
+    a_ub, b_ub = _rows(rates, limits)
     cost = np.zeros(3 * len(rates) + 1)
     cost[-1] = -1.0
     solution = linprog(cost, A_ub=a_ub, b_ub=b_ub)
@@ -146,13 +169,13 @@ def _max_rate(rates: Sequence[GpuRates], max_gpus: int | None) -> float:
 
 def _least_cost(
     rates: Sequence[GpuRates],
-    max_gpus: int | None,
+    limits: Sequence[tuple[list[float], float]],
     target_rps: float,
     price: Mapping[str, float],
 ) -> float:
     """Minimise the price of the GPUs that serve the target; infinity if none do."""
     num = len(rates)
-    a_ub, b_ub = _rows(rates, max_gpus)
+    a_ub, b_ub = _rows(rates, limits)
     cost = np.array([price[r.gpu_type] for r in rates] * 3 + [0.0], dtype=np.float64)
     bounds = [(0.0, None)] * (3 * num) + [(target_rps, target_rps)]
     solution = linprog(cost, A_ub=a_ub, b_ub=b_ub, bounds=bounds)
@@ -160,12 +183,12 @@ def _least_cost(
 
 
 def _rows(
-    rates: Sequence[GpuRates], max_gpus: int | None
+    rates: Sequence[GpuRates], limits: Sequence[tuple[list[float], float]]
 ) -> tuple[FloatArray, FloatArray]:
     """Rows ``a x <= b``: GPUs a_t that prefill, b_t that decode, c_t both; rate R.
 
     R <= sum_t rate_t * (GPUs_t + c_t) in each phase; a_t + b_t + c_t <= N_t for each
-    type; all GPUs together at most `max_gpus`. Shapes
+    type; all GPUs together within each of `limits`. Shapes
     ``(num_rows, 3 * num_gpu_types + 1)`` and ``(num_rows,)``.
     """
     num = len(rates)
@@ -173,16 +196,22 @@ def _rows(
     prefill = [-rate.prefill_rps for rate in rates] + [0.0] * num + both + [1.0]
     decode = [0.0] * num + [-rate.decode_rps for rate in rates] + both + [1.0]
     each = np.hstack([np.eye(num), np.eye(num), np.eye(num), np.zeros((num, 1))])
-    rows, limits = [prefill, decode, *each], [0.0, 0.0, *(r.num_gpus for r in rates)]
-    if max_gpus is not None:
-        rows.append([1.0] * (3 * num) + [0.0])
-        limits.append(max_gpus)
-    return np.array(rows), np.array(limits, dtype=np.float64)
+    rows, most = [prefill, decode, *each], [0.0, 0.0, *(r.num_gpus for r in rates)]
+    for of_one, limit in limits:
+        rows.append([*of_one, *of_one, *of_one, 0.0])
+        most.append(limit)
+    return np.array(rows), np.array(most, dtype=np.float64)
 
 
 def _gpus_of(problem: Problem, name: str) -> list[int]:
     topology = problem.cluster.topology
     return [gpu.index for gpu in topology.gpus if gpu.type.name == name]
+
+
+def _num_available(problem: Problem, name: str) -> int:
+    """GPUs of a type that a plan may use."""
+    total = len(_gpus_of(problem, name))
+    return min(total, problem.search.available_gpus.get(name, total))
 
 
 def _cheapest(problem: Problem, name: str) -> float | None:

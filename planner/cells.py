@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusters.cluster import Cluster
-from clusters.fields import spec
+from clusters.fields import InputError, spec
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_shards import kv_transfer
+from planner.placement import StageGpus
 from planner.simulator.system import Phase, ServingSystem
 
 if TYPE_CHECKING:
@@ -81,6 +82,39 @@ def deal(cluster: Cluster, shapes: Sequence[ReplicaShape]) -> list[int]:
                 for _ in range(count):
                     cells[next(places)] = cell
     return cells
+
+
+def slices_by_part(
+    cluster: Cluster, shapes: Sequence[ReplicaShape], placed: Sequence[StageGpus]
+) -> list[int] | None:
+    """Slices of replicas in parts of a cluster that nothing joins; None: all is joined.
+
+    Many replicas in a part are dealt into several cells.
+
+    Raises
+    ------
+    InputError
+        When a part has replicas of prefill or decode alone.
+    """
+    parts = cluster.topology.components()
+    if len(parts) == 1:
+        return None
+    part_of = {gpu: number for number, part in enumerate(parts) for gpu in part}
+    members: dict[int, list[int]] = {}
+    for index, stage_gpus in enumerate(placed):
+        members.setdefault(part_of[stage_gpus[0][0]], []).append(index)
+    slices = [0] * len(placed)
+    first = 0
+    for _, indices in sorted(members.items()):
+        phases = {shapes[i].phase for i in indices}
+        if len(phases & {Phase.PREFILL, Phase.DECODE}) == 1:
+            form = "both phases in every part of the cluster"
+            raise InputError("deployment", str(*phases), form)
+        cells = deal(cluster, [shapes[i] for i in indices])
+        for index, cell in zip(indices, cells, strict=True):
+            slices[index] = first + cell
+        first += max(cells) + 1
+    return slices
 
 
 Groups = dict[ReplicaShape, list[int]]

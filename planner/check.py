@@ -7,6 +7,7 @@ from collections.abc import Set
 from clusters.fields import InputError
 from planner.deployment import Deployment, Replica
 from planner.kv_shards import kv_transfer
+from planner.limits import why_over
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.serving import replica_memory, stage_types
@@ -58,6 +59,11 @@ def _check_search_space(problem: Problem, deployment: Deployment) -> None:
     if space.max_gpus is not None and deployment.num_gpus > space.max_gpus:
         raise InputError(
             "deployment.gpus", deployment.num_gpus, f"at most {space.max_gpus} GPUs"
+        )
+    why_not = why_over(problem, deployment)
+    if why_not:
+        raise InputError(
+            "deployment", deployment.describe(), f"a plan within its limits ({why_not})"
         )
     for phase in Phase:
         num = len(deployment.of_phase(phase))

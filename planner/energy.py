@@ -21,20 +21,25 @@ PREFILL_FRAC = 1.0
 """In prefill steps, and in steps of both."""
 
 
-def replica_power_w(replica: Replica, load: ReplicaStats, topology: Topology) -> float:
+def replica_power_w(
+    replica: Replica, load: ReplicaStats, topology: Topology
+) -> float | None:
     """Mean power of a replica's GPUs over a simulation, in W (an estimate).
 
-    Where stages are unlike, each is as busy as it was itself.
+    Where stages are unlike, each is as busy as it was itself. None when the limit of
+    a GPU is not known.
     """
-    if replica.shape.has_unlike_stages:
-        stages = zip(replica.stage_gpus, load.stages, strict=True)
-        return sum(_power_w(gpus, stage, topology) for gpus, stage in stages)
-    return _power_w(replica.gpu_indices, load, topology)
+    if not replica.shape.has_unlike_stages:
+        return _power_w(replica.gpu_indices, load, topology)
+    stages = zip(replica.stage_gpus, load.stages, strict=True)
+    powers = [_power_w(gpus, stage, topology) for gpus, stage in stages]
+    known = [power for power in powers if power is not None]
+    return sum(known) if len(known) == len(powers) else None
 
 
 def _power_w(
     gpus: Sequence[int], load: ReplicaStats | StageStats, topology: Topology
-) -> float:
+) -> float | None:
     prompts = load.prefill_busy_frac + load.mixed_busy_frac
     decodes = load.decode_busy_frac
     share = (
@@ -42,5 +47,6 @@ def _power_w(
         + (PREFILL_FRAC - IDLE_FRAC) * prompts
         + (DECODE_FRAC - IDLE_FRAC) * decodes
     )
-    limit_w = sum(topology.gpu(gpu).type.tdp_w for gpu in gpus)
-    return limit_w * min(1.0, share)
+    limits_w = [topology.gpu(gpu).type.tdp_w for gpu in gpus]
+    known_w = [limit for limit in limits_w if limit is not None]
+    return sum(known_w) * min(1.0, share) if len(known_w) == len(limits_w) else None

@@ -252,7 +252,7 @@ def summarize(
         if deployment.is_disaggregated
         else None,
         output_tokens_per_s=tokens_per_s,
-        joules_per_output_token=sum(powers) / tokens_per_s if tokens_per_s else None,
+        joules_per_output_token=_joules_per_token(powers, tokens_per_s),
         usd_per_hour=usd_per_hour(planner.problem.cluster, deployment),
         replicas=tuple(
             ReplicaLoad(
@@ -322,3 +322,13 @@ def _prefix_hits(result: SimulationResult, num_replicas: int) -> Sequence[float 
         float(hit / tokens) if tokens > 0 else None
         for hit, tokens in zip(*sums, strict=True)
     ]
+
+
+def _joules_per_token(
+    powers_w: Sequence[float | None], tokens_per_s: float
+) -> float | None:
+    """Energy of each token; None without tokens, or where a power is not known."""
+    known_w = [power for power in powers_w if power is not None]
+    if not tokens_per_s or len(known_w) < len(powers_w):
+        return None
+    return sum(known_w) / tokens_per_s

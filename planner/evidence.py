@@ -43,4 +43,10 @@ def warnings_of(planner: Planner, deployment: Deployment) -> tuple[str, ...]:
                 f"{evidence.shape}: latencies are {evidence.latency_provenance} with "
                 f"an expected error of {error:.0%}; measure before you buy"
             )
+    num_parts = len(planner.problem.cluster.topology.components())
+    if num_parts > 1:
+        found.append(
+            f"the cluster has {num_parts} parts that nothing joins: KV caches stay "
+            "within each"
+        )
     return tuple(found)

@@ -123,7 +123,11 @@ def _phase_rooms(evaluator: Evaluator, plan: Plan) -> tuple[PhaseRoom, ...]:
         rooms.append(
             PhaseRoom(
                 phase=phase,
-                shape=f"{len(replicas)} x {replicas[0].shape}",
+                shape=" + ".join(
+                    f"{len(pool.replicas)} x {pool.shape}"
+                    for pool in plan.deployment.pools()
+                    if pool.shape.phase is phase
+                ),
                 capacity_rps=rate,
                 room_frac=rate / served - 1.0 if served > 0 else 0.0,
             )

@@ -1,6 +1,6 @@
 """Finalists: the best of both kinds, simulated long and on several seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from planner.cells import is_large as is_of_cells
@@ -40,7 +40,28 @@ def verify(
                     long_runs[candidate.deployment.describe()] = candidate
         best_first = sorted(long_runs.values(), key=lambda c: _order(problem, c))
         verified += best_first[:NUM_FINALISTS]
-    return tuple(sorted(verified, key=lambda c: _order(problem, c)))
+    return preferred_first(problem, verified)
+
+
+def preferred_first(
+    problem: Problem, verified: Iterable[Candidate]
+) -> tuple[Candidate, ...]:
+    """By rank, but for the first.
+
+    It is the best at the second goal of those that give up no more than allowed.
+    """
+    ranked = sorted(verified, key=lambda c: _order(problem, c))
+    objective = problem.objective
+    if objective.then is None or not ranked or ranked[0].score(problem) is None:
+        return tuple(ranked)
+    then, best = objective.then, ranked[0].amounts
+    alike = [
+        each
+        for each in ranked
+        if each.score(problem) is not None and objective.is_as_good(each.amounts, best)
+    ]
+    first = min(alike, key=lambda c: c.amounts.cost(then))
+    return (first, *(each for each in ranked if each is not first))
 
 
 def _different(
@@ -57,7 +78,7 @@ def _different(
         num_slices = len({replica.slice for replica in deployment.replicas})
         if deployment.is_disaggregated is is_disaggregated:
             unique.setdefault((deployment.describe(), num_slices), candidate)
-    return list(unique.values())
+    return list(preferred_first(problem, unique.values()))
 
 
 def _order(problem: Problem, candidate: Candidate) -> tuple[tuple[float, ...], str]:

@@ -6,8 +6,8 @@ host of the stage before when they fit, otherwise they go to the host with the l
 room that does: so big hosts stay whole for big groups.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -48,30 +48,36 @@ class Host:
 
 @dataclass(slots=True)
 class FreeGpus:
-    """GPUs not given to any replica yet."""
+    """GPUs not given to any replica yet.
+
+    Of a type with a `quota` no more are given, whichever they are.
+    """
 
     hosts: list[Host]
+    quota: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, cluster: Cluster) -> Self:
-        """All GPUs of a cluster."""
+    def of(cls, cluster: Cluster, available: Mapping[str, int] | None = None) -> Self:
+        """All GPUs of a cluster, with quotas for the types named in `available`."""
         if cluster.topology not in _WHOLE:
             _WHOLE[cluster.topology] = _hosts_of(cluster)
-        return cls(hosts=_copied(_WHOLE[cluster.topology]))
+        return cls(hosts=_copied(_WHOLE[cluster.topology]), quota=dict(available or {}))
 
     def copy(self) -> "FreeGpus":
         """An independent copy."""
-        return FreeGpus(hosts=_copied(self.hosts))
+        return FreeGpus(hosts=_copied(self.hosts), quota=dict(self.quota))
 
     def largest_group(self, gpu_type: str) -> int:
         """GPUs of the largest host of a type: the largest tensor-parallel group."""
-        return max(
+        largest = max(
             (h.num_free for h in self.hosts if h.gpu_type == gpu_type), default=0
         )
+        return min(largest, self.quota.get(gpu_type, largest))
 
     def num_free(self, gpu_type: str) -> int:
         """Free GPUs of a type."""
-        return sum(h.num_free for h in self.hosts if h.gpu_type == gpu_type)
+        free = sum(h.num_free for h in self.hosts if h.gpu_type == gpu_type)
+        return min(free, self.quota.get(gpu_type, free))
 
     def most_replicas(self, shape: ReplicaShape) -> int:
         """Replicas of one shape that fit beside each other."""
@@ -81,6 +87,7 @@ class FreeGpus:
         stages = sum(
             h.num_free // width for h in self.hosts if h.gpu_type == shape.gpu_type
         )
+        stages = min(stages, self.quota.get(shape.gpu_type, stages * width) // width)
         return stages // shape.parallelism.pp
 
     def take_replica(self, shape: ReplicaShape) -> StageGpus | None:
@@ -89,8 +96,13 @@ class FreeGpus:
             return self._take_unlike(shape)
         width = shape.parallelism.gpus_per_stage
         hosts = [h for h in self.hosts if h.gpu_type == shape.gpu_type]
+        num_gpus = width * shape.parallelism.pp
+        if self.quota.get(shape.gpu_type, num_gpus) < num_gpus:
+            return None
         if not self._can_take(hosts, width, shape.parallelism.pp):
             return None
+        if shape.gpu_type in self.quota:
+            self.quota[shape.gpu_type] -= num_gpus
         stages: list[tuple[int, ...]] = []
         last: Host | None = None
         for left in range(shape.parallelism.pp, 0, -1):
@@ -106,6 +118,10 @@ class FreeGpus:
         for name, width in zip(
             shape.gpu_types, shape.parallelism.stage_widths, strict=True
         ):
+            if left.quota.get(name, width) < width:
+                return None
+            if name in left.quota:
+                left.quota[name] -= width
             if last is None or last.gpu_type != name or last.num_free < width:
                 hosts = [h for h in left.hosts if h.gpu_type == name]
                 fitting = [h for h in hosts if h.num_free >= width]
@@ -113,7 +129,7 @@ class FreeGpus:
                     return None
                 last = min(fitting, key=lambda host: host.num_free)
             stages.append(last.take(width))
-        self.hosts = left.hosts
+        self.hosts, self.quota = left.hosts, left.quota
         return tuple(stages)
 
     def _most_unlike(self, shape: ReplicaShape) -> int:
@@ -162,13 +178,17 @@ def _best_host(hosts: Sequence[Host], width: int, num_stages: int) -> Host:
     return max(hosts, key=lambda host: host.num_free // width)
 
 
-def place(cluster: Cluster, shapes: Sequence[ReplicaShape]) -> list[StageGpus] | None:
+def place(
+    cluster: Cluster,
+    shapes: Sequence[ReplicaShape],
+    available: Mapping[str, int] | None = None,
+) -> list[StageGpus] | None:
     """GPUs for every replica of `shapes` (in their order), or None when they don't fit.
 
     The widest groups are placed first; replicas of different phases alternate, so that
     prefill and decode replicas come to lie near each other.
     """
-    free = FreeGpus.of(cluster)
+    free = FreeGpus.of(cluster, available)
     placed: dict[int, StageGpus] = {}
     for index in _widest_first(shapes):
         stages = free.take_replica(shapes[index])

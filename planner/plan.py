@@ -8,7 +8,9 @@ from clusters.fields import check_fields, spec
 from planner.deployment import Deployment
 from planner.evaluation import Evaluation
 from planner.goodput import Goodput
+from planner.kv_flow import KvFlow
 from planner.problem import Problem
+from planner.slo import Slo
 
 PLAN_VERSION = "phaseplan/plan-v1"
 
@@ -60,6 +62,7 @@ class Alternative:
     num_gpus: int = spec("GPUs.", unit="GPUs", ge=1)
     goodput: Goodput = spec("Its goodput, as long and on as many seeds as the plan's.")
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+    power_w: float | None = spec("Board power limits.", unit="W", default=None)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -140,7 +143,11 @@ class Plan:
     deployment: Deployment = spec("Replicas on GPUs, and KV routes.")
     goodput: Goodput = spec("Highest rate within the SLO.")
     evaluation: Evaluation = spec("Simulation of the workload.")
+    nearest_slo: Slo | None = spec(
+        "Where the SLO is missed, the least loosened one that is met.", default=None
+    )
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+    power_w: float | None = spec("Board power limits.", unit="W", default=None)
     bound: float | None = spec(
         "Best value of the goal that any plan could reach.",
         unit="of the goal",
@@ -151,6 +158,11 @@ class Plan:
     )
     allocation: AllocationBound | None = spec(
         "Bound on whole replicas at simulated rates, and what would help most.",
+        default=None,
+    )
+    kv_flow: KvFlow | None = spec(
+        "What replicas and links carry together, by which routes, and what binds; "
+        "None: no separate phases, or too many routes.",
         default=None,
     )
     alternatives: tuple[Alternative, ...] = spec("Best of the other kinds.", default=())

@@ -15,7 +15,7 @@ from models.memory import MemorySettings
 from planner.admission import Admission
 from planner.engines import EnginePreset
 from planner.kv_connectors import with_connector
-from planner.objective import Objective
+from planner.objective import Goal, Objective
 from planner.simulator.control import RouterSettings
 from planner.simulator.prefix_settings import PrefixCache
 from planner.simulator.system import Batching, BatchLimits, Routing
@@ -66,6 +66,23 @@ class SearchSpace:
         ge=1,
         default=None,
     )
+    available_gpus: Mapping[str, int] = spec(
+        "GPUs of a type to be had at most, by type; 0: none; others: all of them.",
+        unit="GPUs",
+        default_factory=dict,
+    )
+    max_usd_per_hour: float | None = spec(
+        "Budget: most $/h of the whole plan; None: no limit.",
+        unit="usd/h",
+        gt=0,
+        default=None,
+    )
+    max_power_w: float | None = spec(
+        "Most power of the whole plan, as board limits of its GPUs; None: no limit.",
+        unit="W",
+        gt=0,
+        default=None,
+    )
     max_replicas: int | None = spec(
         "Most replicas of each phase; None: no limit.",
         unit="replicas",
@@ -91,6 +108,9 @@ class SearchSpace:
             for index, degree in enumerate(getattr(self, key)):
                 if degree < 1:
                     raise InputError(f"{key}[{index}]", degree, "a number >= 1")
+        for name, number in self.available_gpus.items():
+            if number < 0:
+                raise InputError(f"available_gpus.{name}", number, "a number >= 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,14 +210,60 @@ class Problem:
                 self.engine.admission.early_rejection(service.slo, service.workload)
             except InputError as error:
                 raise error.within("engine.admission") from None
+        self._check_gpu_types()
+        if self.objective.needs_prices:
+            self._check_prices("objective.goal", str(Goal.MIN_COST))
+        if self.search.max_usd_per_hour is not None:
+            self._check_prices("search.max_usd_per_hour", self.search.max_usd_per_hour)
+        if self.objective.needs_power:
+            self._check_power("objective.goal", str(Goal.MIN_POWER))
+        if self.search.max_power_w is not None:
+            self._check_power("search.max_power_w", self.search.max_power_w)
+
+    def _check_gpu_types(self) -> None:
         known = {gpu.name for gpu in self.cluster.gpu_types()}
-        for index, name in enumerate(self.search.gpu_types):
+        named = [(f"gpu_types[{i}]", n) for i, n in enumerate(self.search.gpu_types)]
+        named += [(f"available_gpus.{n}", n) for n in self.search.available_gpus]
+        for key, name in named:
             if name not in known:
-                raise InputError(
-                    f"search.gpu_types[{index}]",
-                    name,
-                    f"a GPU type of the cluster ({', '.join(sorted(known))})",
+                form = f"a GPU type of the cluster ({', '.join(sorted(known))})"
+                raise InputError(f"search.{key}", name, form)
+        if not self.usable_gpu_types:
+            left = dict(self.search.available_gpus)
+            form = "at least one GPU of a type that the plan may use"
+            raise InputError("search.available_gpus", left, form)
+
+    def _check_prices(self, key: str, value: object) -> None:
+        """Refuse what asks for prices where one is not known."""
+        for index, node in enumerate(self.cluster.nodes):
+            is_used = any(gpu.name in self.usable_gpu_types for gpu in node.slots)
+            if is_used and node.price_usd_per_hour is None:
+                form = (
+                    f"the price of every node; {node.name!r} ({node.type.name}) has "
+                    f"none: set usd_per_hour of cluster.nodes[{index}], or use the "
+                    f"goal {Goal.MAX_GOODPUT}"
                 )
+                raise InputError(key, value, form)
+
+    def _check_power(self, key: str, value: object) -> None:
+        """Refuse what asks for power where a board limit is not known."""
+        for gpu in self.cluster.gpu_types():
+            if gpu.name in self.usable_gpu_types and gpu.tdp_w is None:
+                form = (
+                    f"the board power limit of every GPU; {gpu.name} has none: set its "
+                    f"tdp_w, or use the goal {Goal.MAX_GOODPUT}"
+                )
+                raise InputError(key, value, form)
+
+    @property
+    def usable_gpu_types(self) -> tuple[str, ...]:
+        """GPU types that a plan may use, in the order of the cluster."""
+        wanted, available = self.search.gpu_types, self.search.available_gpus
+        return tuple(
+            gpu.name
+            for gpu in self.cluster.gpu_types()
+            if (not wanted or gpu.name in wanted) and available.get(gpu.name, 1) > 0
+        )
 
     @property
     def service(self) -> Service:

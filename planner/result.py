@@ -6,7 +6,7 @@ from clusters.fields import check_fields, spec
 from planner.objective import Goal
 from planner.plan import AllocationBound, MethodCounts, Plan, Status
 
-__all__ = ["Result", "Status", "gap_to", "goal_value"]
+__all__ = ["Result", "Status", "gap_to"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,34 +57,23 @@ def _plan_lines(plan: Plan) -> list[str]:
     price = (
         "price unknown" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
     )
+    power = "" if plan.power_w is None else f", {plan.power_w:.0f} W"
     attained = plan.evaluation.attainment.joint_frac
     return [
         f"plan      {plan.deployment.describe()}",
         f"goodput   {goodput.rate_rps:.3f} requests/s "
         f"[{goodput.low_rps:.3f}, {goodput.high_rps:.3f}], "
         f"{goodput.rate_rps / gpus:.3f} per GPU",
-        f"GPUs      {gpus}, {price}",
+        f"GPUs      {gpus}, {price}{power}",
         f"SLO       {attained:.1%} of requests within all limits "
         f"at {plan.evaluation.rate_rps:.3f} requests/s",
         f"verdict   {plan.verdict}",
     ]
 
 
-def goal_value(
-    goal: Goal, rate_rps: float, num_gpus: int, usd: float | None
-) -> float | None:
-    """Value of a goal for a plan; None when it is a price that is not known."""
-    if goal is Goal.MAX_GOODPUT:
-        return rate_rps
-    if goal is Goal.MAX_GOODPUT_PER_GPU:
-        return rate_rps / num_gpus
-    return float(num_gpus) if goal is Goal.MIN_GPUS else usd
-
-
 def gap_to(goal: Goal, value: float | None, bound: float | None) -> float | None:
     """Relative distance of a value to its bound, >= 0; None when either is unknown."""
     if value is None or bound is None or not 0 < bound < float("inf"):
         return None
-    is_upper = goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
-    gap = (bound - value) / bound if is_upper else (value - bound) / value
+    gap = (bound - value) / bound if goal.is_upper else (value - bound) / value
     return max(0.0, gap)

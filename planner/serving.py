@@ -13,7 +13,7 @@ from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.latency.unlike import UnlikeRequest, choose_unlike
 from models.memory import MemoryBreakdown, kv_bytes, memory_of
 from models.parallelism import Parallelism
-from planner.cells import deal
+from planner.cells import deal, slices_by_part
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import Transfer
 from planner.kv_shards import kv_transfer
@@ -80,7 +80,8 @@ class Planner:
     def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
         """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
         ordered = sorted(shapes, key=place_in_order)
-        placed = place(self.problem.cluster, ordered)
+        available = self.problem.search.available_gpus
+        placed = place(self.problem.cluster, ordered, available)
         return None if placed is None else self.deploy_if_joined(ordered, placed)
 
     def deploy_if_joined(
@@ -91,13 +92,15 @@ class Planner:
     ) -> Deployment | None:
         """`deploy_at`, or None where no way joins GPUs that have to talk.
 
-        Those of a pipeline, and of prefill and decode replicas of one slice.
+        Those of a pipeline, and of prefill and decode replicas of one slice. Without
+        `slices`, parts of the cluster that nothing joins are slices of their own.
         """
         topology = self.problem.cluster.topology
         try:
             for stage_gpus in placed:
                 for stage, following in pairwise(stage_gpus):
                     topology.path(stage[0], following[0])
+            slices = slices or slices_by_part(self.problem.cluster, shapes, placed)
             return self.deploy_at(shapes, placed, slices)
         except InputError:
             return None

@@ -18,7 +18,8 @@ from planner.evaluation import Evaluation
 from planner.evidence import evidence_of, warnings_of
 from planner.finalists import verify
 from planner.goodput import FINAL, Effort
-from planner.objective import Goal
+from planner.max_kv_flow import kv_flow_of
+from planner.nearest_slo import nearest_slo
 from planner.plan import (
     AllocationBound,
     Alternative,
@@ -26,7 +27,7 @@ from planner.plan import (
     Plan,
 )
 from planner.problem import EngineSettings, Problem
-from planner.result import Result, Status, gap_to, goal_value
+from planner.result import Result, Status, gap_to
 from planner.search.contract import Candidate, SearchContext, SearchOutcome
 from planner.search.registry import methods_of
 from planner.serving import Planner
@@ -97,10 +98,18 @@ def solve(
     status, reasons = judge(problem, finalists, outcomes, rate_bound(problem, rates))
     best = None
     if finalists:
+        nearest = None
+        if status is Status.NOT_FOUND:
+            progress("looking for the nearest SLO that is met")
+            rate = problem.service.workload.rate_rps
+            target = rate if problem.objective.needs_rate else None
+            nearest = nearest_slo(evaluator, finalists, target)
+            reasons += () if nearest is None else (nearest.describe(),)
         progress("simulating the workload on the plan")
         best = replace(
             make_plan(evaluator, finalists, status, reasons, bound),
             counts=counts,
+            nearest_slo=None if nearest is None else nearest.slo,
             allocation=allocation_of(problem, outcomes, finalists[0]),
         )
     return Result(
@@ -221,9 +230,7 @@ def make_plan(
     best = finalists[0]
     check_deployment(problem, best.deployment)
     goal = problem.objective.goal
-    value = goal_value(
-        goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour
-    )
+    value = best.amounts.value(goal)
     return Plan(
         tool_version=__version__,
         status=status,
@@ -235,8 +242,10 @@ def make_plan(
         goodput=best.goodput,
         evaluation=evaluate_workload(evaluator, best),
         usd_per_hour=best.usd_per_hour,
+        power_w=best.power_w,
         bound=bound,
         gap_frac=gap_to(goal, value, bound) if status.is_success else None,
+        kv_flow=kv_flow_of(evaluator, best.deployment),
         alternatives=tuple(
             Alternative(
                 method=c.method,
@@ -245,6 +254,7 @@ def make_plan(
                 num_gpus=c.deployment.num_gpus,
                 goodput=c.goodput,
                 usd_per_hour=c.usd_per_hour,
+                power_w=c.power_w,
             )
             for c in finalists[1:]
         ),
@@ -267,14 +277,11 @@ def allocation_of(
     if bound is None or best.score(problem) is None:
         return bound
     goal = problem.objective.goal
-    value = goal_value(
-        goal, best.goodput.rate_rps, best.deployment.num_gpus, best.usd_per_hour
-    )
+    value = best.amounts.value(goal)
     if value is None:
         return bound
-    is_upper = goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
     # A large pool may do better than pools of the size that rates are simulated in.
-    reached = max(bound.value, value) if is_upper else min(bound.value, value)
+    reached = max(bound.value, value) if goal.is_upper else min(bound.value, value)
     return replace(bound, value=reached, gap_frac=gap_to(goal, value, reached))
 
 

@@ -34,7 +34,7 @@ def _advantage(problem: Problem, winner: Candidate, loser: Candidate) -> str:
     goal = problem.objective.goal
     kind = "aggregated" if winner.deployment.is_disaggregated else "disaggregated"
     best = f"the best {kind} deployment{_batching(loser)}"
-    if goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU):
+    if goal.is_upper:
         per_gpu = goal is Goal.MAX_GOODPUT_PER_GPU
         ours = winner.goodput_per_gpu_rps if per_gpu else winner.goodput.rate_rps
         theirs = loser.goodput_per_gpu_rps if per_gpu else loser.goodput.rate_rps
@@ -58,6 +58,8 @@ def _advantage(problem: Problem, winner: Candidate, loser: Candidate) -> str:
         return (
             f"{winner.usd_per_hour:.2f} against {loser.usd_per_hour:.2f} $/h of {best}"
         )
+    if goal is Goal.MIN_POWER and winner.power_w and loser.power_w:
+        return f"{winner.power_w:,.0f} against {loser.power_w:,.0f} W of {best}"
     ours_gpus, theirs_gpus = winner.deployment.num_gpus, loser.deployment.num_gpus
     text = f"{ours_gpus} against {theirs_gpus} GPUs of {best}"
     if ours_gpus == theirs_gpus:

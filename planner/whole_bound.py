@@ -26,7 +26,7 @@ Guarantee a bound on every plan of the search space, whatever its scheduling
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pulp
 
@@ -75,6 +75,9 @@ def whole_bound(
     elif goal is Goal.MIN_COST:
         found = programme.bound(-programme.usd_per_hour())
         least = None if found is None else -found
+    elif goal is Goal.MIN_POWER:
+        found = programme.bound(-programme.power_w())
+        least = None if found is None else -found
     else:
         least = None
     if programme.is_infeasible:
@@ -90,6 +93,7 @@ class _Programme:
     ) -> None:
         self.problem, self.rates = problem, rates
         self._usd_per_hour = {each.gpu_type: each.usd_per_hour or 0.0 for each in gpus}
+        self._power_w = {each.gpu_type: each.power_w or 0.0 for each in gpus}
         self.is_infeasible = False
         self.model = pulp.LpProblem("whole_bound", pulp.LpMaximize)
         self.rate_rps = self.model.add_variable("rate_rps", lowBound=0)
@@ -142,8 +146,20 @@ class _Programme:
             self.model += used <= sum(size // width for size in hosts)
 
     def limit(self) -> None:
-        """GPUs in all, and replicas of each phase, stay within the plan's limits."""
+        """GPUs, replicas of each phase, $/h and W stay within the plan's limits."""
         space = self.problem.search
+        if space.max_usd_per_hour is not None:
+            self.model += self.usd_per_hour() <= space.max_usd_per_hour
+        if space.max_power_w is not None:
+            self.model += self.power_w() <= space.max_power_w
+        for gpu_type, most in space.available_gpus.items():
+            of_type = [
+                rate.shape.parallelism.num_gpus * count
+                for rate, count in self._each()
+                if rate.shape.gpu_type == gpu_type
+            ]
+            if of_type:
+                self.model += pulp.lpSum(of_type) <= most
         if space.max_gpus is not None:
             self.model += self.gpus <= space.max_gpus
         if space.max_replicas is not None:
@@ -153,9 +169,15 @@ class _Programme:
 
     def usd_per_hour(self) -> pulp.LpAffineExpression:
         """Price of the GPUs, each at the least that one of its type costs."""
-        prices = self._usd_per_hour
+        return self._sum(self._usd_per_hour)
+
+    def power_w(self) -> pulp.LpAffineExpression:
+        """Board limits of the GPUs; one that is not known counts nothing."""
+        return self._sum(self._power_w)
+
+    def _sum(self, of_one: Mapping[str, float]) -> pulp.LpAffineExpression:
         return pulp.lpSum(
-            prices[rate.shape.gpu_type] * rate.shape.parallelism.num_gpus * count
+            of_one[rate.shape.gpu_type] * rate.shape.parallelism.num_gpus * count
             for rate, count in self._each()
         )
 

@@ -40,6 +40,7 @@ from helix_files import (
 )
 from helix_machines import MAX_PROMPT_TOKENS, costed, rate_errors, requests
 
+from planner.pipelines.baselines import baselines
 from planner.pipelines.closed_loop import LoopSettings, serve
 from planner.pipelines.costs import CostedFleet
 from planner.pipelines.fleet import Fleet
@@ -136,6 +137,10 @@ def place(case: Case, shipped: dict[str, Layout]) -> dict[str, Any]:
         "flow_gap_frac": best.gap_frac,
         "flow_seconds": time.perf_counter() - start,
         "layout": best.layout.describe(case.fleet),
+    }
+    row["baselines_flow_tok_s"] = {
+        name: layout and layer_flow(case.fleet, layout).tokens_per_s
+        for name, layout in baselines(case.fleet)
     }
     machines = costed(case.fleet, case.table_name)
     if machines is None:

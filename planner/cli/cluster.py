@@ -37,11 +37,12 @@ def show_cluster(
 ) -> None:
     """Show nodes, GPUs, NICs, price and bandwidth between sampled GPUs.
 
-    With --plan, or an --output that ends in .svg, a picture (SVG).
+    With --plan, or an --output that ends in .svg or .png, a picture.
     """
     from planner.cli.cluster_facts import facts_of_cluster
 
-    is_picture = plan is not None or (output is not None and output.suffix == ".svg")
+    is_named_picture = output is not None and output.suffix in (".svg", ".png")
+    is_picture = plan is not None or is_named_picture
     if (cluster is None) == (plan is None):
         form = "either a cluster or --plan"
         raise InputError("cluster show", cluster or "nothing", form)
@@ -55,12 +56,13 @@ def show_cluster(
 
 def _draw(cluster: str | None, plan: Path | None, output: Path | None) -> None:
     """Write the picture of a cluster, or of a plan on its cluster."""
-    from clusters.serde import read_mapping, write_text_atomic
+    from clusters.serde import read_mapping, write_bytes_atomic, write_text_atomic
     from planner.files import read_plan
     from planner.multiplexing.file_kinds import is_shared_plan
     from planner.multiplexing.shared_files import read_shared_plan
     from planner.report.cluster_svg import cluster_svg
     from planner.report.gpu_marks import marks_of_plan, marks_of_shared_plan
+    from planner.report.png import png_of
 
     if plan is None:
         assert cluster is not None, "one of them is given"
@@ -75,6 +77,8 @@ def _draw(cluster: str | None, plan: Path | None, output: Path | None) -> None:
         text = cluster_svg(whole.problem.cluster, marks_of_plan(whole), title=title)
     if output is None:
         typer.echo(text, nl=False)
+    elif output.suffix == ".png":
+        write_bytes_atomic(output, png_of(text))
     else:
         write_text_atomic(output, text)
 
@@ -88,11 +92,15 @@ def validate_cluster(
     cluster = _checked_cluster(file)
     if not quiet:
         nodes, gpus = len(cluster.nodes), cluster.num_gpus
-        typer.echo(f"ok: {file}: {nodes} nodes, {gpus} GPUs, all joined")
+        parts = len(cluster.topology.components())
+        joined = "all joined" if parts == 1 else f"in {parts} parts that nothing joins"
+        typer.echo(f"ok: {file}: {nodes} nodes, {gpus} GPUs, {joined}")
 
 
 def _checked_cluster(name_or_path: str) -> "Cluster":
     """The cluster, with a graph in which every GPU reaches every other.
+
+    Unless it says that it has islands.
 
     Raises
     ------
@@ -103,9 +111,9 @@ def _checked_cluster(name_or_path: str) -> "Cluster":
 
     cluster = Cluster.load(name_or_path)
     parts = cluster.topology.components()
-    if len(parts) > 1:
+    if len(parts) > 1 and not cluster.fabric.allow_islands:
         shown = "; ".join(_part(cluster, part) for part in parts)
-        form = f"links that join all nodes; not joined are {shown}"
+        form = f"links that join all nodes (or allow_islands: true); apart are {shown}"
         raise InputError("fabric", cluster.name, form, file=name_or_path)
     return cluster
 

@@ -2,9 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from planner.cli.plan_tables import latency_table, route_table
+from planner.cli.plan_tables import (
+    GAIN_UNITS,
+    latency_table,
+    route_table,
+    shortened,
+)
 from planner.cli.tables import facts_table, sections, table_of
 from planner.explain import Explanation
+from planner.kv_flow import KvFlow
 from planner.plan import Plan
 
 if TYPE_CHECKING:
@@ -13,11 +19,13 @@ if TYPE_CHECKING:
 
 def explain_report(plan: Plan, found: Explanation) -> "Group":
     """Bottleneck, rooms, margins, sensitivity, counts and provenance."""
+    flow = plan.kv_flow
     facts = facts_table(
         [
             ("Plan", plan.deployment.describe()),
             ("Verdict", plan.verdict),
             ("Bottleneck", found.bottleneck),
+            *([] if flow is None else [("KV flow", flow.describe())]),
         ]
     )
     parts = [
@@ -29,6 +37,10 @@ def explain_report(plan: Plan, found: Explanation) -> "Group":
     ]
     if plan.deployment.routes:
         parts.append(("KV routes", route_table(plan)))
+    if plan.kv_flow is not None:
+        parts.append(("The cut: what binds the flow", _cut(plan.kv_flow)))
+    if plan.allocation is not None and plan.allocation.worth:
+        parts.append(("What one more would bring", _worth(plan)))
     parts += [("Candidates", _counts(plan)), ("Latencies", _evidence(plan))]
     return sections(*parts)
 
@@ -40,6 +52,22 @@ def _rooms(found: Explanation) -> "RenderableType":
     ]
     headers = ["replicas", "req/s", "beyond the plan"]
     return table_of(headers, rows, numeric=set(headers[1:]))
+
+
+def _cut(flow: KvFlow) -> "RenderableType":
+    """Replicas and links in the minimum cut, with what more of each would bring."""
+    rows = [[each.what, "request/s", f"{each.gain:.3g}"] for each in flow.cut_replicas]
+    rows += [[each.what, "GB/s", f"{each.gain:.3g}"] for each in flow.cut_links]
+    headers = ["binds", "one more", "requests/s"]
+    return table_of(headers, shortened(rows), numeric={"requests/s"})
+
+
+def _worth(plan: Plan) -> "RenderableType":
+    """Every limit of the configuration programme, those worth nothing too."""
+    assert plan.allocation is not None, "asked for with one only"
+    unit = GAIN_UNITS[plan.problem.objective.goal]
+    rows = [[each.limit, f"{each.gain:.3g}"] for each in plan.allocation.worth]
+    return table_of(["one more", unit], shortened(rows), numeric={unit})
 
 
 def _sensitivity(found: Explanation) -> "RenderableType":

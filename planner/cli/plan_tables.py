@@ -9,6 +9,7 @@ from planner.deployment import gpu_ranges
 from planner.evaluation import Evaluation
 from planner.objective import Goal
 from planner.plan import AllocationBound, Alternative, Plan
+from planner.problem import Problem
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 MAX_ROWS = 24
 """Replicas and routes shown; the files have all of them."""
 
-_UPPER = (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
 _UNITS = {
     Goal.MAX_GOODPUT: "requests/s",
     Goal.MAX_GOODPUT_PER_GPU: "requests/s a GPU",
     Goal.MIN_GPUS: "GPUs",
     Goal.MIN_COST: "$/h",
+    Goal.MIN_POWER: "W",
 }
 
 MAX_WORTH = 4
@@ -48,6 +49,8 @@ def summary_table(plan: Plan) -> "RenderableType":
     goodput = plan.goodput
     gpus = plan.deployment.num_gpus
     price = "no price" if plan.usd_per_hour is None else f"{plan.usd_per_hour:.2f} $/h"
+    if plan.power_w is not None:
+        price += f", {plan.power_w:,.0f} W of board limits"
     attainment = plan.evaluation.attainment
     met = "met" if attainment.is_met else "MISSED"
     rows = [
@@ -64,14 +67,43 @@ def summary_table(plan: Plan) -> "RenderableType":
         ("Attained", f"{attainment.joint_frac:.1%} within all limits"),
         *use_facts(plan.evaluation),
         ("Size", f"{gpus} of {plan.problem.cluster.num_gpus} GPUs, {price}"),
+        ("Goal", goal_text(plan.problem)),
     ]
     if plan.bound is not None:
         rows.append(("Bound", bound_text(plan)))
+    if plan.kv_flow is not None:
+        rows.append(("KV flow", plan.kv_flow.describe()))
     if plan.allocation is not None:
         rows += allocation_rows(plan.allocation, plan.problem.objective.goal)
     shapes = {evidence.shape for evidence in plan.evidence}
     rows += [("Warning", warning) for warning in folded(plan.warnings, shapes)]
     return facts_table(rows)
+
+
+def goal_text(problem: Problem) -> str:
+    """Goal and limits, e.g. ``min_cost, then min_gpus; at most 40 $/h``."""
+    objective, space = problem.objective, problem.search
+    text = ", then ".join(objective.goals)
+    if objective.give_up_frac > 0:
+        text += f" for up to {objective.give_up_frac:.0%} of the first"
+    limits = [f"{most} {name} GPUs" for name, most in space.available_gpus.items()]
+    if space.max_gpus is not None:
+        limits.append(f"{space.max_gpus} GPUs")
+    if space.max_usd_per_hour is not None:
+        limits.append(f"{space.max_usd_per_hour:g} $/h")
+    if space.max_power_w is not None:
+        limits.append(f"{space.max_power_w:,g} W")
+    return text + (f"; at most {', '.join(limits)}" if limits else "")
+
+
+GAIN_UNITS = {
+    Goal.MAX_GOODPUT: "requests/s",
+    Goal.MAX_GOODPUT_PER_GPU: "requests/s per GPU",
+    Goal.MIN_GPUS: "GPUs saved",
+    Goal.MIN_COST: "$/h saved",
+    Goal.MIN_POWER: "W saved",
+}
+"""What a gain of each goal is counted in."""
 
 
 def bound_text(plan: Plan) -> str:
@@ -115,7 +147,10 @@ def allocation_rows(bound: AllocationBound, goal: Goal) -> list[tuple[str, str]]
         text += f"; gap {bound.gap_frac:.1%}"
     rows = [("Allocation", text)]
     useful = [each for each in bound.worth if each.gain > 0][:MAX_WORTH]
-    rows += [("Worth", f"one more {each.limit}: {each.gain:.3g}") for each in useful]
+    unit = GAIN_UNITS[goal]
+    rows += [
+        ("Worth", f"one more {each.limit}: {each.gain:.3g} {unit}") for each in useful
+    ]
     if bound.worth and len(useful) < MAX_WORTH:
         what = "anything else" if useful else "anything"
         rows.append(("Worth", f"one more of {what}: 0"))
@@ -124,7 +159,7 @@ def allocation_rows(bound: AllocationBound, goal: Goal) -> list[tuple[str, str]]
 
 def _beyond(goal: Goal) -> str:
     """How a plan would be better than a bound."""
-    return "more than" if goal in _UPPER else "less than"
+    return "more than" if goal.is_upper else "less than"
 
 
 def _amount(goal: Goal, value: float) -> str:
@@ -235,10 +270,11 @@ def alternative_table(plan: Plan) -> "RenderableType":
             f"{each.goodput_per_gpu_rps:.3f}",
             against(plan, each),
             "-" if each.usd_per_hour is None else f"{each.usd_per_hour:.2f}",
+            "-" if each.power_w is None else f"{each.power_w:,.0f}",
         )
         for each in plan.alternatives
     ]
-    headers = ["deployment", "GPUs", "req/s", "per GPU", "vs plan", "$/h"]
+    headers = ["deployment", "GPUs", "req/s", "per GPU", "vs plan", "$/h", "W"]
     # Two methods may come to the same deployment.
     return table_of(headers, dict.fromkeys(rows), numeric=set(headers[1:]))
 
@@ -253,17 +289,20 @@ def against(plan: Plan, each: Alternative) -> str:
 
 def route_table(plan: Plan) -> "RenderableType":
     """KV routes between replicas."""
+    flow = plan.kv_flow
+    shares = {(r.source, r.target): r.share_frac for r in flow.routes} if flow else {}
     rows = [
         [
             f"{route.source} -> {route.target}",
             route.kind,
             f"{route.bytes_per_s / GB:.1f}",
             f"{route.latency_ms:.3f}",
+            f"{shares.get((route.source, route.target), 0.0):.0%}" if shares else "-",
         ]
         for route in plan.deployment.routes
     ]
-    headers = ["KV route", "slowest link", "GB/s", "latency ms"]
-    return table_of(headers, shortened(rows), numeric={"GB/s", "latency ms"})
+    headers = ["KV route", "slowest link", "GB/s", "latency ms", "planned share"]
+    return table_of(headers, shortened(rows), numeric=set(headers[2:]))
 
 
 def load_table(evaluation: Evaluation) -> "RenderableType":

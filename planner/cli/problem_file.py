@@ -23,8 +23,10 @@ METHODS = (
     "distserve-low",
     "provisioning",
     "hexgen2",
+    "local-search",
     "pipelines",
     "per-type",
+    "homogeneous",
     "exhaustive",
 )
 """Names of search methods; written out so that help and completion import nothing."""

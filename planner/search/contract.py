@@ -9,7 +9,7 @@ from clusters.fields import check_fields, spec
 from planner.deployment import Deployment, Replica
 from planner.evaluate import Evaluator
 from planner.goodput import Goodput
-from planner.objective import Goal
+from planner.objective import Amounts
 from planner.plan import AllocationBound
 from planner.problem import Problem
 from planner.slo import Slo
@@ -47,9 +47,20 @@ class Candidate:
     deployment: Deployment = spec("The deployment.")
     goodput: Goodput = spec("Highest rate within the SLO.")
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+    power_w: float | None = spec("Board power limits.", unit="W", default=None)
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def amounts(self) -> Amounts:
+        """What it serves and takes."""
+        return Amounts(
+            rate_rps=self.goodput.rate_rps,
+            num_gpus=self.deployment.num_gpus,
+            usd_per_hour=self.usd_per_hour,
+            power_w=self.power_w,
+        )
 
     @property
     def goodput_per_gpu_rps(self) -> float:
@@ -63,41 +74,24 @@ class Candidate:
         and the others after them by the rate they reach. Those that meet the SLO at no
         rate come last, by how nearly they do.
         """
-        goal = problem.objective.goal
-        rate = self.goodput.rate_rps
-        num_gpus = float(self.deployment.num_gpus)
-        if rate <= 0:
+        if self.goodput.rate_rps <= 0:
+            num_gpus = float(self.deployment.num_gpus)
             return (math.inf, -self.goodput.light_load_frac, num_gpus)
-        if goal is Goal.MAX_GOODPUT:
-            return (-rate, num_gpus)
-        if goal is Goal.MAX_GOODPUT_PER_GPU:
-            return (-rate / num_gpus, num_gpus)
-        target = problem.service.workload.rate_rps or 0.0
-        if rate < target:
-            return (1.0, -rate, num_gpus)
-        if goal is Goal.MIN_GPUS:
-            return (0.0, num_gpus, -rate)
-        price = float("inf") if self.usd_per_hour is None else self.usd_per_hour
-        return (0.0, price, num_gpus, -rate)
+        target = problem.service.workload.rate_rps
+        return problem.objective.rank(self.amounts, target)
 
     def score(self, problem: Problem) -> float | None:
         """What stopping criteria watch: the goal's value, the higher the better.
 
-        GPUs and price are negated. None when the SLO or the target rate is missed, or
-        the price is not known.
+        What is to be small is negated. None when the SLO or the target rate is missed,
+        or the price or power is not known.
         """
         rate = self.goodput.rate_rps
         target = problem.service.workload.rate_rps or 0.0
         if rate <= 0 or (problem.objective.needs_rate and rate < target):
             return None
-        goal = problem.objective.goal
-        if goal is Goal.MAX_GOODPUT:
-            return rate
-        if goal is Goal.MAX_GOODPUT_PER_GPU:
-            return self.goodput_per_gpu_rps
-        if goal is Goal.MIN_GPUS:
-            return -float(self.deployment.num_gpus)
-        return None if self.usd_per_hour is None else -self.usd_per_hour
+        cost = self.amounts.cost(problem.objective.goal)
+        return None if math.isinf(cost) else -cost
 
 
 @dataclass(slots=True)
@@ -107,6 +101,8 @@ class SearchContext:
     evaluator: Evaluator
     stop: StoppingCriterion
     best_score: float | None = None
+    best: Candidate | None = None
+    """The best candidate of all methods so far, for those that start from one."""
     is_stopped: bool = False
     batched: dict[tuple[Replica, Slo], Deployment] = field(default_factory=dict)
     """Replicas alone, with the batching found best for them (`search.batching`)."""
@@ -118,6 +114,10 @@ class SearchContext:
 
     def note(self, candidate: Candidate) -> None:
         """Let the stopping criteria see a candidate."""
+        if self.best is None or candidate.rank(self.problem) < self.best.rank(
+            self.problem
+        ):
+            self.best = candidate
         score = candidate.score(self.problem)
         if score is not None and (self.best_score is None or score > self.best_score):
             self.best_score = score

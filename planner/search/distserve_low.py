@@ -108,12 +108,14 @@ def _simulate_unit(simulated: Simulated, unit: Unit) -> bool:
     one = place_units(planner, unit, 1)
     if one is None:
         return False
-    rate = simulated.try_deployment(one).goodput.rate_rps
+    first = simulated.try_deployment(one)
+    rate = 0.0 if first is None else first.goodput.rate_rps
     for count in repetitions(problem, unit, rate):
         whole = place_units(planner, unit, count)
         if whole is None or context.should_stop():
             continue
         bigger = simulated.try_deployment(whole)
-        if not problem.objective.needs_rate or bigger.score(problem) is not None:
+        is_enough = bigger is not None and bigger.score(problem) is not None
+        if is_enough or (bigger is not None and not problem.objective.needs_rate):
             break
     return True

@@ -28,7 +28,8 @@ from dataclasses import dataclass
 
 from clusters.fields import check_fields, spec
 from planner.deployment import Deployment, ReplicaShape
-from planner.objective import Goal
+from planner.limits import amounts_of
+from planner.objective import Amounts
 from planner.problem import Problem
 from planner.search.batching import best_batching
 from planner.search.contract import (
@@ -114,23 +115,21 @@ def _can_win(
     if best is None:
         return True
     bound = context.evaluator.rate_limit_rps(deployment)
-    return can_beat(context.problem, best, bound, deployment.num_gpus)
+    return can_beat(
+        context.problem, best, amounts_of(context.problem, deployment, bound)
+    )
 
 
-def can_beat(
-    problem: Problem, best: Candidate, bound_rps: float, num_gpus: int
-) -> bool:
-    """Whether a deployment with this bound and size could rank before `best`."""
-    goal = problem.objective.goal
-    if goal is Goal.MAX_GOODPUT:
-        return bound_rps >= best.goodput.rate_rps
-    if goal is Goal.MAX_GOODPUT_PER_GPU:
-        return bound_rps / num_gpus >= best.goodput_per_gpu_rps
-    target = problem.service.workload.rate_rps or 0.0
-    reached = best.goodput.rate_rps >= target
-    if reached and goal is Goal.MIN_GPUS and num_gpus > best.deployment.num_gpus:
-        return False
-    return bound_rps >= (target if reached else best.goodput.rate_rps)
+def can_beat(problem: Problem, best: Candidate, most: Amounts) -> bool:
+    """Whether a deployment that serves and takes `most` could be preferred to `best`.
+
+    A higher rate never makes a rank worse, so the rank at the bound is the best it has.
+    """
+    target = problem.service.workload.rate_rps
+    if problem.objective.rank(most, target) <= best.rank(problem):
+        return True
+    may_give_up = problem.objective.give_up_frac > 0
+    return may_give_up and problem.objective.is_as_good(most, best.amounts)
 
 
 def all_deployments(

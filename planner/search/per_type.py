@@ -1,4 +1,6 @@
-"""Per type: every GPU type serves for itself, side by side; a baseline.
+"""Per type: every GPU type serves for itself, side by side or the best alone.
+
+Two baselines: `per-type` and, without step 3, `homogeneous`.
 
 Reference
     The separate pipelines that Mei et al., "Helix", ASPLOS 2025, arXiv 2406.01566, and
@@ -51,6 +53,9 @@ from planner.simulator.system import Phase
 class PerType:
     """A system for each GPU type."""
 
+    is_side_by_side: bool = spec(
+        "Whether types serve together; otherwise the best one alone.", default=True
+    )
     num_finalists: int = spec(
         "Deployments of each type and kind simulated.", unit="1", ge=1, default=3
     )
@@ -61,7 +66,7 @@ class PerType:
     @property
     def name(self) -> str:
         """Name users select it by."""
-        return "per-type"
+        return "per-type" if self.is_side_by_side else "homogeneous"
 
     def supports(self, problem: Problem) -> str | None:
         """Open arrivals only."""
@@ -89,7 +94,8 @@ class PerType:
                     found.append(best)
             # 3. Side by side.
             found.sort(key=lambda c: (c.rank(problem), c.deployment.describe()))
-            for number in range(2, len(found) + 1):
+            most = len(found) if self.is_side_by_side else 1
+            for number in range(2, most + 1):
                 _try_together(simulated, [each.deployment for each in found[:number]])
         return SearchOutcome(
             method=self.name,
@@ -164,7 +170,8 @@ def _side_by_side(planner: Planner, parts: Sequence[Deployment]) -> Deployment |
     ]
     replicas.sort(key=lambda each: each[0].phase is not Phase.PREFILL)
     shapes = [shape for shape, _ in replicas]
-    placed = place(planner.problem.cluster, shapes)
+    problem = planner.problem
+    placed = place(problem.cluster, shapes, problem.search.available_gpus)
     if placed is None:
         return None
     return planner.deploy_if_joined(shapes, placed, [number for _, number in replicas])

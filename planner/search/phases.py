@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planner.capacity import replica_capacity_rps
-from planner.cost import usd_per_hour
+from planner.cost import power_w, usd_per_hour
 from planner.deployment import Deployment
 from planner.search.batching import best_batching
 from planner.search.contract import STOPPED, Ledger, SearchContext
@@ -69,6 +69,7 @@ def rate_alone(
                 rate_rps=rate,
                 light_load_frac=light_load_frac,
                 usd_per_hour=usd_per_hour(context.problem.cluster, alone),
+                power_w=power_w(context.problem.cluster, alone),
             )
         )
     return rated

@@ -6,14 +6,19 @@ SLO is harder, a shared queue is better); the simulator decides among the first 
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from clusters.fields import check_fields, spec
 from planner.deployment import ReplicaShape
-from planner.objective import Goal
+from planner.limits import why_too_much
+from planner.objective import Amounts
 from planner.placement import FreeGpus
 from planner.problem import Problem
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,7 @@ class RatedShape:
         default=1.0,
     )
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)
+    power_w: float | None = spec("Board power limits.", unit="W", default=None)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -62,31 +68,34 @@ class Mix:
 
     def rank(self, problem: Problem) -> tuple[float, ...]:
         """Sort key like `Candidate.rank`, on what is promised."""
-        goal = problem.objective.goal
-        rate, gpus = self.promised_rps, float(self.num_gpus)
-        if rate <= 0:
+        if self.promised_rps <= 0:
             nearly = min(rated.light_load_frac for rated, _ in self.counts)
-            return (math.inf, -nearly, gpus)
-        if goal is Goal.MAX_GOODPUT:
-            return (-rate, gpus)
-        if goal is Goal.MAX_GOODPUT_PER_GPU:
-            return (-rate / gpus, gpus)
-        target = problem.service.workload.rate_rps or 0.0
-        if rate < target:
-            return (1.0, -rate, gpus)
-        if goal is Goal.MIN_GPUS:
-            return (0.0, gpus, -rate)
-        prices = [rated.usd_per_hour for rated, _ in self.counts]
-        known = [p for p in prices if p is not None]
-        price = sum(p * n for p, (_, n) in zip(known, self.counts, strict=False))
-        return (0.0, price if len(known) == len(prices) else math.inf, gpus, -rate)
+            return (math.inf, -nearly, float(self.num_gpus))
+        target = problem.service.workload.rate_rps
+        return problem.objective.rank(self.amounts, target)
+
+    @property
+    def amounts(self) -> Amounts:
+        """What it promises and takes."""
+        return Amounts(
+            rate_rps=self.promised_rps,
+            num_gpus=self.num_gpus,
+            usd_per_hour=_sum([(r.usd_per_hour, n) for r, n in self.counts]),
+            power_w=_sum([(r.power_w, n) for r, n in self.counts]),
+        )
+
+
+def _sum(parts: Sequence[tuple[float | None, int]]) -> float | None:
+    """Sum of values times numbers; None when one is not known."""
+    known = [value * number for value, number in parts if value is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def pair_mixes(
     problem: Problem, prefills: Sequence[RatedShape], decodes: Sequence[RatedShape]
 ) -> list[Mix]:
     """All sensible x * prefill + y * decode of one shape each, best promise first."""
-    room = Room(problem=problem, free=FreeGpus.of(problem.cluster))
+    room = Room.of(problem)
     mixes = [
         mix
         for prefill in prefills
@@ -98,7 +107,7 @@ def pair_mixes(
 
 def single_mixes(problem: Problem, rated: Sequence[RatedShape]) -> list[Mix]:
     """All sensible numbers of replicas of one shape, best promise first."""
-    room = Room(problem=problem, free=FreeGpus.of(problem.cluster))
+    room = Room.of(problem)
     mixes = []
     for each in rated:
         for count in _single_counts(room, each):
@@ -119,6 +128,18 @@ def best_of_each_type(rated: Sequence[RatedShape]) -> list[ReplicaShape]:
     return list(chosen)
 
 
+def is_mix_within(problem: Problem, mix: Mix) -> bool:
+    """Whether a mix keeps the limits on types, budget and power."""
+    gpus: Counter[str] = Counter()
+    for rated, number in mix.counts:
+        shape = rated.shape
+        widths = shape.parallelism.stage_widths
+        for name, width in zip(shape.gpu_types, widths, strict=True):
+            gpus[name] += width * number
+    amounts = mix.amounts
+    return why_too_much(problem, gpus, amounts.usd_per_hour, amounts.power_w) is None
+
+
 def gpu_budget(problem: Problem) -> int:
     """GPUs that a plan may use."""
     total = problem.cluster.num_gpus
@@ -131,6 +152,12 @@ class Room:
 
     problem: Problem = spec("The problem.")
     free: FreeGpus = spec("All GPUs of the cluster.")
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        """All that a problem allows."""
+        available = problem.search.available_gpus
+        return cls(problem=problem, free=FreeGpus.of(problem.cluster, available))
 
     def most(
         self, rated: RatedShape, *, beside: RatedShape | None = None, count: int = 0
@@ -146,6 +173,15 @@ class Room:
             of_type -= taken
         left = min(gpu_budget(self.problem) - taken, of_type) // rated.num_gpus
         limit = self.problem.search.max_replicas or left
+        space = self.problem.search
+        for budget, name in (
+            (space.max_usd_per_hour, "usd_per_hour"),
+            (space.max_power_w, "power_w"),
+        ):
+            each = getattr(rated, name)
+            if budget is not None and each:
+                spent = (getattr(beside, name) or 0.0) * count if beside else 0.0
+                left = min(left, math.floor((budget - spent) / each + _ROUNDING))
         return max(0, min(limit, left, self.free.most_replicas(rated.shape)))
 
     def _most_unlike(

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from planner.cost import usd_per_hour
+from planner.cost import power_w, usd_per_hour
 from planner.deployment import Deployment, ReplicaShape
 from planner.goodput import Effort
+from planner.limits import why_over
 from planner.placement import FreeGpus
 from planner.problem import Problem
 from planner.search.contract import STOPPED, Candidate, Ledger, SearchContext
@@ -54,16 +55,21 @@ class Simulated:
         self.known[counts] = self.try_deployment(deployment)
         return self.known[counts]
 
-    def try_deployment(self, deployment: Deployment) -> Candidate:
-        """Simulate a deployment, if it has not been."""
+    def try_deployment(self, deployment: Deployment) -> Candidate | None:
+        """Simulate a deployment, if it has not been; None beyond the plan's limits."""
         if deployment in self.candidates:
             return self.candidates[deployment]
+        why_not = why_over(self.context.problem, deployment)
+        if why_not:
+            self.ledger.reject(why_not)
+            return None
         evaluator = self.context.evaluator
         candidate = Candidate(
             method=self.method,
             deployment=deployment,
             goodput=evaluator.goodput(deployment, effort=self.effort),
             usd_per_hour=usd_per_hour(self.context.problem.cluster, deployment),
+            power_w=power_w(self.context.problem.cluster, deployment),
         )
         self.ledger.evaluated += 1
         self.candidates[deployment] = candidate

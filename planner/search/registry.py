@@ -7,6 +7,7 @@ from planner.search.distserve_high import DistServeHigh
 from planner.search.distserve_low import DistServeLow
 from planner.search.exhaustive import Exhaustive
 from planner.search.hexgen2.method import HexGen2
+from planner.search.local_search import LocalSearch
 from planner.search.per_type import PerType
 from planner.search.pipelines.method import Pipelines
 from planner.search.provisioning.method import Provisioning
@@ -17,8 +18,10 @@ _METHODS: tuple[SearchMethod, ...] = (
     DistServeLow(),
     Provisioning(),
     HexGen2(),
+    LocalSearch(),
     Pipelines(),
     PerType(),
+    PerType(is_side_by_side=False),
     Exhaustive(),
 )
 
@@ -29,6 +32,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "distserve-low",
         "provisioning",
         "hexgen2",
+        "local-search",
         "pipelines",
     ),
     "distserve": ("distserve-high", "distserve-low"),
@@ -37,6 +41,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 
 _IN_AUTO: dict[str, SearchMethod] = {
     "hexgen2": HexGen2(needs_unlike=True, max_gpus=32),
+    "local-search": LocalSearch(needs_unlike=True),
     "pipelines": Pipelines(needs_leftovers=True, max_gpus=64),
 }
 """Methods that `auto` runs on fewer problems, where they add more rate than time."""

@@ -54,9 +54,7 @@ def _with_experts_apart(llm: LlmSpec, parallelism: Parallelism) -> Parallelism:
 
 def usable_gpu_types(problem: Problem) -> tuple[str, ...]:
     """GPU types that the search may use, in the order of the cluster."""
-    names = [gpu.name for gpu in problem.cluster.gpu_types()]
-    wanted = problem.search.gpu_types
-    return tuple(name for name in names if not wanted or name in wanted)
+    return problem.usable_gpu_types
 
 
 def usable_shapes(
@@ -67,7 +65,7 @@ def usable_shapes(
     Every other shape is counted in `ledger` with the reason.
     """
     problem = planner.problem
-    free = FreeGpus.of(problem.cluster)
+    free = FreeGpus.of(problem.cluster, problem.search.available_gpus)
     budget = problem.search.max_gpus or problem.cluster.num_gpus
     found = []
     for gpu_type in usable_gpu_types(problem):

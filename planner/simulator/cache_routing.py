@@ -29,7 +29,7 @@ Guarantee none: the expected TTFT does not know of batching, nor of later evicti
 import math
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.prefix_cache import count_matching, tokens_of
 from planner.simulator.state import NONE
 from planner.simulator.steps import prefill_ms
@@ -107,14 +107,14 @@ def expect(w: Any, replica: int, request: int, blocks: int) -> float:
     return float(w.replica[replica].queue_ms + time)
 
 
-@compiled
+@optional
 def expect_alone(w: Any, replica: int, request: int) -> None:
     """Expected TTFT at a replica that was chosen for another reason."""
     blocks = own_prefix(w, replica, request)
     w.forecast[request].ttft_ms = expect(w, replica, request, blocks)
 
 
-@compiled
+@optional
 def choose_by_ttft(w: Any, request: int) -> int:
     """Steps 1 to 3: the prefill replica with the least expected TTFT."""
     longest = 0
@@ -151,13 +151,13 @@ def choose_by_ttft(w: Any, request: int) -> int:
     return int(best)
 
 
-@inlined
+@optional
 def join_queue(w: Any, replica: int, request: int) -> None:
     """Step 4: the work of a request is expected at its replica."""
     w.replica[replica].queue_ms += w.forecast[request].work_ms
 
 
-@inlined
+@optional
 def leave_queue(w: Any, replica: int, request: int) -> None:
     """The prefill of a request has ended."""
     w.replica[replica].queue_ms -= w.forecast[request].work_ms

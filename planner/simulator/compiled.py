@@ -17,10 +17,18 @@ from typing import Any
 import numba
 from numba.core import config as numba_config
 
-_SOURCES_BESIDE = ("compiled", "handle", "state")
+from planner.simulator.linking import OptionalCompiler, PartCompiler, WholeCompiler
+
+_SOURCES_BESIDE = ("compiled", "handle", "linking", "state")
 """Modules that hold the constants, types and look-ups that are compiled in."""
 
-_DECORATORS = (b"\n@compiled\n", b"\n@inlined\n", b"\n@entry_point\n")
+_DECORATORS = tuple(
+    f"\n@{name}\n".encode()
+    for name in ("compiled", "optional", "inlined", "entry_point")
+)
+
+_PART = {"forceinline": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Options of a function that Python does not call; numba would inherit the first."""
 
 _NUM_KEPT = 3
 """Compiled kernels that stay: of this version and of the ones used before it."""
@@ -61,26 +69,35 @@ def cache_directory() -> Path:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function of the kernel with numba, without reference counting.
+    """Compile a function that others of the kernel call, without reference counting.
 
     The kernel allocates nothing, and its arrays outlive it: Python holds them.
     """
-    return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return _compile(function, PartCompiler, **_PART)
+
+
+def optional(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, left out of the lean kernel: for what only some runs need.
+
+    Only what the rest of the kernel calls needs the mark, behind a condition that
+    `needs_full_kernel` knows; what it calls itself is then left out with it.
+    """
+    return _compile(function, OptionalCompiler, **_PART)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a small function, or one with a single caller, into its callers."""
-    return _compile(
-        function, inline="always", no_cpython_wrapper=True, no_cfunc_wrapper=True
-    )
+    return _compile(function, PartCompiler, **{**_PART, "forceinline": True})
 
 
 def entry_point(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function that Python calls, cached for the next process."""
-    return _compile(function, cache=_CAN_CACHE)
+    return _compile(function, WholeCompiler, forceinline=False, cache=_CAN_CACHE)
 
 
-def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def _compile(
+    function: Callable[..., Any], pipeline: type[Any], **options: Any
+) -> Callable[..., Any]:
     """Compile with the cache directory of these sources.
 
     Numba reads its cache directory when a function is decorated; the setting is put
@@ -91,7 +108,8 @@ def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
     previous = settings.CACHE_DIR
     try:
         settings.CACHE_DIR = str(_CACHE_DIRECTORY)
-        kernel: Callable[..., Any] = njit(nogil=True, _nrt=False, **options)(function)
+        make = njit(nogil=True, _nrt=False, pipeline_class=pipeline, **options)
+        kernel: Callable[..., Any] = make(function)
     finally:
         settings.CACHE_DIR = previous
     return kernel

@@ -7,7 +7,7 @@ Reference
 
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import inlined, optional
 from planner.simulator.groups import context_tokens
 from planner.simulator.kv import blocks_for, can_allocate
 from planner.simulator.promises import forecast_tokens
@@ -45,7 +45,7 @@ def watches_steps(w: Any, replica: int) -> bool:
     return bool(rep.pull_head != NONE and rep.decode_admission == RESERVE_DYNAMIC)
 
 
-@compiled
+@optional
 def fits_after_shortest(w: Any, replica: int, request: int) -> bool:
     """Whether there is room when the decode forecast to end first has ended.
 

@@ -32,11 +32,11 @@ Guarantee none
 import math
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.state import ADMIT_ALL, ADMIT_BY_CURRENT, NONE
 
 
-@inlined
+@optional
 def is_refused(w: Any, request: int) -> bool:
     """Step 4: whether a request, of which the TTFT is forecast, is not let in."""
     rule = w.early_rejection[0]
@@ -119,7 +119,7 @@ def step_ms(w: Any, replica: int, batch: int, tokens: float) -> float:
     return total
 
 
-@inlined
+@optional
 def expect_decode(w: Any, request: int) -> None:
     """A request is let in: its first token is expected."""
     rule = w.early_rejection[0]
@@ -134,7 +134,7 @@ def expect_decode(w: Any, request: int) -> None:
     rule.head = request
 
 
-@inlined
+@optional
 def begin_decode(w: Any, request: int) -> None:
     """The first token is there: from expected to begun."""
     rule = w.early_rejection[0]

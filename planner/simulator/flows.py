@@ -28,7 +28,7 @@ Guarantee no link carries more than it can; no rate can rise without lowering on
 import math
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.events import cancel, schedule
 from planner.simulator.state import TRANSFER_DONE
 
@@ -51,7 +51,7 @@ def route_of(w: Any, request: int) -> int:
     return int(req.prefill_replica * w.replica.shape[0] + req.decode_replica)
 
 
-@compiled
+@optional
 def start_flow(w: Any, request: int, size: float) -> None:
     """`size` bytes of `request` are on their way from now on."""
     clock = w.clock[0]

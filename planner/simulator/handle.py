@@ -25,10 +25,14 @@ _WORDS = 3
 
 
 class WorldHandle:
-    """What the kernel is given in place of a `World`, which must outlive it."""
+    """What the kernel is given in place of a `World`, which must outlive it.
 
-    def __init__(self, world: World) -> None:
+    Its type says which kernel runs: the full one, or one without `optional` functions.
+    """
+
+    def __init__(self, world: World, *, is_lean: bool = False) -> None:
         self.world = world
+        self.is_lean = is_lean
         self.table = np.zeros(_WORDS * len(world), dtype=np.int64)
         for index, array in enumerate(world):
             if not array.flags.c_contiguous:
@@ -44,34 +48,35 @@ class WorldHandle:
 
 
 class WorldType(types.Type):
-    """numba's type of a handle: the same for all worlds.
+    """numba's type of a handle: the same for all worlds of one kernel.
 
     The name is part of the name of every compiled function, and so it is short.
     """
 
-    def __init__(self, arrays: tuple[tuple[str, Any], ...]) -> None:
+    def __init__(self, arrays: tuple[tuple[str, Any], ...], is_lean: bool) -> None:
         self.arrays = arrays
-        super().__init__(name="World")
+        self.is_lean = is_lean
+        super().__init__(name="Lean" if is_lean else "World")
 
     @property
-    def key(self) -> tuple[tuple[str, Any], ...]:
+    def key(self) -> tuple[Any, ...]:
         """What makes two types equal."""
-        return self.arrays
+        return self.arrays, self.is_lean
 
 
 @_extending.typeof_impl.register(WorldHandle)
 def _typeof(handle: WorldHandle, _context: Any) -> WorldType:
-    return _world_type(tuple((array.dtype, array.ndim) for array in handle.world))
+    layout = tuple((array.dtype, array.ndim) for array in handle.world)
+    return _world_type(layout, handle.is_lean)
 
 
-@lru_cache(maxsize=1)
-def _world_type(layout: tuple[tuple[Any, int], ...]) -> WorldType:
-    return WorldType(
-        tuple(
-            (name, types.Array(numba.from_dtype(dtype), ndim, "C"))
-            for name, (dtype, ndim) in zip(World._fields, layout, strict=True)
-        )
+@lru_cache(maxsize=2)
+def _world_type(layout: tuple[tuple[Any, int], ...], is_lean: bool) -> WorldType:
+    arrays = tuple(
+        (name, types.Array(numba.from_dtype(dtype), ndim, "C"))
+        for name, (dtype, ndim) in zip(World._fields, layout, strict=True)
     )
+    return WorldType(arrays, is_lean)
 
 
 _extending.register_model(WorldType)(_extending.models.OpaqueModel)  # a bare pointer

@@ -33,7 +33,7 @@ Cost      O(requests so far) for a failure, O(replicas) otherwise; nothing witho
 import math
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.events import cancel, schedule
 from planner.simulator.flows import drop_flow, network_slot
 from planner.simulator.kv import allocate
@@ -57,7 +57,7 @@ from planner.simulator.steps import run_ms, steps_until
 from planner.simulator.streams import drop_stream
 
 
-@compiled
+@optional
 def happen(w: Any, which: int) -> None:
     """The timer `which` of a replica has run out, or the next event is due."""
     clock = w.clock[0]
@@ -155,7 +155,7 @@ def remove(replicas: Any, size: int, replica: int) -> None:
         place += 1
 
 
-@compiled
+@optional
 def flip_if_empty(w: Any, replica: int) -> None:
     """A drained replica switches to the other phase."""
     rep = w.replica[replica]

@@ -29,7 +29,7 @@ Guarantee the hits are those of a plain list in order of use
 
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.state import NONE
 
 _MIX = -7046029254386353131
@@ -184,7 +184,7 @@ def tokens_of(w: Any, which: int, request: int, blocks: int) -> int:
     return int(min(tokens, w.request[request].input_tokens))
 
 
-@compiled
+@optional
 def find_prefix(w: Any, replica: int, request: int) -> None:
     """Step 1: how many tokens of a waiting prompt need not be computed."""
     rep = w.replica[replica]
@@ -197,7 +197,7 @@ def find_prefix(w: Any, replica: int, request: int) -> None:
     req.cached_tokens = min(tokens, req.input_tokens + req.done_tokens - 1)
 
 
-@compiled
+@optional
 def use_prefix(w: Any, replica: int, request: int) -> None:
     """Step 2: a prompt is admitted with the prefix that was found."""
     rep = w.replica[replica]
@@ -216,7 +216,7 @@ def use_prefix(w: Any, replica: int, request: int) -> None:
     reuse.load_ms = loaded * w.cache[rep.cache].load_ms_per_token
 
 
-@compiled
+@optional
 def store_prompt(w: Any, replica: int, request: int) -> None:
     """Step 3: all blocks of a prompt are in the cache."""
     store_blocks(w, replica, request, w.block_offset[request + 1])
@@ -239,7 +239,7 @@ def store_on_release(w: Any, replica: int, request: int) -> None:
         store_prompt(w, replica, request)
 
 
-@compiled
+@optional
 def store_output(w: Any, request: int) -> None:
     """An answer stays for the next turn of the session, where caches keep outputs.
 

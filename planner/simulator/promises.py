@@ -6,7 +6,7 @@ its prompt and the forecast of its output, never with its true output.
 
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.state import SPLITWISE, TETRIINFER
 
 
@@ -36,7 +36,7 @@ def forecast_tokens(w: Any, request: int) -> int:
     return int(req.input_tokens + req.expected_output)
 
 
-@compiled
+@optional
 def promise_decode(w: Any, replica: int, request: int, sign: int) -> None:
     """Enter (sign 1) a request that decodes at `replica`, or strike it out (-1)."""
     rep = w.replica[replica]
@@ -49,7 +49,7 @@ def promise_decode(w: Any, replica: int, request: int, sign: int) -> None:
         rep.num_foreign += sign
 
 
-@compiled
+@optional
 def promise_prompt(w: Any, request: int) -> None:
     """Enter a request at the replica that prefills it."""
     req = w.request[request]
@@ -59,7 +59,7 @@ def promise_prompt(w: Any, request: int) -> None:
         rep.promised_tokens += req.input_tokens
 
 
-@compiled
+@optional
 def strike_prompt(w: Any, request: int) -> None:
     """The prompt is computed; one that stays is a decode like others from here on."""
     req = w.request[request]
@@ -68,7 +68,7 @@ def strike_prompt(w: Any, request: int) -> None:
         rep.num_foreign -= rep.decodes
 
 
-@compiled
+@optional
 def strike_departure(w: Any, request: int) -> None:
     """The KV cache of a prompt has left the replica that computed it."""
     req = w.request[request]

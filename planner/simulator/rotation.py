@@ -8,7 +8,7 @@ so there is nothing to fast-forward: members are plain lists, step by step.
 
 from typing import Any
 
-from planner.simulator.compiled import inlined
+from planner.simulator.compiled import inlined, optional
 from planner.simulator.gaps import count_token
 from planner.simulator.groups import release_group, take_group
 from planner.simulator.kv import allocate, num_blocks
@@ -17,7 +17,7 @@ from planner.simulator.queues import mark_dirty, push_join, push_prompt_front
 from planner.simulator.state import NONE
 
 
-@inlined
+@optional
 def form_capped(w: Any, stage: int) -> int:
     """The head of the stage's queue, up to the cap on context; the group, or NONE."""
     st = w.stage[stage]
@@ -49,7 +49,7 @@ def form_capped(w: Any, stage: int) -> int:
     return int(group)
 
 
-@inlined
+@optional
 def pass_on_capped(w: Any, stage: int, group: int) -> None:
     """The members queue for the next stage."""
     following = w.stage[stage + 1]
@@ -64,7 +64,7 @@ def pass_on_capped(w: Any, stage: int, group: int) -> None:
     mark_dirty(w, grp.replica)
 
 
-@inlined
+@optional
 def end_capped(w: Any, group: int) -> None:
     """One token each; those that end give back their blocks before others take some."""
     grp = w.group[group]

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from planner.simulator.cache_routing import choose_by_ttft
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.state import (
     ANY_SLICE,
     CACHE_AWARE,
@@ -69,7 +69,7 @@ def choose_decode(w: Any, source: int, request: int) -> int:
     return int(least_work(w, candidates, wanted))
 
 
-@compiled
+@optional
 def choose_at_random(w: Any, candidates: Any, wanted: int, dice: int) -> int:
     """Any replica of a slice, or with `POWER_OF_TWO` the one with less work of two.
 

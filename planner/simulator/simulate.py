@@ -3,6 +3,7 @@
 import numpy as np
 
 from planner.simulator.build import SimulationOptions, StopLimits, build_world
+from planner.simulator.launch import run_world
 from planner.simulator.outcome import ReplicaStats, SimulationResult, StageStats
 from planner.simulator.outside_build import with_outside
 from planner.simulator.state import DONE, REJECTED, World
@@ -35,15 +36,13 @@ def simulate(
         Times of every request, counters of every replica. When `options.stop_limits`
         were missed early, `is_complete` is False and later requests have no times.
     """
-    from planner.simulator.handle import WorldHandle
-    from planner.simulator.kernel import run  # compiles on first use
+    given = options or SimulationOptions()
 
-    options = options or SimulationOptions()
-    world = build_world(system, requests, options)
-    if options.events:
-        world = with_outside(world, system, options.events)
-    is_complete = bool(run(WorldHandle(world)))
-    return _collect(world, is_complete)
+    def build() -> World:
+        world = build_world(system, requests, given)
+        return with_outside(world, system, given.events) if given.events else world
+
+    return _collect(*run_world(build))
 
 
 def is_within_limits(
@@ -53,11 +52,8 @@ def is_within_limits(
 
     The verdict of a whole simulation for a fraction of its time.
     """
-    from planner.simulator.handle import WorldHandle
-    from planner.simulator.kernel import run
-
-    world = build_world(system, requests, SimulationOptions(stop_limits=limits))
-    return bool(run(WorldHandle(world)))
+    options = SimulationOptions(stop_limits=limits)
+    return run_world(lambda: build_world(system, requests, options))[1]
 
 
 def _collect(world: World, is_complete: bool) -> SimulationResult:

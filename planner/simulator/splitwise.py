@@ -40,7 +40,7 @@ Guarantee heuristic; no request waits for ever
 
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.promises import forecast_tokens, promised_room
 from planner.simulator.state import NONE
 
@@ -108,7 +108,7 @@ def takes_decode(w: Any, replica: int, request: int) -> bool:
     return bool(forecast_tokens(w, request) <= promised_room(w, replica))
 
 
-@inlined
+@optional
 def choose_pair(w: Any, request: int) -> None:
     """Set the replicas that prefill and decode `request`, which may be one."""
     # 1. The prompt machine.

@@ -35,7 +35,7 @@ Cost      no event more than a serialized transfer
 import math
 from typing import Any
 
-from planner.simulator.compiled import compiled
+from planner.simulator.compiled import compiled, optional
 from planner.simulator.events import schedule
 from planner.simulator.flows import drop_flow, route_of
 from planner.simulator.kv import allocate, blocks_for, num_blocks
@@ -59,7 +59,7 @@ def queue_pull(w: Any, request: int, target: int) -> None:
     mark_dirty(w, target)
 
 
-@compiled
+@optional
 def begin_stream(w: Any, request: int) -> None:
     """The prefill starts: a layer-wise transfer looks for its target now.
 
@@ -94,7 +94,7 @@ def blocks_ms(w: Any, request: int) -> float:
     return float(w.clock[0].transfer_block_ms * blocks)
 
 
-@compiled
+@optional
 def end_stream(w: Any, request: int) -> None:
     """The prefill of an admitted layer-wise transfer is over."""
     req = w.request[request]
@@ -103,7 +103,7 @@ def end_stream(w: Any, request: int) -> None:
         schedule_stream_end(w, request)
 
 
-@compiled
+@optional
 def schedule_stream_end(w: Any, request: int) -> None:
     """Both the prefill and the time on the links are known: so is the end."""
     clock = w.clock[0]
@@ -121,7 +121,7 @@ def schedule_stream_end(w: Any, request: int) -> None:
     schedule(w, w.stage.shape[0] + request, end, TRANSFER_DONE)
 
 
-@compiled
+@optional
 def drop_stream(w: Any, request: int) -> None:
     """The target of a transfer forgets a request it will not decode."""
     req = w.request[request]

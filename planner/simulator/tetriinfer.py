@@ -38,7 +38,7 @@ Guarantee heuristic
 
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.promises import forecast_tokens, promised_room
 from planner.simulator.state import ANY_SLICE, NONE
 
@@ -91,7 +91,7 @@ def is_better_mix(w: Any, one: int, two: int, request: int) -> bool:
     return bool(promised_room(w, two) > promised_room(w, one))
 
 
-@compiled
+@optional
 def choose_by_mix(w: Any, candidates: Any, wanted: int, request: int, dice: int) -> int:
     """Decode replica of a slice for `request`; NONE when the slice has none."""
     # 1. Those with room.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from planner.simulator.compiled import compiled, inlined
+from planner.simulator.compiled import compiled, inlined, optional
 from planner.simulator.decode_admission import has_forecast_room
 from planner.simulator.events import schedule
 from planner.simulator.flows import (
@@ -57,7 +57,7 @@ def start_pulls(w: Any, replica: int) -> None:
             schedule(w, w.stage.shape[0] + request, end, TRANSFER_DONE)
 
 
-@compiled
+@optional
 def end_flows(w: Any) -> None:
     """The bytes of the first fairly shared transfer are there, and of those with it."""
     clock = w.clock[0]

@@ -149,8 +149,8 @@ THREE = TWO.replace("]\n", ", {name: c, type: p5.48xlarge}]\n")
             "nodes[0].type.nic_gb_per_s = nan: expected a finite number",
         ),
         (
-            TWO + "fabric: {links: [{between: [a, b], gbit_per_s: 0}]}",
-            "fabric.links[0].gbit_per_s = 0: expected",
+            TWO + "fabric: {links: [{between: [a, b], gbit_per_s: -1}]}",
+            "fabric.links[0].gbit_per_s = -1: expected",
         ),
         (
             TWO + "fabric: {links: [{between: [a, x], gbit_per_s: 1}]}",

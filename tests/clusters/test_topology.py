@@ -6,6 +6,7 @@ A PCIe hop takes 1 ms, a NIC to or from its leaf 10 ms, NVLink 0.25 ms.
 """
 
 import time
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -168,6 +169,15 @@ def test_parts_that_nothing_joins_are_components_without_paths() -> None:
         topology.path(0, 8)
     with pytest.raises(InputError, match=r"node0.*node2.*not joined"):
         cluster.validate()
+
+
+def test_a_link_that_is_down_joins_nothing_unless_islands_are_allowed() -> None:
+    down = linked([{"between": ["node0", "node1"], "gb_per_s": 0}])
+    assert down.topology.components() == ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))
+    with pytest.raises(InputError, match=r"node0.*node1.*node2.*allow_islands"):
+        down.validate()
+    fabric = replace(down.fabric, allow_islands=True)
+    replace(down, fabric=fabric).validate()
 
 
 def test_a_node_without_nics_stands_alone() -> None:

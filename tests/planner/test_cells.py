@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 
+from clusters.fields import InputError
 from planner import cells
 from planner.cell_runs import simulate_cells
-from planner.cells import MOST_REPLICAS, cell_kinds, deal
+from planner.cells import MOST_REPLICAS, cell_kinds, deal, slices_by_part
 from planner.check import check_deployment
 from planner.evaluate import Evaluator
 from planner.simulator.system import Phase
@@ -132,3 +133,15 @@ def test_aggregated_replicas_are_dealt_too(small_cells):
     (kind,) = cell_kinds(planner, deployment)
     assert [len(members) for members in kind.cells] == [4, 4]
     assert Evaluator(planner=planner, effort=QUICK).goodput(deployment).rate_rps > 0
+
+
+def test_parts_that_nothing_joins_are_slices_of_their_own():
+    apart = tiny_cluster(2, 2, num_nics=0)
+    both = [shape(Phase.PREFILL), shape(Phase.DECODE)]
+    places = [((0,),), ((1,),), ((2,),), ((3,),)]
+    assert slices_by_part(apart, both * 2, places) == [0, 0, 1, 1]
+    assert slices_by_part(tiny_cluster(2, 2), both * 2, places) is None
+    # The second part with decode replicas alone could not serve.
+    alone = [*both, both[1], both[1]]
+    with pytest.raises(InputError, match="both phases in every part"):
+        slices_by_part(apart, alone, places)

@@ -1,9 +1,12 @@
 """Cost: $/h of the GPUs in use."""
 
+from dataclasses import replace
+
 import pytest
 
-from planner.cost import usd_per_hour
+from planner.cost import power_w, usd_per_hour
 from planner.simulator.system import Phase
+from tests.clusters.tiny_clusters import make_tiny_gpu
 from tests.planner.tiny_problems import (
     mixed_cluster,
     planner_of,
@@ -30,3 +33,12 @@ def test_types_cost_what_their_nodes_cost():
 
 def test_a_missing_price_is_no_price():
     assert cost_of(tiny_cluster(usd_per_hour=None), shape(Phase.AGGREGATED)) is None
+
+
+def test_power_is_that_of_the_boards():
+    # The tiny GPU has a limit of 100 W.
+    planner = planner_of(tiny_problem())
+    deployment = planner.deploy([shape(Phase.AGGREGATED, tp=2)])
+    assert power_w(planner.problem.cluster, deployment) == 200.0
+    unknown = replace(make_tiny_gpu(nvlink_gb_per_s=100.0), tdp_w=None)
+    assert power_w(tiny_cluster(gpu=unknown), deployment) is None

@@ -7,7 +7,8 @@ import pytest
 from planner.energy import DECODE_FRAC, IDLE_FRAC, replica_power_w
 from planner.simulator.outcome import ReplicaStats
 from planner.simulator.system import Phase
-from tests.planner.tiny_problems import planner_of, shape, tiny_problem
+from tests.clusters.tiny_clusters import make_tiny_gpu
+from tests.planner.tiny_problems import planner_of, shape, tiny_cluster, tiny_problem
 
 PLANNER = planner_of(tiny_problem())
 TOPOLOGY = PLANNER.problem.cluster.topology
@@ -56,3 +57,9 @@ def test_power_follows_what_the_gpus_do(prefill, decode, mixed, share):
 
 def test_decodes_draw_less_than_prompts_and_more_than_nothing():
     assert 0 < IDLE_FRAC < DECODE_FRAC < 1
+
+
+def test_without_a_board_limit_no_power_is_made_up():
+    gpu = replace(make_tiny_gpu(), tdp_w=None)
+    topology = tiny_cluster(gpu=gpu, interconnect="pcie").topology
+    assert replica_power_w(REPLICA, IDLE, topology) is None

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from planner.finalists import NUM_FINALISTS, verify, verify_kind
+from planner.finalists import NUM_FINALISTS, preferred_first, verify, verify_kind
 from planner.goodput import Goodput
-from planner.objective import Goal
+from planner.objective import Goal, Objective
 from planner.search.contract import Candidate, Ledger, SearchOutcome
 from planner.simulator.system import Phase
 from planner.slo import Slo
@@ -69,3 +69,30 @@ def test_the_best_of_every_method_is_among_the_verified():
     together = verify(evaluator, (loud, humble), QUICK)
     assert together[0].rank(problem) <= alone[0].rank(problem)
     assert "humble" in {candidate.method for candidate in together}
+
+
+def test_a_second_goal_takes_the_cheapest_of_those_that_give_up_little():
+    problem = tiny_problem(goal=Goal.MAX_GOODPUT)
+    planner = context_of(problem).evaluator.planner
+
+    def candidate(num_gpus, rate_rps):
+        return Candidate(
+            method="test",
+            deployment=planner.deploy([shape(Phase.AGGREGATED)] * num_gpus),
+            goodput=Goodput(
+                rate_rps=rate_rps,
+                low_rps=rate_rps,
+                high_rps=rate_rps,
+                confidence_frac=0.0,
+                num_seeds=1,
+                capacity_rps=100.0,
+            ),
+        )
+
+    four, three, two = candidate(4, 10.0), candidate(3, 9.5), candidate(2, 8.9)
+    plain = preferred_first(problem, [two, three, four])
+    assert plain == (four, three, two)
+    thrifty = Objective(goal=Goal.MAX_GOODPUT, then=Goal.MIN_GPUS, give_up_frac=0.1)
+    frugal = replace(problem, objective=thrifty)
+    # Two GPUs would give up 11 %.
+    assert preferred_first(frugal, [two, three, four]) == (three, four, two)

@@ -51,6 +51,8 @@ class Finals:
                 break
             candidate = self.simulated.try_deployment(deployment)
             best = self.best_candidate
+            if candidate is None:
+                continue
             if best is None or candidate.rank(problem) < best.rank(problem):
                 self.best, self.best_candidate, is_best = judged, candidate, True
         return is_best

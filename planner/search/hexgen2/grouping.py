@@ -8,7 +8,7 @@ from planner.objective import Goal
 from planner.problem import Problem
 from planner.search.hexgen2.kv_flow import KvFlow, KvFlows
 from planner.search.hexgen2.strategy import Strategies, Strategy
-from planner.search.ratios import Mix, RatedShape, gpu_budget
+from planner.search.ratios import Mix, RatedShape, gpu_budget, is_mix_within
 from planner.simulator.system import Phase
 
 
@@ -170,7 +170,10 @@ class Judge:
         most = self._problem.search.max_replicas
         if most is not None and max(len(prefills), len(decodes)) > most:
             return False
-        return num_gpus <= gpu_budget(self._problem)
+        if num_gpus > gpu_budget(self._problem):
+            return False
+        used = Counter(s.rated for s in (*prefills, *decodes))
+        return is_mix_within(self._problem, _mix(tuple(used.items()), 0.0))
 
 
 def _mix(counts: tuple[tuple[RatedShape, int], ...], rate_rps: float) -> Mix:

@@ -1,10 +1,12 @@
 """Starts: groupings by spectral partition, from few large groups to many small ones."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 
+from planner.limits import why_too_much
 from planner.problem import Problem
 from planner.search.hexgen2.graph import GpuGraph
 from planner.search.hexgen2.grouping import Group, Grouping, grouping_of
@@ -91,10 +93,23 @@ def _within_limits(problem: Problem, groups: list[Group]) -> list[Group]:
         }
         num_gpus = sum(len(g.gpus) for each in active.values() for g in each)
         larger = max(active.values(), key=len)
-        is_within = num_gpus <= gpu_budget(problem) and len(larger) <= most_replicas
+        is_within = (
+            num_gpus <= gpu_budget(problem)
+            and len(larger) <= most_replicas
+            and _is_affordable(problem, [g for each in active.values() for g in each])
+        )
         if is_within or len(larger) < 2:
             return groups
         gone = max(larger, key=lambda g: (len(g.gpus), g.gpus))
         groups = [
             Group(gpus=g.gpus, phase=None if g == gone else g.phase) for g in groups
         ]
+
+
+def _is_affordable(problem: Problem, groups: list[Group]) -> bool:
+    """Whether all GPUs of some groups keep the limits on types, budget and power."""
+    cluster = problem.cluster
+    gpus = [gpu for group in groups for gpu in group.gpus]
+    used = Counter(cluster.topology.gpu(gpu).type.name for gpu in gpus)
+    usd, power = cluster.usd_per_hour(gpus), cluster.power_w(gpus)
+    return why_too_much(problem, used, usd, power) is None

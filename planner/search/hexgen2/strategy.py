@@ -39,7 +39,9 @@ class Strategies:
     def __init__(self, context: SearchContext, ledger: Ledger) -> None:
         self._context, self._ledger = context, ledger
         planner = context.evaluator.planner
-        self._whole = FreeGpus.of(planner.problem.cluster)
+        problem = planner.problem
+        available = problem.search.available_gpus
+        self._whole = FreeGpus.of(problem.cluster, available)
         self.unlike = UnlikeReplicas(planner)
         self._shapes: dict[tuple[Phase, str], list[ReplicaShape]] = {}
         for phase in PHASES:

@@ -31,6 +31,9 @@ class HostClass:
     usd_per_gpu_hour: float | None = spec(
         "Price of one GPU.", unit="usd/h", default=None
     )
+    power_w_per_gpu: float | None = spec(
+        "Board power limit of one GPU.", unit="W", default=None
+    )
     hosts: tuple[tuple[tuple[int, ...], ...], ...] = spec(
         "GPUs of each host, island by island.", default=()
     )
@@ -96,6 +99,7 @@ def _class_of(facts: _Facts, host: Host) -> HostClass:
         leaf=cluster.leaf_of(first) if facts.tells_leaves else "",
         nic_bytes_per_s=sum(facts.nics[node] for node in nodes),
         usd_per_gpu_hour=facts.usd_per_gpu_hour(first, gpus[0]),
+        power_w_per_gpu=cluster.topology.gpu(gpus[0]).type.tdp_w,
     )
 
 

@@ -211,6 +211,8 @@ class Provisioning:
     def _target(self, problem: Problem) -> Target:
         return Target(
             goal=problem.objective.goal,
+            then=problem.objective.then,
+            give_up_frac=problem.objective.give_up_frac,
             rate_rps=target_rps(problem),
             time_limit_s=self.solve_limit_s,
             gap_frac=self.solve_gap_frac,
@@ -276,7 +278,10 @@ class Provisioning:
             if deployment is None:
                 simulated.ledger.reject("does not fit the nodes")
                 return rate_rps
-            rate_rps = simulated.try_deployment(deployment).goodput.rate_rps
+            candidate = simulated.try_deployment(deployment)
+            if candidate is None:
+                return rate_rps
+            rate_rps = candidate.goodput.rate_rps
             if wanted is None or target.rate_rps is None or rate_rps >= wanted:
                 return rate_rps
             if rate_rps <= 0 or simulated.context.should_stop():
@@ -299,6 +304,9 @@ def program_data(
         network=network,
         max_gpus=problem.search.max_gpus,
         max_replicas=problem.search.max_replicas,
+        max_usd_per_hour=problem.search.max_usd_per_hour,
+        max_power_w=problem.search.max_power_w,
+        available_gpus=problem.search.available_gpus,
     )
 
 

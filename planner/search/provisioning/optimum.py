@@ -1,5 +1,8 @@
 """The optimum of the configuration programme for each goal, and its bound.
 
+A second goal is solved for with the first held at its optimum, but for the share that
+may be given up (lexicographic).
+
 No allocation of whole replicas, at these rates, exceeds the bound of branch and bound,
 nor that of the linear relaxation, which is further away and has prices. The rate a GPU
 is a ratio of two linear forms, maximised by Dinkelbach's method ("On Nonlinear
@@ -33,6 +36,14 @@ class Target:
     """What an allocation is to be best at."""
 
     goal: Goal = spec("The goal.")
+    then: Goal | None = spec(
+        "What decides among allocations as good; None: fewer GPUs, for the highest "
+        "rate.",
+        default=None,
+    )
+    give_up_frac: float = spec(
+        "Share of the goal given up for it at most.", unit="1", ge=0, default=0.0
+    )
     rate_rps: float | None = spec(
         "Rate to serve, for the goals that need one.", unit="requests/s", default=None
     )
@@ -73,7 +84,7 @@ class Bound:
 
 
 def allocate(data: ProgramData, target: Target) -> Allocation | None:
-    """The best allocation of whole replicas, with the fewest GPUs; None if none is."""
+    """The best allocation of whole replicas for both goals; None if none is."""
     program = Program(data)
     bounds: list[float | None] = []
 
@@ -86,21 +97,39 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
 
     if not _optimise(program, target, solve):
         return None
-    bound = _whole_bound(target.goal, bounds[-1], _value_of(program, target))
+    value = _value_of(program, target.goal)
+    if not value:
+        return None
+    bound = _whole_bound(target.goal, bounds[-1], value)
     if bound is None:  # a solver that was stopped, and tells none
         relaxed = relaxed_bound(data, target)
         if relaxed is None:
             return None
         bound = relaxed.value
-    if target.goal is Goal.MAX_GOODPUT:  # and then the fewest GPUs
-        rate_rps = float(pulp.value(program.rate_rps))
-        if rate_rps <= 0:
-            return None
-        program.model += program.rate_rps >= rate_rps * _KEPT_FRAC
-        # The rate decides among equals: it is worth less than a GPU.
-        program.model.setObjective(program.rate_rps / (2.0 * rate_rps) - program.gpus)
-        solve()
+    then = target.then
+    if then is None and target.goal is Goal.MAX_GOODPUT:
+        then = Goal.MIN_GPUS
+    if then is not None:
+        _hold(program, target, value)
+        form = _form(program, then)
+        if target.goal is Goal.MAX_GOODPUT and then is Goal.MIN_GPUS:
+            # The rate decides among equals: it is worth less than a GPU.
+            form += program.rate_rps / (2.0 * value)
+        if form is not None:
+            program.model.setObjective(form)
+            solve()
     return _allocation_of(program, target, bound)
+
+
+def _hold(program: Program, target: Target, value: float) -> None:
+    """Let no more of the first goal be given up: its form >= its value * the share."""
+    kept = _KEPT_FRAC * (1.0 - target.give_up_frac)
+    if target.goal is Goal.MAX_GOODPUT_PER_GPU:
+        program.model += program.rate_rps >= kept * value * program.gpus
+        return
+    form = _form(program, target.goal)
+    assert form is not None, "it has a value"
+    program.model += form >= (kept * value if target.goal.is_upper else -value / kept)
 
 
 def _whole_bound(goal: Goal, bound: float | None, value: float | None) -> float | None:
@@ -125,7 +154,7 @@ def _allocation_of(program: Program, target: Target, bound: float) -> Allocation
         for column, count in zip(program.data.columns, program.counts, strict=True)
         if whole_value(count) > 0
     )
-    value = _value_of(program, target)
+    value = _value_of(program, target.goal)
     if not used or not value:
         return None
     return Allocation(
@@ -155,7 +184,7 @@ def relaxed_bound(data: ProgramData, target: Target) -> Bound | None:
 
     if not data.columns or not _optimise(program, target, solve):
         return None
-    value = _value_of(program, target)
+    value = _value_of(program, target.goal)
     return None if value is None else Bound(value=value, prices=prices)
 
 
@@ -164,19 +193,27 @@ def _optimise(program: Program, target: Target, solve: Callable[[], bool]) -> bo
     model = program.model
     if target.rate_rps is not None:
         model += program.rate_rps >= target.rate_rps
-    match target.goal:
+    if target.goal is Goal.MAX_GOODPUT_PER_GPU:
+        return _maximise_ratio(program, target, solve)
+    form = _form(program, target.goal)
+    if form is None:
+        return False
+    model.setObjective(form)
+    return solve()
+
+
+def _form(program: Program, goal: Goal) -> pulp.LpAffineExpression | None:
+    """What a linear goal maximises; None when a price or a power is not known."""
+    match goal:
         case Goal.MAX_GOODPUT:
-            model.setObjective(+program.rate_rps)
-        case Goal.MIN_GPUS:
-            model.setObjective(-program.gpus)
+            return +program.rate_rps
         case Goal.MIN_COST:
             price = program.usd_per_hour()
-            if price is None:
-                return False
-            model.setObjective(-price)
-        case Goal.MAX_GOODPUT_PER_GPU:
-            return _maximise_ratio(program, target, solve)
-    return solve()
+            return None if price is None else -price
+        case Goal.MIN_POWER:
+            power = program.power_w()
+            return None if power is None else -power
+    return -program.gpus
 
 
 def _maximise_ratio(
@@ -189,23 +226,21 @@ def _maximise_ratio(
         program.model.setObjective(program.rate_rps - ratio * program.gpus)
         if not solve():
             return False
-        reached = _value_of(program, target) or 0.0
+        reached = _value_of(program, target.goal) or 0.0
         if reached <= ratio * (1.0 + _RATIO_TOLERANCE):
             break
         ratio = reached
     return True
 
 
-def _value_of(program: Program, target: Target) -> float | None:
-    rate_rps = float(pulp.value(program.rate_rps) or 0.0)
-    gpus = float(pulp.value(program.gpus) or 0.0)
-    match target.goal:
-        case Goal.MAX_GOODPUT:
-            return rate_rps
-        case Goal.MIN_GPUS:
-            return gpus
-        case Goal.MIN_COST:
-            price = program.usd_per_hour()
-            return None if price is None else float(pulp.value(price) or 0.0)
-        case Goal.MAX_GOODPUT_PER_GPU:
-            return rate_rps / gpus if gpus > 0 else math.nan
+def _value_of(program: Program, goal: Goal) -> float | None:
+    """Value of a goal in the solution."""
+    if goal is Goal.MAX_GOODPUT_PER_GPU:
+        rate_rps = float(pulp.value(program.rate_rps) or 0.0)
+        gpus = float(pulp.value(program.gpus) or 0.0)
+        return rate_rps / gpus if gpus > 0 else math.nan
+    form = _form(program, goal)
+    if form is None:
+        return None
+    value = float(pulp.value(form) or 0.0)
+    return value if goal.is_upper else -value

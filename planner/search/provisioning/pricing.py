@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 from clusters.fields import check_fields, spec
 from planner.goodput import FINAL, SCREENING, Effort
-from planner.objective import Goal
 from planner.search.chunk_budget import with_limits
 from planner.search.contract import Ledger, SearchContext
 from planner.search.phases import phase_slo
@@ -131,8 +130,7 @@ class PricedProgramme:
         """Bound on what the answer may reach of the goal: the smaller, the better."""
         if self.answer is None:
             return math.inf
-        is_upper = self.target.goal in (Goal.MAX_GOODPUT, Goal.MAX_GOODPUT_PER_GPU)
-        return -self.answer.bound if is_upper else self.answer.bound
+        return -self.answer.bound if self.target.goal.is_upper else self.answer.bound
 
     @property
     def is_settled(self) -> bool:

@@ -31,7 +31,8 @@ from planner.search.provisioning.network import KvNetwork
 from planner.simulator.system import Phase
 
 HOSTS, GPUS, WIDTH, LINK = "hosts_", "gpus_", "width_", "link_"
-"""Names of the constraints whose prices are told: with the index of what they limit."""
+BUDGET, POWER, AVAILABLE = "budget", "power", "available_"
+"""Names of the constraints whose prices are told, many with what they limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,11 @@ class ProgramData:
         "Fewest and most replicas of a phase; None: any number.",
         unit="replicas",
         default_factory=dict,
+    )
+    max_usd_per_hour: float | None = spec("Budget.", unit="usd/h", default=None)
+    max_power_w: float | None = spec("Most power.", unit="W", default=None)
+    available_gpus: Mapping[str, int] = spec(
+        "GPUs of a type to be had at most.", unit="GPUs", default_factory=dict
     )
 
     def of(self, phase: Phase, host_class: int | None = None) -> list[int]:
@@ -99,13 +105,22 @@ class Program:
 
     def usd_per_hour(self) -> pulp.LpAffineExpression | None:
         """Price of the GPUs in use; None when a price is not known."""
-        prices = [k.usd_per_gpu_hour for k in self.data.classes]
+        return self._sum_over_gpus([k.usd_per_gpu_hour for k in self.data.classes])
+
+    def power_w(self) -> pulp.LpAffineExpression | None:
+        """Board power limits of the GPUs in use; None when one is not known."""
+        return self._sum_over_gpus([k.power_w_per_gpu for k in self.data.classes])
+
+    def _sum_over_gpus(
+        self, each_of_class: Sequence[float | None]
+    ) -> pulp.LpAffineExpression | None:
+        """What a GPU of each class counts, times the GPUs in use."""
         terms = []
         for column, count in zip(self.data.columns, self.counts, strict=True):
-            price = prices[column.host_class]
-            if price is None:
+            each = each_of_class[column.host_class]
+            if each is None:
                 return None
-            terms.append(price * column.num_gpus * count)
+            terms.append(each * column.num_gpus * count)
         return pulp.lpSum(terms)
 
     def pack(self, index: int) -> None:
@@ -170,13 +185,31 @@ class Program:
         ]
 
     def limit(self) -> None:
-        """GPUs in all, and replicas of each phase, stay within the plan's limits."""
+        """GPUs, replicas of each phase, $/h and W stay within the plan's limits.
+
+        An unknown price or power allows nothing. Of a type no more GPUs run replicas
+        than are available: sum over its classes of gpus_c * x_c <= available.
+        """
         if self.data.max_gpus is not None:
             self.model += self.gpus <= self.data.max_gpus
         if self.data.max_replicas is not None:
             for phase in self.data.phases:
                 replicas = pulp.lpSum(self.counts[i] for i in self.data.of(phase))
                 self.model += replicas <= self.data.max_replicas
+        for most, used, name in (
+            (self.data.max_usd_per_hour, self.usd_per_hour(), BUDGET),
+            (self.data.max_power_w, self.power_w(), POWER),
+        ):
+            if most is not None:
+                self.model += (self.gpus <= 0) if used is None else used <= most, name
+        for place, (gpu_type, most) in enumerate(self.data.available_gpus.items()):
+            of_type = [
+                column.num_gpus * count
+                for column, count in zip(self.data.columns, self.counts, strict=True)
+                if column.shape.gpu_type == gpu_type
+            ]
+            if of_type:
+                self.model += pulp.lpSum(of_type) <= most, f"{AVAILABLE}{place}"
 
     def size_pools(self) -> None:
         """Each phase has the number of replicas that its rates are for.

@@ -1,8 +1,10 @@
 """Clusters are shown with what links give, and files are checked."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -138,3 +140,31 @@ def test_plan_is_drawn_on_its_cluster(
     assert phaseplan("cluster", "show", "--plan", plan_file).stdout == text
     assert phaseplan("cluster", "show", "a100_1x4", "-o", picture).code == 0
     one_error(phaseplan("cluster", "show"), "either a cluster or --plan")
+
+
+def test_png_without_its_library_is_one_line(
+    phaseplan: Callable[..., Any],
+    plan_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cairosvg", None)
+    picture = tmp_path / "plan.png"
+    ended = phaseplan("cluster", "show", "--plan", plan_file, "-o", picture)
+    one_error(ended, "--output", ".svg", "phaseplan[picture]")
+    assert not picture.exists()
+
+
+def test_png_has_the_pixels_of_the_library(
+    phaseplan: Callable[..., Any],
+    plan_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = ModuleType("cairosvg")
+    library.svg2png = lambda bytestring, scale: b"\x89PNG" + bytestring
+    monkeypatch.setitem(sys.modules, "cairosvg", library)
+    picture = tmp_path / "plan.png"
+    ended = phaseplan("cluster", "show", "--plan", plan_file, "-o", picture)
+    assert (ended.code, ended.stdout) == (0, "")
+    assert picture.read_bytes().startswith(b"\x89PNG<svg")

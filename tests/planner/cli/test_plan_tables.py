@@ -48,14 +48,14 @@ def test_allocation_says_what_would_help_most() -> None:
     assert first[0] == "Allocation"
     assert "10 requests/s at best" in first[1]
     assert "gap 20.0%" in first[1]
-    assert others[0] == ("Worth", "one more thing 0: 1")
+    assert others[0] == ("Worth", "one more thing 0: 1 requests/s")
     assert len(others) == MAX_WORTH
 
 
 def test_what_would_not_help_is_one_line() -> None:
     worth = (Worth(limit="GPU a", gain=2.5), Worth(limit="GPU b", gain=0.0))
     bound = AllocationBound(value=4.0, whole_value=5.0, whole_gap_frac=0.2, worth=worth)
-    assert allocation_rows(bound, Goal.MIN_GPUS)[1:] == [
-        ("Worth", "one more GPU a: 2.5"),
+    assert allocation_rows(bound, Goal.MIN_COST)[1:] == [
+        ("Worth", "one more GPU a: 2.5 $/h saved"),
         ("Worth", "one more of anything else: 0"),
     ]

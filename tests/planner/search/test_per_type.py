@@ -67,3 +67,13 @@ def test_an_slo_out_of_reach_gives_the_nearest():
     best = search("per-type", context_of(problem)).candidates[0]
     assert best.goodput.rate_rps == 0.0
     assert set(Phase) >= {replica.phase for replica in best.deployment.replicas}
+
+
+def test_homogeneous_is_the_best_type_alone():
+    problem = tiny_problem(cluster=mixed_cluster(), goal=MOST)
+    alone = search("homogeneous", context_of(problem)).candidates
+    for candidate in alone:
+        assert len({r.gpu_type for r in candidate.deployment.replicas}) == 1
+    together = search("per-type", context_of(problem)).candidates
+    assert alone[0].goodput.rate_rps <= together[0].goodput.rate_rps
+    assert {c.deployment for c in alone} <= {c.deployment for c in together}

@@ -19,6 +19,7 @@ def test_auto_compares_both_kinds():
         "distserve-low",
         "provisioning",
         "hexgen2",
+        "local-search",
         "pipelines",
     ]
 

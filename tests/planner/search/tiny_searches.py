@@ -11,6 +11,7 @@ METHODS = (
     "distserve-low",
     "provisioning",
     "hexgen2",
+    "local-search",
     "per-type",
     "exhaustive",
 )

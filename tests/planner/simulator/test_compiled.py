@@ -4,6 +4,9 @@ from pathlib import Path
 
 from planner.simulator import compiled
 
+BESIDE = ("state", "handle", "linking", "compiled")
+DECORATORS = ("@compiled", "@optional", "@inlined", "@entry_point")
+
 
 def test_every_module_with_compiled_functions_counts_for_the_cache() -> None:
     folder = Path(compiled.__file__).parents[1]
@@ -11,11 +14,11 @@ def test_every_module_with_compiled_functions_counts_for_the_cache() -> None:
         path
         for path in folder.rglob("*.py")
         if any(
-            line.startswith(("@compiled", "@inlined", "@entry_point"))
+            line.startswith(DECORATORS)
             for line in path.read_text(encoding="utf-8").splitlines()
         )
     }
-    beside = {folder / "simulator" / f"{n}.py" for n in ("state", "handle", "compiled")}
+    beside = {folder / "simulator" / f"{n}.py" for n in BESIDE}
     beside |= set(folder.rglob("*_state.py"))
     beside.add(folder.parent / "models" / "latency" / "stretch.py")
     assert {path for path, _ in compiled.kernel_sources()} == decorated | beside
