@@ -188,7 +188,33 @@ def place(
     The widest groups are placed first; replicas of different phases alternate, so that
     prefill and decode replicas come to lie near each other.
     """
+    return _place_on(FreeGpus.of(cluster, available), shapes)
+
+
+def place_on_few(
+    cluster: Cluster,
+    shapes: Sequence[ReplicaShape],
+    available: Mapping[str, int] | None = None,
+) -> list[StageGpus] | None:
+    """The same on the fewest, and then the largest, hosts of every type that do.
+
+    Where hosts are unlike, small ones are not filled first: KV caches stay on a host.
+    """
     free = FreeGpus.of(cluster, available)
+    by_type: dict[str, list[Host]] = {}
+    for host in sorted(free.hosts, key=lambda host: -host.num_free):
+        by_type.setdefault(host.gpu_type, []).append(host)
+    most = max(map(len, by_type.values()))
+    for number in range(1, most + 1):
+        kept = [host for hosts in by_type.values() for host in hosts[:number]]
+        few = FreeGpus(hosts=kept, quota=free.quota).copy()
+        placed = _place_on(few, shapes)
+        if placed is not None:
+            return placed
+    return None
+
+
+def _place_on(free: FreeGpus, shapes: Sequence[ReplicaShape]) -> list[StageGpus] | None:
     placed: dict[int, StageGpus] = {}
     for index in _widest_first(shapes):
         stages = free.take_replica(shapes[index])

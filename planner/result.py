@@ -39,6 +39,10 @@ class Result:
         if self.bound is not None:
             gap = f", gap {self.gap_frac:.0%}" if self.gap_frac is not None else ""
             lines.append(f"bound     {self.bound:.4g}{gap}")
+        if self.allocation is not None and self.allocation.gap_frac is not None:
+            gap = f", gap {self.allocation.gap_frac:.1%}"
+            what = "of whole replicas at simulated rates"
+            lines.append(f"bound     {self.allocation.value:.4g} {what}{gap}")
         for each in self.counts:
             if each.why_skipped:
                 lines.append(f"{each.method}: skipped, {each.why_skipped}")

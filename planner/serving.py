@@ -13,11 +13,11 @@ from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.latency.unlike import UnlikeRequest, choose_unlike
 from models.memory import MemoryBreakdown, kv_bytes, memory_of
 from models.parallelism import Parallelism
-from planner.cells import deal, slices_by_part
+from planner.cells import deal, is_large, slices_by_part
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import Transfer
 from planner.kv_shards import kv_transfer
-from planner.placement import StageGpus, place
+from planner.placement import StageGpus, place, place_on_few
 from planner.problem import Problem
 from planner.simulator.outside_schedule import switch_pairs
 from planner.simulator.prefix_settings import EarlyRejection
@@ -81,8 +81,18 @@ class Planner:
         """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
         ordered = sorted(shapes, key=place_in_order)
         available = self.problem.search.available_gpus
-        placed = place(self.problem.cluster, ordered, available)
-        return None if placed is None else self.deploy_if_joined(ordered, placed)
+        cluster = self.problem.cluster
+        placed = place(cluster, ordered, available)
+        if placed is None:
+            return None
+        first = self.deploy_if_joined(ordered, placed)
+        if first is None or not first.routes or is_large(len(shapes)):
+            return first
+        near = place_on_few(cluster, ordered, available)
+        if near is None or near == placed:
+            return first
+        second = self.deploy_if_joined(ordered, near)
+        return first if second is None else min(first, second, key=_slowness)
 
     def deploy_if_joined(
         self,
@@ -266,6 +276,11 @@ def place_in_order(shape: ReplicaShape) -> tuple[bool, int, str]:
     """Sort key of replicas in a deployment: prefill first, then the largest."""
     is_prefill = shape.phase is Phase.PREFILL
     return (not is_prefill, -shape.parallelism.num_gpus, repr(shape))
+
+
+def _slowness(deployment: Deployment) -> float:
+    """Time of a byte of KV cache on every route, added up."""
+    return sum(1.0 / route.bytes_per_s for route in deployment.routes)
 
 
 def stage_types(topology: Topology, stage_gpus: StageGpus) -> tuple[GpuType, ...]:

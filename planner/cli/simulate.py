@@ -120,11 +120,12 @@ def simulate(
     from clusters.mapping import to_mapping
     from clusters.serde import read_mapping
     from planner.cli.simulation_tables import simulation_report
-    from planner.files import read_plan
+    from planner.files import plan_of_mapping
     from planner.multiplexing.file_kinds import is_shared_plan
     from planner.replay import ReplayOptions, replay_whole
 
-    if is_shared_plan(read_mapping(plan_file)):
+    data = read_mapping(plan_file)
+    if is_shared_plan(data):
         given = {
             "TRACE": trace,
             "--concurrency": concurrency,
@@ -137,10 +138,16 @@ def simulate(
         }
         check_not_given(given)
         simulate_shared(
-            plan_file, rate_rps=rate, seed=seed, fmt=fmt, output=output, quiet=quiet
+            plan_file,
+            data,
+            rate_rps=rate,
+            seed=seed,
+            fmt=fmt,
+            output=output,
+            quiet=quiet,
         )
         return
-    plan = read_plan(plan_file)
+    plan = plan_of_mapping(data, plan_file)
     options = ReplayOptions(
         trace=None if trace is None else str(trace),
         rate_rps=rate,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from clusters.cluster import Cluster
 from clusters.fields import InputError
 from planner.check import check_deployment
 from planner.kv_paths import KvPaths, edge_loads
@@ -217,3 +218,18 @@ def test_the_order_in_which_replicas_are_named_does_not_matter():
     slices = [replica.slice for replica in first.replicas]
     turned = planner.deploy_at(given[::-1], placed[::-1], slices[::-1])
     assert turned == first
+
+
+def test_of_unlike_hosts_the_one_that_holds_both_phases():
+    # A node of one GPU and one of four: filling the small one first would send every
+    # KV cache over its NIC.
+    small, large = (tiny_cluster(1, n).nodes[0] for n in (1, 4))
+    nodes = (replace(small, name="small"), replace(large, name="large"))
+    cluster = Cluster(name="unlike", nodes=nodes)
+    planner = planner_of(tiny_problem(cluster=cluster))
+    pair = [shape(Phase.PREFILL), shape(Phase.DECODE)]
+    (route,) = planner.deploy(pair).routes
+    assert route.kind == "nvlink"
+    # Five GPUs take both; decode replicas alone have no caches to send.
+    assert planner.deploy([*pair, shape(Phase.DECODE, tp=2)]).num_gpus == 4
+    assert planner.deploy([*pair, *[shape(Phase.DECODE)] * 3]).num_gpus == 5

@@ -1,5 +1,7 @@
 """What the tables of a plan leave out, and what they say once."""
 
+import pytest
+
 from planner.cli.plan_tables import (
     MAX_ROWS,
     MAX_WORTH,
@@ -59,3 +61,10 @@ def test_what_would_not_help_is_one_line() -> None:
         ("Worth", "one more GPU a: 2.5 $/h saved"),
         ("Worth", "one more of anything else: 0"),
     ]
+
+
+@pytest.mark.parametrize("goal", list(Goal))
+def test_every_goal_has_words_for_its_bound(goal: Goal) -> None:
+    bound = AllocationBound(value=4.0, whole_value=4.0, whole_gap_frac=0.0)
+    ((_, text),) = allocation_rows(bound, goal)
+    assert text.startswith("replicas at their simulated rates: 4 ")
