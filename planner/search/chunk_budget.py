@@ -301,6 +301,7 @@ def limits_of_policy(
         chunk_tile_tokens=min(engine.chunk_tile_tokens, budget) if is_chunked else 1,
         max_chunk_tokens=engine.max_chunk_tokens if is_chunked else None,
         max_partial_prompts=engine.max_partial_prompts if is_chunked else None,
+        has_chunks_in_turn=engine.has_chunks_in_turn and is_chunked,
         reserved_output_tokens=engine.reserved_output_tokens if is_reserved else None,
         is_batch_padded=engine.is_batch_padded and is_request_level,
     )

@@ -20,6 +20,7 @@ from planner.simulator.system import Batching, Phase, Routing, ServingSystem
 from planner.workload.requests import Requests
 from tests.planner.simulator.systems import TIMES, many_requests, systems
 from tests.planner.simulator.test_outside import disturbed, down_intervals, serve
+from tests.planner.simulator.test_outside_caches import disturbed_caches
 from tests.planner.simulator.test_prefix_cache import (
     cached_systems,
     prompts_with_prefixes,
@@ -138,6 +139,7 @@ EVENTFUL: dict[str, st.SearchStrategy] = {
         if policy is not Batching.REQUEST_LEVEL
     },
     "capped decode steps": disturbed(is_capped=True),
+    "Mooncake's caches and early rejection": disturbed_caches(),
 }
 """Policies that take events from outside; the others refuse them by name."""
 
@@ -148,7 +150,7 @@ EVENTFUL: dict[str, st.SearchStrategy] = {
 def test_a_replica_that_has_failed_makes_no_token(name, data):
     """Nor does any work; every request is accounted for, and each token once."""
     system, events = data.draw(EVENTFUL[name])
-    requests = data.draw(many_requests())
+    requests = data.draw(requests_for(name))
     options = {"is_itl_counted": True, "max_spans": 1 << 14}
     result = serve(system, requests, *events, **options)
     ended = result.num_done + result.num_rejected
