@@ -8,9 +8,10 @@ Poisson arrivals at 65 % of what the system serves when it never waits for a req
 * `decode_only`: one decode replica; prompts arrive with their KV cache;
 * `disaggregated_10`: 4 prefill and 6 decode replicas, KV caches through shared NICs;
 * `aggregated`: one replica that does both, prefill first;
-* `policies`: every batching policy on that replica, with the requests of the Azure
-  conversation trace over and over (left out where the trace is not there), at 65 % of
-  what the policy itself serves;
+* `policies`: every batching policy on that replica, and every way of routing, sending
+  and caching (`speed_policies.py`), with the requests of the Azure conversation trace
+  over and over (left out where the trace is not there), at 65 % of what the policy
+  itself serves;
 * `million_chunked`: a million of these requests under chunked prefill, and the memory;
 * `search_66b_4x8_high`: no simulation but a whole search, OPT-66B on 4 x 8 GPUs.
 
@@ -33,6 +34,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from speed_policies import CASES as POLICY_CASES
 
 from clusters.cluster import Cluster
 from clusters.units import MS_PER_S
@@ -171,11 +173,16 @@ def repeated(trace: Requests, num_requests: int, rate_rps: float) -> Requests:
     )
 
 
-def measure_policy(system: ServingSystem, trace: Requests, num_requests: int) -> Speed:
+def measure_policy(
+    system: ServingSystem,
+    trace: Requests,
+    num_requests: int,
+    prepare: Callable[[Requests], Requests] = lambda requests: requests,
+) -> Speed:
     """The same on a trace, at 65 % of what the policy serves of it."""
-    burst = repeated(trace, min(NUM_BURST, num_requests), 1e9)
+    burst = prepare(repeated(trace, min(NUM_BURST, num_requests), 1e9))
     rate_rps = LOAD_FRAC * simulate(system, burst).served_rps()
-    requests = repeated(trace, num_requests, rate_rps)
+    requests = prepare(repeated(trace, num_requests, rate_rps))
     check_served(simulate(system, requests))
     return timed(system, requests)
 
@@ -312,6 +319,12 @@ def measure_policies(num_requests: int, report: dict[str, Any]) -> bool:
         is_fast &= speed.requests_per_cpu_s >= MIN_POLICY_REQUESTS_PER_CPU_S
         target = MIN_POLICY_REQUESTS_PER_CPU_S
         policies[policy] = {**asdict(speed), "target_requests_per_cpu_s": target}
+    for name, case in POLICY_CASES.items():
+        system = case.system(serving_replica(Phase.PREFILL))
+        speed = measure_policy(system, trace, num_requests, case.prepare)
+        is_fast &= speed.requests_per_cpu_s >= MIN_POLICY_REQUESTS_PER_CPU_S
+        target = MIN_POLICY_REQUESTS_PER_CPU_S
+        policies[name] = {**asdict(speed), "target_requests_per_cpu_s": target}
     report["policies"] = policies
     million = policy_system(Batching.CHUNKED)
     requests = repeated(trace, MILLION, policies[Batching.CHUNKED]["rate_rps"])

@@ -2,10 +2,12 @@
 
 Each request goes to a cell at random, in proportion to the capacity of the cells. Of
 every kind of cell one is simulated and stands for the others: their requests and
-replicas are counted as its own, once for each of them.
+replicas are counted as its own, once for each of them. A cell in which something
+happens from outside stands for itself alone; its requests do not go to other cells.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,10 @@ from numpy.typing import NDArray
 
 from clusters.fields import InputError
 from planner.capacity import system_capacity_rps
-from planner.cells import CellKind
+from planner.cells import MOST_REPLICAS, CellKind
+from planner.simulator.build import SimulationOptions
 from planner.simulator.outcome import ReplicaStats, SimulationResult
+from planner.simulator.outside_schedule import OutsideEvent, OutsideKind
 from planner.simulator.simulate import simulate
 from planner.workload.requests import Requests
 
@@ -22,15 +26,32 @@ _SAMPLE_REQUESTS = 2000
 
 
 def simulate_cells(
-    kinds: Sequence[CellKind], requests: Requests, *, seed: int
+    kinds: Sequence[CellKind],
+    requests: Requests,
+    *,
+    seed: int,
+    events: Sequence[OutsideEvent] = (),
 ) -> SimulationResult:
     """Simulate `requests` on one cell of each kind, and put the cells together.
+
+    Parameters
+    ----------
+    kinds, requests, seed
+        The cells, their requests, and the seed by which these are dealt.
+    events
+        What happens from outside, with the replicas' indices in the whole deployment.
 
     Raises
     ------
     InputError
-        When there are too few requests for every kind of cell to get one.
+        When there are too few requests for every kind of cell to get one, or naming
+        the first event that cannot be.
     """
+    for number, event in enumerate(events):
+        if event.kind is OutsideKind.FLIP:
+            where = f"events[{number}].kind"
+            raise InputError(where, "flip", f"none beyond {MOST_REPLICAS} replicas")
+    kinds = _with_own_cells(kinds, {event.replica for event in events})
     cell_of = _split(kinds, requests, seed)
     results = []
     first = 0
@@ -39,9 +60,36 @@ def simulate_cells(
         if len(mine) == 0:
             cells = sum(len(each.cells) for each in kinds)
             raise InputError("num_requests", len(requests), f"more for {cells} cells")
-        results.append(simulate(kind.system, requests.take(mine)))
+        own = _events_of(kind.cells[0], events)
+        options = SimulationOptions(events=own)
+        results.append(simulate(kind.system, requests.take(mine), options=options))
         first += len(kind.cells)
     return _joined(kinds, results)
+
+
+def _with_own_cells(
+    kinds: Sequence[CellKind], touched: set[int]
+) -> tuple[CellKind, ...]:
+    """The kinds, every cell that holds one of the replicas as a kind of its own."""
+    found = []
+    for kind in kinds:
+        own = [cell for cell in kind.cells if touched.intersection(cell)]
+        rest = tuple(cell for cell in kind.cells if cell not in own)
+        found += [replace(kind, cells=(cell,)) for cell in own]
+        found += [replace(kind, cells=rest)] if rest else []
+    return tuple(found)
+
+
+def _events_of(
+    cell: Sequence[int], events: Sequence[OutsideEvent]
+) -> tuple[OutsideEvent, ...]:
+    """The events of a cell's replicas, by their places in the cell."""
+    place = {replica: index for index, replica in enumerate(cell)}
+    return tuple(
+        replace(event, replica=place[event.replica])
+        for event in events
+        if event.replica in place
+    )
 
 
 def _split(
@@ -81,6 +129,15 @@ def _joined(
         **{name: values[order] for name, values in joined.items()},
         num_preemptions=sum(
             r.num_preemptions * n for r, n in zip(results, copies, strict=True)
+        ),
+        num_recomputed=sum(
+            r.num_recomputed * n for r, n in zip(results, copies, strict=True)
+        ),
+        num_recomputed_tokens=sum(
+            r.num_recomputed_tokens * n for r, n in zip(results, copies, strict=True)
+        ),
+        num_rerouted=sum(
+            r.num_rerouted * n for r, n in zip(results, copies, strict=True)
         ),
         num_events=sum(r.num_events * n for r, n in zip(results, copies, strict=True)),
         end_ms=max(result.end_ms for result in results),

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
-from clusters.fields import InputError
 from planner.cell_runs import simulate_cells
-from planner.cells import MOST_REPLICAS, cell_kinds, is_large
+from planner.cells import cell_kinds, is_large
 from planner.deployment import Deployment
 from planner.evaluation import Evaluation, summarize
 from planner.goodput import (
@@ -173,12 +172,8 @@ class Evaluator:
             max_spans=max_spans,
         )
         is_parted = is_large(len(deployment.replicas)) and options.concurrency is None
-        if is_parted and events:
-            raise InputError(
-                "events", len(events), f"none beyond {MOST_REPLICAS} replicas"
-            )
         if is_parted:
             kinds = cell_kinds(self.planner, deployment)
-            return simulate_cells(kinds, requests, seed=self.seed)
+            return simulate_cells(kinds, requests, seed=self.seed, events=events)
         system = self.planner.system(deployment, switching=flipped(events))
         return simulate(system, requests, options=options)

@@ -60,7 +60,11 @@ def read_plan(path: str | Path) -> Plan:
     InputError
         If it is no plan, or the plan does not hold (`planner.check.check_plan`).
     """
-    data = read_mapping(path)
+    return plan_of_mapping(read_mapping(path), path)
+
+
+def plan_of_mapping(data: Mapping[str, Any], path: str | Path) -> Plan:
+    """Check a plan file that has been read: `read_plan` without opening it again."""
     found = data.get("api_version")
     if found != PLAN_VERSION:
         raise InputError("api_version", found, f"'{PLAN_VERSION}'", file=str(path))

@@ -4,15 +4,18 @@ from dataclasses import dataclass, replace
 
 from clusters.fields import InputError, check_fields, spec
 from models.latency.library import LatencyLibrary
+from planner.admission import Admission
 from planner.deployment import Deployment
 from planner.engines import EnginePreset, EngineSource
 from planner.evaluate import Evaluator
 from planner.evaluation import Evaluation, summarize
 from planner.objective import Objective
 from planner.plan import Plan
+from planner.problem import EngineSettings
 from planner.serving import Planner, stage_types
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.outside_schedule import OutsideEvent, OutsideSchedule
+from planner.simulator.prefix_settings import AdmissionRule
 from planner.solve import library_for
 from planner.workload.arrivals import ClosedLoop
 from planner.workload.lengths import EmpiricalLengths
@@ -46,6 +49,10 @@ class ReplayOptions:
     seed: int | None = spec("Another seed.", unit="1", ge=0, default=None)
     engine: str | None = spec(
         "Serving engine whose defaults and step times are used; None: the plan's.",
+        default=None,
+    )
+    admission: str | None = spec(
+        "none, or a rule of early rejection by the plan's SLO; None: as planned.",
         default=None,
     )
     events: str | None = spec(
@@ -101,7 +108,12 @@ def replay_whole(
     workload = replay_workload(plan, options)
     service = replace(plan.problem.service, workload=workload)
     # The goal plays no part, and one that needs a rate refuses a closed loop.
-    problem = replace(plan.problem, services=(service,), objective=Objective())
+    problem = replace(
+        plan.problem,
+        services=(service,),
+        objective=Objective(),
+        engine=_admitting(plan.problem.engine, options.admission),
+    )
     preset = None if options.engine is None else EnginePreset.load(options.engine)
     library = library_for(problem, latency)
     if preset is not None:
@@ -141,6 +153,14 @@ def replay_whole(
     )
     found = replace(found, offered_rps=rate)
     return Replay(deployment=deployment, result=result, evaluation=found)
+
+
+def _admitting(engine: EngineSettings, rule: str | None) -> EngineSettings:
+    """The settings with another rule of admission."""
+    if rule is None:
+        return engine
+    admission = None if rule == "none" else Admission(rule=AdmissionRule(rule))
+    return replace(engine, admission=admission)
 
 
 def _events(path: str | None, deployment: Deployment) -> tuple[OutsideEvent, ...]:

@@ -6,6 +6,7 @@ difference is one of latency or of policy, and none of luck.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,10 @@ from planner.simulator.outcome import SimulationResult
 from planner.simulator.simulate import simulate
 from planner.simulator.system import BatchLimits, Phase, ServingReplica, ServingSystem
 from planner.slo import Slo
+from planner.workload.lengths import EmpiricalLengths, LengthDistribution
+from planner.workload.presets import named_lengths
 from planner.workload.requests import Requests
+from planner.workload.trace_source import TraceSource
 from planner.workload.workload import Workload
 
 FloatArray = NDArray[np.float64]
@@ -26,6 +30,7 @@ FloatArray = NDArray[np.float64]
 PERCENTS = (50, 90, 99)
 _CAPACITY_REQUESTS = 400
 _BLOCK_TOKENS = 16
+_TRACE_SUFFIXES = (".csv", ".jsonl", ".json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +113,25 @@ def clipped(requests: Requests, *, max_context_tokens: int) -> Requests:
     )
 
 
+def lengths_of(text: str) -> LengthDistribution:
+    """The preset of that name, INPUTxOUTPUT tokens, or the lengths in a trace file.
+
+    Raises
+    ------
+    InputError
+        When it is none of them.
+    """
+    if Path(text).suffix not in _TRACE_SUFFIXES:
+        return named_lengths(text)
+    source = TraceSource(path=text)
+    return EmpiricalLengths.of(source.read(), source=source)
+
+
 def draw_requests(
     lengths: str, num_requests: int, *, rate_rps: float, seed: int, max_context: int
 ) -> Requests:
-    """Poisson requests of a length preset that fit the engine."""
-    workload = Workload.poisson(rate_rps=rate_rps, lengths=lengths)
+    """Poisson requests with the lengths of a preset or trace, which fit the engine."""
+    workload = Workload.poisson(rate_rps=rate_rps, lengths=lengths_of(lengths))
     drawn = workload.draw(num_requests, seed=seed)
     return clipped(drawn, max_context_tokens=max_context)
 

@@ -6,6 +6,7 @@ short has lost the least wanted.
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from clusters.fields import InputError, check_fields, spec
 from clusters.mapping import nearest
@@ -25,6 +26,10 @@ from profiler.validation_plan import LOADS, ValidationPlan
 
 _BUILD_SHARE = 0.2
 """Of the time for validation, what building and calibrating the engine takes."""
+_AZURE = (
+    Path(__file__).parents[1] / "examples" / "traces" / "azure_conversation_head.csv"
+)
+"""Lengths of the Azure conversation trace; a checkout has them, a package does not."""
 _MAX_SLOTS = 128
 _SLOT_TOKENS = 4096
 _MEMORY_SHARE = 0.8
@@ -158,7 +163,7 @@ def _validation(
         limits=EngineLimits(
             max_num_seqs=min(_MAX_SLOTS, max(1, slots)), max_context_tokens=context
         ),
-        lengths="chat",
+        lengths=str(_AZURE) if _AZURE.exists() else "chat",
         policies=_POLICIES,
         max_s=max_s,
     )

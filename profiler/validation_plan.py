@@ -18,7 +18,7 @@ class ValidationPlan:
     """What is served to hold the simulator to it."""
 
     limits: EngineLimits = spec("Sizes of the engine.")
-    lengths: str = spec("Length preset, or INPUTxOUTPUT tokens.")
+    lengths: str = spec("Length preset, INPUTxOUTPUT tokens, or a trace file.")
     policies: tuple[ServingPolicy, ...] = spec(
         "How steps are formed, one after the other.",
         default=(ServingPolicy.PREFILL_FIRST,),

@@ -19,8 +19,11 @@ from planner.workload.traces import read_trace
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHARED = "shared_llms_a100.yaml"
+APART = "one_disaggregated_a100.yaml"
 """Several services: planned by `plan_services`."""
-PROBLEMS = sorted(path.name for path in EXAMPLES.glob("*.yaml") if path.name != SHARED)
+PROBLEMS = sorted(
+    path.name for path in EXAMPLES.glob("*.yaml") if path.name not in (SHARED, APART)
+)
 SLOW = {
     "azure_code_h200.yaml",
     "azure_trace_a100.yaml",
@@ -64,6 +67,15 @@ def test_unpopular_llms_share_gpus() -> None:
     assert plan.verdict.startswith("share GPUs")
     (spatial,) = (each for each in plan.alternatives if each.method == "spatial")
     assert plan.placed.num_gpus < spatial.num_gpus
+
+
+def test_one_of_three_llms_is_disaggregated() -> None:
+    plan = plan_services(SharedProblem.load(EXAMPLES / APART))
+    assert isinstance(plan, SharedPlan)
+    assert plan.status.is_success
+    assert plan.placed.disaggregated == ("assistant",)
+    others = [each.within_slo_rps for each in plan.alternatives]
+    assert plan.evaluation.within_slo_rps > 1.1 * max(others)
 
 
 def test_distserve_example_gives_the_shapes_of_its_header() -> None:

@@ -26,6 +26,7 @@ from planner.goodput import Effort
 from planner.objective import Goal, Objective
 from planner.problem import Problem, Service
 from planner.search.contract import Candidate, SearchContext, SearchOutcome
+from planner.search.hexgen2.mixed_groups import mixes_types
 from planner.search.registry import methods_of
 from planner.serving import Planner
 from planner.simulator.system import Phase
@@ -90,7 +91,9 @@ def plan_row(best: Candidate | None) -> dict[str, Any]:
 
 def bound_of(evaluator: Evaluator) -> float | None:
     """Bound on the goodput of any plan, by GPU time."""
-    return objective_bound(evaluator.planner.problem, gpu_rates(evaluator.planner))
+    problem = evaluator.planner.problem
+    rates = gpu_rates(evaluator.planner, has_unlike=mixes_types(problem))
+    return objective_bound(problem, rates)
 
 
 def homogeneous(problem: Problem) -> dict[str, Any]:

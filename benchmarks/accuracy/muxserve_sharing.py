@@ -4,10 +4,13 @@
 
 LLaMA 7B to 65B with the lengths of ShareGPT on A100s, published latencies, rates by a
 power law as in MuxServe (Duan et al., ICML 2024). For each exponent and SLO the load
-that the exact units serve, the published greedy, the best dedicated GPUs (spatial) and
-the best turns (temporal), as estimated and as simulated with adaptive batch scheduling,
-where LLMs that miss their SLO are given less until they meet it; then 40 LLMs on 128
-GPUs, with gap and time.
+that the exact units serve, the published greedy, the best dedicated GPUs (spatial), the
+best turns (temporal) and the best where every LLM has its phases apart, as estimated
+and as simulated with adaptive batch scheduling, where LLMs that miss their SLO are
+given less until they meet it; then 40 LLMs on 128 GPUs, with gap and time.
+
+Days: eight LLMs with long prompts on eight GPUs, whose peaks fall together, are
+spread over half of the day, or over all of it.
 
 One LLM alone on its GPUs, with steps in turns, is what the simulator runs as well: the
 estimate of such units is compared with the simulated goodput.
@@ -17,6 +20,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from clusters.cluster import Cluster
@@ -46,7 +50,12 @@ from planner.problem import Problem, Service
 from planner.serving import Planner
 from planner.simulator.system import Phase
 from planner.slo import Slo
-from planner.workload.popularity import power_law_rates
+from planner.workload.popularity import (
+    combined_peak_frac,
+    power_law_rates,
+    staggered_days,
+    staggered_workloads,
+)
 from planner.workload.workload import Workload
 
 LENGTHS = "161x337"
@@ -70,6 +79,14 @@ TOTAL_RPS = 400.0
 ALONE = (("7b", 1), ("7b", 2), ("13b", 1), ("30b", 2), ("65b", 4))
 MANY_RPS = 200.0
 EFFORT = Effort(min_requests=1500, max_requests=3000, span_s=60.0, tolerance_frac=0.02)
+DAY_SPREADS = (0.0, 0.5, 1.0)
+DAY_PEAK_TO_MEAN = 1.8
+DAY_RPS = 12.0
+"""More at each peak than a GPU can serve, and about what it can on average."""
+DAY_LENGTHS = "1000x50"
+DAY_SLO = Slo(ttft_ms=3000.0, tpot_ms=100.0)
+DAY_SPACE = UnitSpace(sm_shares=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8))
+"""Short answers decode on few SMs, which leaves more to prefills of several LLMs."""
 LARGE = {"alpha": 1.3, "busiest_rps": 150.0, "num_nodes": 16}
 
 
@@ -163,12 +180,39 @@ def popularity(alpha: float, slo: str) -> dict[str, Any]:
     }
 
 
-def saturated() -> dict[str, Any]:
+def over_a_day(spread_frac: float) -> dict[str, Any]:
+    """Shared and dedicated GPUs where the peaks of a day are spread so far."""
+    num = 8
+    rates = (DAY_RPS,) * num
+    days = staggered_days(num, peak_to_mean=DAY_PEAK_TO_MEAN, spread_frac=spread_frac)
+    workloads = staggered_workloads(rates, DAY_LENGTHS, days)
+    even = shared_problem(("7b",) * num, rates, SCALES["medium"], 1)
+    services = tuple(
+        replace(service, workload=workload, slo=DAY_SLO)
+        for service, workload in zip(even.services, workloads, strict=True)
+    )
+    problem = replace(even, services=services, search=DAY_SPACE)
+    book = book_of(problem, library())
+    found = {}
+    for method in (SharingMethod.EXACT, SharingMethod.SPATIAL):
+        plan = place_services(problem, library(), method=method)
+        found[str(method)] = figures(plan) | simulated(problem, book, plan)
+    shared, dedicated_rps = (found[m]["within_slo_rps"] for m in ("exact", "spatial"))
+    return {
+        "spread_frac": spread_frac,
+        "combined_peak_frac": combined_peak_frac(rates, days),
+        "methods": found,
+        "simulated_exact_over_spatial": shared / dedicated_rps,
+    }
+
+
+def saturated(slo: str) -> dict[str, Any]:
     """Equal LLMs that fill GPUs of their own: sharing has nothing to give."""
-    problem = shared_problem(("7b",) * 8, (20.0,) * 8, SCALES["medium"], 1)
+    problem = shared_problem(("7b",) * 8, (20.0,) * 8, SCALES[slo], 1)
     plan = plan_services(problem, library())
     assert isinstance(plan, SharedPlan), "eight GPUs hold eight LLMs"
     return {
+        "slo": slo,
         "verdict": plan.verdict,
         "num_gpus": plan.placed.num_gpus,
         "within_slo_rps": plan.evaluation.within_slo_rps,
@@ -232,7 +276,8 @@ def main() -> int:
     slos = ["medium"] if args.quick else list(SCALES)
     report: dict[str, Any] = {
         "popularity": [popularity(alpha, slo) for slo in slos for alpha in ALPHAS],
-        "saturated": saturated(),
+        "saturated": [saturated(slo) for slo in slos],
+        "days": [over_a_day(spread) for spread in DAY_SPREADS],
         "dedicated": [dedicated(*alone, slo) for slo in slos for alone in ALONE],
     }
     if not args.quick:
@@ -246,7 +291,14 @@ def main() -> int:
         )
         shared = row["methods"]["exact"]["num_gpus_shared"]
         print(f"alpha {row['alpha']} {row['slo']:7} {served}  {shared} GPUs shared")
-    print(f"8 equal LLMs on 8 GPUs: {report['saturated']['verdict']}")
+    for row in report["saturated"]:
+        print(f"8 equal LLMs on 8 GPUs, {row['slo']}: {row['verdict']}")
+    for row in report["days"]:
+        rates = "  ".join(
+            f"{name} {each['within_slo_rps']:.1f}"
+            for name, each in row["methods"].items()
+        )
+        print(f"peaks spread over {row['spread_frac']:.0%} of a day: {rates}")
     for row in report["dedicated"]:
         print(
             f"{row['llm']:9} {row['num_gpus']} GPUs {row['slo']:7} estimated "

@@ -165,18 +165,19 @@ class Profile:
             return from_fields(cls, data, file=file)
         return cls.load(Path(file).parent / data if file else Path(data))
 
-    def only_of(self, llm: LlmSpec) -> Self:
-        """The profile with this model's measurements alone, at every parallelism.
+    def only_of(self, *llms: LlmSpec) -> Self:
+        """The profile with the measurements of these models alone.
 
         Raises
         ------
         InputError
             When there are none.
         """
-        kept = tuple(model for model in self.models if model.is_of(llm))
+        kept = tuple(m for m in self.models if any(m.is_of(llm) for llm in llms))
         if not kept:
             held = sorted({model.llm.name for model in self.models})
-            raise InputError("profile", llm.name, f"one of {', '.join(held)}")
+            names = ", ".join(llm.name for llm in llms)
+            raise InputError("profile", names, f"one of {', '.join(held)}")
         return replace(self, models=kept)
 
     def to_json(self) -> str:

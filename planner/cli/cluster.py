@@ -57,9 +57,9 @@ def show_cluster(
 def _draw(cluster: str | None, plan: Path | None, output: Path | None) -> None:
     """Write the picture of a cluster, or of a plan on its cluster."""
     from clusters.serde import read_mapping, write_bytes_atomic, write_text_atomic
-    from planner.files import read_plan
+    from planner.files import plan_of_mapping
     from planner.multiplexing.file_kinds import is_shared_plan
-    from planner.multiplexing.shared_files import read_shared_plan
+    from planner.multiplexing.shared_files import shared_plan_of_mapping
     from planner.report.cluster_svg import cluster_svg
     from planner.report.gpu_marks import marks_of_plan, marks_of_shared_plan
     from planner.report.png import png_of
@@ -67,12 +67,12 @@ def _draw(cluster: str | None, plan: Path | None, output: Path | None) -> None:
     if plan is None:
         assert cluster is not None, "one of them is given"
         text = cluster_svg(_checked_cluster(cluster), {})
-    elif is_shared_plan(read_mapping(plan)):
-        shared = read_shared_plan(plan)
+    elif is_shared_plan(data := read_mapping(plan)):
+        shared = shared_plan_of_mapping(data, plan)
         marks = marks_of_shared_plan(shared)
         text = cluster_svg(shared.problem.cluster, marks, title=shared.verdict)
     else:
-        whole = read_plan(plan)
+        whole = plan_of_mapping(data, plan)
         title = whole.deployment.describe()
         text = cluster_svg(whole.problem.cluster, marks_of_plan(whole), title=title)
     if output is None:

@@ -57,16 +57,17 @@ def exported(plan_file: Path, to: str) -> tuple[dict[str, str], tuple[str, ...]]
     """
     from clusters.serde import read_mapping
     from planner.export import registry, vllm_shared
-    from planner.files import read_plan
+    from planner.files import plan_of_mapping
     from planner.multiplexing.file_kinds import is_shared_plan
-    from planner.multiplexing.shared_files import read_shared_plan
+    from planner.multiplexing.shared_files import shared_plan_of_mapping
 
-    if is_shared_plan(read_mapping(plan_file)):
+    data = read_mapping(plan_file)
+    if is_shared_plan(data):
         if to != "vllm":
             raise InputError("--to", to, "vllm, for a plan of several services")
-        shared = read_shared_plan(plan_file)
+        shared = shared_plan_of_mapping(data, plan_file)
         return vllm_shared.export_shared(shared), vllm_shared.caveats(shared)
-    plan = read_plan(plan_file)
+    plan = plan_of_mapping(data, plan_file)
     files = registry.export(plan, to)
     return files, registry.exporter_for(to).caveats(plan)
 
@@ -87,7 +88,8 @@ def check_folder(
     if found and not overwrite:
         form = "a new or empty folder (or --overwrite)"
         raise InputError("--output-dir", str(folder), form)
-    return tuple(sorted(found - set(names)))
+    written = {name.partition("/")[0] for name in names}
+    return tuple(sorted(found - written))
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
@@ -96,6 +98,7 @@ def write_files(folder: Path, files: dict[str, str]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         write_text_atomic(folder / name, text)
         if text.startswith("#!"):
             (folder / name).chmod(SCRIPT_MODE)

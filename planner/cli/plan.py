@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clusters.fields import InputError
 from clusters.mapping import from_mapping
 from planner.cli.failures import ExitCode
 from planner.cli.output import (
@@ -88,17 +87,13 @@ def plan(
 
     data = read_data(problem_file, settings)
     if is_shared_problem(data):
-        if profile is not None:
-            form = (
-                "engine.latency_profile in the file, where there are several services"
-            )
-            raise InputError("--profile", str(profile), form)
         plan_shared(
             problem_file,
             data,
             method=method,
             seed=seed,
             time_limit_s=time_limit,
+            profile=profile,
             fmt=fmt,
             output=output,
             quiet=quiet,

@@ -31,7 +31,7 @@ METHODS = (
 )
 """Names of search methods; written out so that help and completion import nothing."""
 
-SHARED_METHODS = ("exact", "muxserve", "spatial", "temporal")
+SHARED_METHODS = ("exact", "muxserve", "spatial", "temporal", "disaggregated")
 """Those for several services on one cluster, beside ``auto``."""
 
 _STEP = re.compile(r"[\w-]+|\[\d+\]")

@@ -36,7 +36,7 @@ def validate(
     device: DeviceOption = "cuda",
     dtype: DtypeOption = "bf16",
     lengths: Annotated[
-        str, typer.Option(help="Length preset, or fixed INPUTxOUTPUT tokens.")
+        str, typer.Option(help="Length preset, INPUTxOUTPUT tokens, or a trace.")
     ] = "chat",
     policy: Annotated[
         str, typer.Option(help="prefill_first, chunked, or both with a comma.")

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clusters.fields import InputError
-from clusters.mapping import from_mapping, nearest
+from clusters.mapping import nearest
 from planner.cli.failures import ExitCode
 from planner.cli.output import OutputFormat, emit, say
 from planner.cli.problem_file import errors_name
 from planner.cli.progress import progress
+
+if TYPE_CHECKING:
+    from planner.multiplexing.problem import SharedProblem
 
 
 def plan_shared(
@@ -21,6 +24,7 @@ def plan_shared(
     method: str,
     seed: int,
     time_limit_s: float | None,
+    profile: Path | None,
     fmt: OutputFormat | None,
     output: Path | None,
     quiet: bool,
@@ -37,7 +41,9 @@ def plan_shared(
     )
     from planner.multiplexing.shared_plan import METHODS, SharedPlan, plan_services
 
-    problem = from_mapping(SharedProblem, data, file=str(problem_file))
+    problem = SharedProblem.of_mapping(data, file=str(problem_file))
+    if profile is not None:
+        problem = with_profile(problem, profile)
     if method not in METHODS:
         form = f"a method for several services ({nearest(method, tuple(METHODS))})"
         raise InputError("--method", method, form)
@@ -63,8 +69,26 @@ def plan_shared(
         raise typer.Exit(ExitCode.NO_PLAN)
 
 
+def with_profile(problem: "SharedProblem", path: Path) -> "SharedProblem":
+    """The problem with the measured latencies of its models before all others.
+
+    Raises
+    ------
+    InputError
+        When the profile holds none of the models.
+    """
+    from dataclasses import replace
+
+    from models.latency.profile import Profile
+
+    llms = list(dict.fromkeys(service.llm for service in problem.services))
+    profile = Profile.load(path).only_of(*llms)
+    return replace(problem, engine=replace(problem.engine, latency_profile=profile))
+
+
 def simulate_shared(
     plan_file: Path,
+    data: Mapping[str, Any],
     *,
     rate_rps: float | None,
     seed: int | None,
@@ -76,11 +100,11 @@ def simulate_shared(
     from clusters.mapping import to_mapping
     from planner.cli.shared_tables import shared_simulation_report
     from planner.multiplexing.serve import serve
-    from planner.multiplexing.shared_files import read_shared_plan
+    from planner.multiplexing.shared_files import shared_plan_of_mapping
     from planner.multiplexing.solve import book_of
     from planner.solve import library_for
 
-    plan = read_shared_plan(plan_file)
+    plan = shared_plan_of_mapping(data, plan_file)
     with errors_name(plan_file), progress(quiet=quiet) as show:
         show("simulating")
         evaluation = serve(

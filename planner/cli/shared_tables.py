@@ -7,6 +7,8 @@ from planner.cli.tables import facts_table, sections, table_of
 from planner.deployment import gpu_ranges
 from planner.multiplexing.serve import SharedEvaluation
 from planner.multiplexing.shared_plan import SharedPlan
+from planner.multiplexing.unit import LlmUnit
+from planner.simulator.system import Phase
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -21,6 +23,9 @@ def shared_plan_report(plan: SharedPlan) -> "Group":
     ]
     if plan.alternatives:
         parts.append(("Alternatives, simulated alike", _alternatives(plan)))
+    if plan.warnings:
+        lines = [("", text) for text in plan.warnings]
+        parts.append(("Warnings", facts_table(lines)))
     return sections(*parts)
 
 
@@ -50,9 +55,10 @@ def unit_table(plan: SharedPlan, evaluation: SharedEvaluation) -> "RenderableTyp
         node = topology.gpu(each.gpu_indices[0]).node_name
         local = [topology.gpu(gpu).local_index for gpu in each.gpu_indices]
         place = f"{node}:{gpu_ranges(local)}"
-        how = "turns" if unit.cycle_ms else f"{unit.prefill_share_frac:.0%}"
+        how = _how(unit)
         for i, member in enumerate(unit.members):
-            share = "-" if unit.cycle_ms else f"{member.decode_share_frac:.0%}"
+            is_side_by_side = how.endswith("%")
+            share = f"{member.decode_share_frac:.0%}" if is_side_by_side else "-"
             rows.append(
                 [
                     str(index) if i == 0 else "",
@@ -81,11 +87,19 @@ def unit_table(plan: SharedPlan, evaluation: SharedEvaluation) -> "RenderableTyp
     return table_of(headers, shortened(rows), numeric=numeric)
 
 
+def _how(unit: LlmUnit) -> str:
+    """SMs of prefills, or how else a unit runs."""
+    if unit.phase is not Phase.AGGREGATED:
+        return f"{unit.phase} only"
+    return "turns" if unit.cycle_ms else f"{unit.prefill_share_frac:.0%}"
+
+
 def service_table(
     plan: SharedPlan, evaluation: SharedEvaluation | None = None
 ) -> "RenderableType":
     """What each service asked for and got, with its limits."""
     slos = {service.name: service.slo for service in plan.problem.services}
+    has_e2e = any(slo.e2e_ms is not None for slo in slos.values())
     rows = []
     for each in (evaluation or plan.evaluation).services:
         slo = slos[each.service]
@@ -99,6 +113,7 @@ def service_table(
                 joint,
                 _of_limit(each.ttft_p90_ms, slo.ttft_ms),
                 _of_limit(each.tpot_p90_ms, slo.tpot_ms),
+                *([_of_limit(each.e2e_p90_ms, slo.e2e_ms)] if has_e2e else []),
             ]
         )
     headers = [
@@ -109,6 +124,7 @@ def service_table(
         "attained",
         "TTFT p90 ms",
         "TPOT p90 ms",
+        *(["E2E p90 ms"] if has_e2e else []),
     ]
     return table_of(headers, rows, numeric=set(headers[1:]))
 

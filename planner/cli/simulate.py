@@ -14,6 +14,8 @@ from planner.cli.progress import progress
 from planner.cli.shared_plan import check_not_given, simulate_shared
 from planner.cli.timeline_file import MAX_SPANS, check_timeline, write_timeline
 
+ADMISSIONS = ("none", "current", "predicted")
+"""What `--admission` takes: let everyone in, or a rule of early rejection."""
 ENGINES = ("vllm", "sglang", "trtllm")
 """Names of the presets; written out so that help and completion import nothing."""
 
@@ -28,6 +30,20 @@ def check_engine(name: str | None) -> str | None:
     """
     if name is not None and name not in ENGINES:
         raise InputError("--engine", name, f"an engine ({nearest(name, ENGINES)})")
+    return name
+
+
+def check_admission(name: str | None) -> str | None:
+    """Refuse a rule that there is not.
+
+    Raises
+    ------
+    InputError
+        Naming the nearest one.
+    """
+    if name is not None and name not in ADMISSIONS:
+        form = f"one of {', '.join(ADMISSIONS)} ({nearest(name, ADMISSIONS)})"
+        raise InputError("--admission", name, form)
     return name
 
 
@@ -71,6 +87,14 @@ def simulate(
             help="Batching, memory and step times of this engine's defaults.",
         ),
     ] = None,
+    admission: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(ADMISSIONS),
+            callback=check_admission,
+            help="Refuse requests on arrival, by the plan's SLO; default: the plan's.",
+        ),
+    ] = None,
     timeline: Annotated[
         Path | None,
         typer.Option(
@@ -96,26 +120,34 @@ def simulate(
     from clusters.mapping import to_mapping
     from clusters.serde import read_mapping
     from planner.cli.simulation_tables import simulation_report
-    from planner.files import read_plan
+    from planner.files import plan_of_mapping
     from planner.multiplexing.file_kinds import is_shared_plan
     from planner.replay import ReplayOptions, replay_whole
 
-    if is_shared_plan(read_mapping(plan_file)):
+    data = read_mapping(plan_file)
+    if is_shared_plan(data):
         given = {
             "TRACE": trace,
             "--concurrency": concurrency,
             "--ramp": ramp,
             "--head": head,
             "--engine": engine,
+            "--admission": admission,
             "--timeline": timeline,
             "--events": events,
         }
         check_not_given(given)
         simulate_shared(
-            plan_file, rate_rps=rate, seed=seed, fmt=fmt, output=output, quiet=quiet
+            plan_file,
+            data,
+            rate_rps=rate,
+            seed=seed,
+            fmt=fmt,
+            output=output,
+            quiet=quiet,
         )
         return
-    plan = read_plan(plan_file)
+    plan = plan_of_mapping(data, plan_file)
     options = ReplayOptions(
         trace=None if trace is None else str(trace),
         rate_rps=rate,
@@ -124,6 +156,7 @@ def simulate(
         head=head,
         seed=seed,
         engine=engine,
+        admission=admission,
         max_spans=MAX_SPANS if timeline is not None else 0,
         events=None if events is None else str(events),
     )

@@ -1,7 +1,9 @@
 """Export to vLLM: launch scripts with explicit flags, routers, and what to check."""
 
+from collections.abc import Sequence
+
 from planner.export.fingerprint import plan_sha256
-from planner.export.instances import instances_of
+from planner.export.instances import Instance, instances_of
 from planner.export.vllm_readme import readme
 from planner.export.vllm_router import router_script, routers_of
 from planner.export.vllm_rules import caveats, why_not
@@ -36,13 +38,19 @@ class VllmExporter:
         return export_vllm(plan)
 
 
-def export_vllm(plan: Plan) -> dict[str, str]:
+def export_vllm(
+    plan: Plan, instances: Sequence[Instance] | None = None, *, first_router: int = 0
+) -> dict[str, str]:
     """The files that serve a plan with vLLM.
 
     Parameters
     ----------
     plan
         A plan for which `VllmExporter.supports` answers None.
+    instances
+        Its replicas with their ports; None: ports as if nothing else ran on the nodes.
+    first_router
+        Number of the first router: others run before it.
 
     Returns
     -------
@@ -50,14 +58,15 @@ def export_vllm(plan: Plan) -> dict[str, str]:
         ``hosts.env``; a script for each replica and node; a router for each slice;
         ``README.md``.
     """
-    instances = instances_of(plan.deployment, plan.problem.cluster.topology)
+    if instances is None:
+        instances = instances_of(plan.deployment, plan.problem.cluster.topology)
     stamp = f"phaseplan {plan.tool_version}, plan sha256 {plan_sha256(plan)}"
     files = {HOSTS_FILE: hosts_file(plan, instances, stamp)}
     for instance in instances:
         for rank in range(len(instance.parts)):
             script = launch_script(plan, instance, rank, stamp)
             files[script_name(instance, rank)] = script
-    routers = routers_of(instances)
+    routers = routers_of(instances, first=first_router)
     for router in routers:
         files[router.script_name] = router_script(plan, router, stamp)
     files["README.md"] = readme(plan, instances, routers, VLLM_VERSION)

@@ -40,8 +40,8 @@ class Router:
         return self.members[0].head
 
 
-def routers_of(instances: Sequence[Instance]) -> tuple[Router, ...]:
-    """A router for each slice; those on one node get different ports."""
+def routers_of(instances: Sequence[Instance], *, first: int = 0) -> tuple[Router, ...]:
+    """A router for each slice; those on one node get different ports, from `first`."""
     slices = sorted({instance.replica.slice for instance in instances})
     on_node: Counter[int] = Counter()
     routers = []
@@ -52,8 +52,8 @@ def routers_of(instances: Sequence[Instance]) -> tuple[Router, ...]:
             Router(
                 script_name=f"router-{index}.sh" if len(slices) > 1 else "router.sh",
                 members=members,
-                http_port=FIRST_ROUTER_PORT + on_node[node],
-                metrics_port=FIRST_METRICS_PORT + on_node[node],
+                http_port=FIRST_ROUTER_PORT + first + on_node[node],
+                metrics_port=FIRST_METRICS_PORT + first + on_node[node],
             )
         )
         on_node[node] += 1

@@ -150,11 +150,31 @@ def _push(plan: Plan) -> Iterator[str]:
 def _descriptors(plan: Plan) -> Iterator[str]:
     sizes = {replica.kv_block_tokens for replica in plan.deployment.replicas}
     if plan.deployment.is_disaggregated and min(sizes) < DESCRIPTOR_BLOCK_TOKENS:
+        is_costed = plan.problem.engine.kv_transfer.block_ms > 0
+        costed = "costs" if is_costed else "does not cost"
         yield (
             f"KV blocks of {min(sizes)} tokens make many small transfers, which the "
-            "simulation does not cost (5,000 tokens took 58 ms longer with 16 than "
+            f"simulation {costed} (5,000 tokens took 58 ms longer with 16 than "
             "with 64, vllm-project/vllm#50913). Consider block_tokens: 64 under "
             "engine.memory."
+        )
+
+
+def _connector(plan: Plan) -> Iterator[str]:
+    assumed = plan.problem.engine.kv_transfer.connector
+    if plan.deployment.is_disaggregated and assumed and not assumed.startswith("nixl"):
+        yield (
+            f"The plan was simulated with the transfers of {assumed}; these files run "
+            f"{connector(plan)}. Plan again with engine.kv_transfer.connector: "
+            "nixl-rdma, or change --kv-transfer-config."
+        )
+
+
+def _admission(plan: Plan) -> Iterator[str]:
+    if plan.problem.engine.admission is not None:
+        yield (
+            "The plan was simulated with requests refused on arrival; the router lets "
+            "every one in. Plan again without engine.admission to see what then holds."
         )
 
 
@@ -228,6 +248,8 @@ _RULES: tuple[Callable[[Plan], Iterator[str]], ...] = (
     _unlike_stages,
     _push,
     _descriptors,
+    _connector,
+    _admission,
     _layer_wise,
     _slices,
     _routing,

@@ -13,12 +13,14 @@ all SMs, as prefills take turns.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clusters.fields import spec
+from clusters.fields import InputError, spec
 from clusters.serde import dump_json
 from models.memory import memory_of
 from models.parallelism import Parallelism
+from planner.export.instances import Instance
 from planner.export.shell import (
     Variable,
     assignment,
@@ -27,6 +29,13 @@ from planner.export.shell import (
     export_line,
     one_line,
 )
+from planner.export.vllm_apart import (
+    apart_files,
+    apart_plans,
+    apart_rows,
+    instances_by_service,
+    why_not,
+)
 from planner.export.vllm_flags import Options, kv_dtype_flag, model_id
 from planner.export.vllm_scripts import HOSTS_FILE, PREAMBLE, script
 from planner.multiplexing.placed import PlacedUnit
@@ -34,6 +43,7 @@ from planner.multiplexing.shared_files import shared_plan_to_mapping
 from planner.multiplexing.shared_plan import SharedPlan
 from planner.multiplexing.unit import UnitMember
 from planner.problem import Service
+from planner.simulator.system import Phase
 
 FIRST_PORT = 8100
 MPS_SCRIPT = "start-mps.sh"
@@ -62,14 +72,25 @@ class SharedEngine:
         return min(100, round(100 * share))
 
 
-def engines_of(plan: SharedPlan) -> tuple[SharedEngine, ...]:
-    """All engines, unit by unit; ports count up on each node."""
+def engines_of(
+    plan: SharedPlan, taken: Sequence[Instance] = ()
+) -> tuple[SharedEngine, ...]:
+    """Engines of whole requests, unit by unit; ports count up on each node.
+
+    They begin after those of `taken`, the replicas of services with phases apart.
+    """
     topology = plan.problem.cluster.topology
     services = {service.name: service for service in plan.problem.services}
     models = list(dict.fromkeys(service.llm for service in plan.problem.services))
     ports: dict[int, int] = {}
+    for instance in taken:
+        last = ports.get(instance.head.node, FIRST_PORT - 1)
+        ports[instance.head.node] = max(last, instance.http_port)
+    ports = {node: port + 1 for node, port in ports.items()}
     engines = []
     for index, each in enumerate(plan.placed.units):
+        if each.unit.phase is not Phase.AGGREGATED:
+            continue
         first = topology.gpu(each.gpu_indices[0])
         for place, member in enumerate(each.unit.members):
             port = ports.setdefault(first.node, FIRST_PORT)
@@ -104,16 +125,27 @@ def export_shared(plan: SharedPlan) -> dict[str, str]:
     -------
     dict[str, str]
         ``hosts.env``, ``start-mps.sh``, a script for each LLM of each unit, and
-        ``README.md``.
+        ``README.md``; for each service with phases apart a folder, as `export_vllm`
+        writes it.
+
+    Raises
+    ------
+    InputError
+        If vLLM has no flags for a service with phases apart.
     """
-    engines = engines_of(plan)
+    apart = apart_plans(plan)
+    if (why := why_not(apart)) is not None:
+        raise InputError("--to", "vllm", f"another system ({why})")
+    instances = instances_by_service(plan, apart)
+    taken = [each for own in instances.values() for each in own]
+    engines = engines_of(plan, taken)
     digest = hashlib.sha256(dump_json(shared_plan_to_mapping(plan)).encode())
     stamp = f"phaseplan {plan.tool_version}, plan sha256 {digest.hexdigest()}"
     files = {HOSTS_FILE: _hosts(engines, stamp), MPS_SCRIPT: _mps_script(stamp)}
     for engine in engines:
         files[f"{engine.label}.sh"] = _launch_script(plan, engine, stamp)
-    files["README.md"] = _readme(plan, engines, stamp)
-    return files
+    files["README.md"] = _readme(plan, engines, apart_rows(apart, instances), stamp)
+    return files | apart_files(apart, instances)
 
 
 def caveats(plan: SharedPlan) -> tuple[str, ...]:
@@ -210,7 +242,12 @@ def _mps_script(stamp: str) -> str:
     )
 
 
-def _readme(plan: SharedPlan, engines: tuple[SharedEngine, ...], stamp: str) -> str:
+def _readme(
+    plan: SharedPlan,
+    engines: tuple[SharedEngine, ...],
+    apart: Sequence[tuple[str, str, str, float]],
+    stamp: str,
+) -> str:
     rows = [_row(each) for each in engines]
     lines = [
         "# Several models on shared GPUs",
@@ -225,12 +262,31 @@ def _readme(plan: SharedPlan, engines: tuple[SharedEngine, ...], stamp: str) -> 
         "| Script | Service | Node | GPUs | SMs | KV tokens | req/s | Port |",
         "|---|---|---|---|---:|---:|---:|---:|",
         *rows,
+        *_apart_lines(apart),
         "",
         "## Before you rely on it",
         "",
         *(f"- {one_line(text)}" for text in caveats(plan)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _apart_lines(apart: Sequence[tuple[str, str, str, float]]) -> list[str]:
+    """Where to go on for services whose phases are apart."""
+    if not apart:
+        return []
+    return [
+        "",
+        "Prefills and decodes of these services have GPUs of their own; the README.md "
+        "of each folder says how to start them.",
+        "",
+        "| Folder | Service | Nodes | req/s |",
+        "|---|---|---|---:|",
+        *(
+            f"| `{folder}` | {_cell(service)} | {_cell(nodes)} | {rate:.3g} |"
+            for folder, service, nodes, rate in apart
+        ),
+    ]
 
 
 def _row(engine: SharedEngine) -> str:

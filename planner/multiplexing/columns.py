@@ -9,6 +9,7 @@ import numpy as np
 from clusters.fields import check_fields, spec
 from models.latency.step_table import FloatArray
 from planner.multiplexing.meshes import MeshKind
+from planner.simulator.system import Phase
 
 NOISE = 1e-9
 """Profit below which a unit is no better than what is known (solver's rounding)."""
@@ -22,6 +23,7 @@ class Column:
     served: tuple[tuple[int, float], ...] = spec(
         "Index of each of its LLMs, and the load it serves of it.", unit="load"
     )
+    phase: Phase = spec("What it does of their requests.", default=Phase.AGGREGATED)
     origin: tuple[object, tuple[int, ...]] | None = field(
         default=None, compare=False, repr=False
     )

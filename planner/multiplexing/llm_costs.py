@@ -6,18 +6,21 @@ from itertools import product
 
 import numpy as np
 
+from clusters.cluster import Cluster
 from clusters.fields import spec
 from clusters.gpu import GpuType
 from clusters.links import GroupLinks
 from models.latency.contention import SmSharing, StepDemand
-from models.latency.library import LatencyLibrary, LatencyRequest
+from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.latency.request import LatencyUnavailableError
 from models.latency.step_table import FloatArray
+from models.llm import LlmSpec
 from models.memory import memory_of
 from models.parallelism import Parallelism
 from planner.deployment import ReplicaShape
 from planner.multiplexing.llm_steps import LlmSteps
-from planner.multiplexing.meshes import MeshKind
+from planner.multiplexing.measured_sharing import MeasuredShare, fitted, shares_of
+from planner.multiplexing.meshes import MeshKind, MeshSupply
 from planner.multiplexing.problem import LlmDemand, SharedProblem
 from planner.placement import place
 from planner.simulator.system import Phase
@@ -37,6 +40,8 @@ class LlmCosts:
     )
     budget_bytes: float = spec("Memory of a GPU for all LLMs.", unit="bytes", gt=0)
     kv_bytes_per_token: float = spec("On a GPU.", unit="bytes/token", gt=0)
+    weights_bytes: float = spec("Weights on a GPU.", unit="bytes", gt=0)
+    latency: LatencyChoice = spec("Where its step times come from.")
     prefill: Mapping[int, StepDemand] = spec(
         "Prefill steps of mean prompts, by how many are wanted in one step."
     )
@@ -78,10 +83,53 @@ class CostBook:
     ) -> None:
         self.demands = problem.demands
         self._problem, self._library = problem, library
-        self.sharing, self._shares = sharing, tuple(shares)
+        self._published, self._shares = sharing, tuple(shares)
+        self._sharing: dict[str, SmSharing] = {}
         self._prompts = tuple(prompts)
         self._known: dict[tuple[int, MeshKind], LlmCosts | str] = {}
         self._steps: dict[tuple[int, MeshKind], LlmSteps] = {}
+
+    @property
+    def problem(self) -> SharedProblem:
+        """The problem whose LLMs these are."""
+        return self._problem
+
+    @property
+    def library(self) -> LatencyLibrary:
+        """Where step latencies come from."""
+        return self._library
+
+    @property
+    def cluster(self) -> Cluster:
+        """The hosts."""
+        return self._problem.cluster
+
+    def sharing_on(self, gpu_type: str) -> SmSharing:
+        """How steps share GPUs of a type: as measured there, if a profile says it."""
+        if gpu_type not in self._sharing:
+            self._sharing[gpu_type] = self._measured_on(gpu_type) or self._published
+        return self._sharing[gpu_type]
+
+    def _measured_on(self, gpu_type: str) -> SmSharing | None:
+        profile = self._problem.engine.latency_profile
+        if profile is None or profile.gpu != gpu_type:
+            return None
+        measured: list[MeasuredShare] = []
+        kinds = MeshSupply.of(self.cluster).kinds
+        for model in profile.models:
+            demand = next((d for d in self.demands if model.is_of(d.llm)), None)
+            mesh = MeshKind(gpu_type=gpu_type, num_gpus=model.tp)
+            if demand is None or not model.sm_shares or mesh not in kinds:
+                continue
+            steps, _ = self._steps_on(demand.llm, mesh, self._published)
+            tokens = demand.context_tokens
+            measured += shares_of(model, steps, context_tokens=tokens)
+        if not measured:
+            return None
+        device = profile.environment.device_name
+        return fitted(
+            self._published, measured, source=f"SM shares measured on {device}"
+        )
 
     def costs(self, llm: int, mesh: MeshKind) -> LlmCosts | None:
         """Costs of an LLM on a mesh, None when it cannot run there."""
@@ -107,25 +155,15 @@ class CostBook:
     def _work_out(self, llm: int, mesh: MeshKind) -> LlmCosts | str:
         demand = self.demands[llm]
         parallelism = Parallelism(tp=mesh.num_gpus)
-        gpu, links = self._hardware(mesh)
+        gpu, _ = self._hardware(mesh)
         memory = memory_of(demand.llm, parallelism, gpu, self._problem.engine.memory)
         if memory.why_not:
             return memory.why_not
-        request = LatencyRequest(
-            llm=demand.llm, parallelism=parallelism, gpu=gpu, links=links
-        )
+        sharing = self.sharing_on(mesh.gpu_type)
         try:
-            (table,) = self._library.choose(request).stages
+            steps, choice = self._steps_on(demand.llm, mesh, sharing)
         except LatencyUnavailableError as error:
             return str(error)
-        steps = LlmSteps(
-            llm=demand.llm,
-            parallelism=parallelism,
-            gpu=gpu,
-            links=links,
-            table=table,
-            sharing=self.sharing,
-        )
         if memory.max_kv_tokens < demand.longest_tokens:
             return f"no room for one request of {demand.longest_tokens:.0f} tokens"
         room = int(memory.max_kv_tokens // demand.context_tokens)
@@ -144,13 +182,15 @@ class CostBook:
         prompts = {num: min(num, most_prompts) for num in self._prompts}
         prompt = round(demand.input_tokens)
         prefill = {num: steps.prefill([prompt] * prompts[num]) for num in self._prompts}
-        alone_ms = self.sharing.alone_ms
+        alone_ms = sharing.alone_ms
         return LlmCosts(
             demand=demand,
             fixed_bytes=memory.weights_bytes + memory.activation_bytes,
             process_bytes=memory.reserve_bytes,
             budget_bytes=memory.budget_bytes,
             kv_bytes_per_token=memory.kv_bytes_per_token,
+            weights_bytes=memory.weights_bytes,
+            latency=choice,
             prefill=prefill,
             prompts=prompts,
             prefill_ms={
@@ -166,6 +206,31 @@ class CostBook:
             memory_ms=by_batch(step.least_memory_ms for step in decodes),
             arithmetic_ms=by_batch(step.least_arithmetic_ms for step in decodes),
         )
+
+    def _steps_on(
+        self, llm: LlmSpec, mesh: MeshKind, sharing: SmSharing
+    ) -> tuple[LlmSteps, LatencyChoice]:
+        """Steps of a model on a mesh, and where their times come from.
+
+        Raises
+        ------
+        LatencyUnavailableError
+            When no source covers them.
+        """
+        parallelism = Parallelism(tp=mesh.num_gpus)
+        gpu, links = self._hardware(mesh)
+        request = LatencyRequest(llm=llm, parallelism=parallelism, gpu=gpu, links=links)
+        choice = self._library.choose(request)
+        (table,) = choice.stages
+        steps = LlmSteps(
+            llm=llm,
+            parallelism=parallelism,
+            gpu=gpu,
+            links=links,
+            table=table,
+            sharing=sharing,
+        )
+        return steps, choice
 
     def _hardware(self, mesh: MeshKind) -> tuple[GpuType, GroupLinks]:
         """GPU and links of such a mesh, placed on the empty cluster."""

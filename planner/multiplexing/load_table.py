@@ -14,8 +14,9 @@ from models.latency.step_table import FloatArray
 SMS, MEMORY, PREFILLS, BANDWIDTH, ARITHMETIC, PLACES = range(6)
 """What loads take parts of."""
 NUM_RESOURCES = 6
+"""In each period of a day; in the first one, what does not change over a day."""
 LLM, SERVED, SHARE, PREFILL, LONGEST, BATCH, TPOT, TAKES = range(8)
-NUM_COLUMNS = TAKES + NUM_RESOURCES
+"""Columns of a load; from `TAKES` on its resources, period by period."""
 
 
 _LEAST_PULL = 0.01
@@ -124,6 +125,37 @@ def _take(
 
 
 @numba.njit(cache=True)
+def _take_over_day(
+    step_ms: FloatArray,
+    memory_ms: FloatArray,
+    arithmetic_ms: FloatArray,
+    facts: LoadFacts,
+    busy: FloatArray,
+    rate: float,
+    row: FloatArray,
+) -> None:
+    """What a mean rate takes in every period of a day; its batch is that of the peak.
+
+    Memory is counted once, at the peak: a KV quota is there all day.
+    """
+    each = np.zeros(TAKES + NUM_RESOURCES)
+    row[:] = 0.0
+    for period in range(len(busy)):
+        each[:] = 0.0
+        _take(step_ms, memory_ms, arithmetic_ms, facts, rate * busy[period], each)
+        first = TAKES + period * NUM_RESOURCES
+        row[first : first + NUM_RESOURCES] = each[TAKES:]
+        if period > 0:
+            row[first + MEMORY] = 0.0
+        most = max(row[TAKES + MEMORY], each[TAKES + MEMORY])
+        row[BATCH] = max(row[BATCH], each[BATCH])
+        row[TPOT] = max(row[TPOT], each[TPOT])
+        row[TAKES + MEMORY] = most
+    row[SERVED] = rate
+    row[PREFILL], row[LONGEST] = facts.prefill_ms, facts.longest_ms
+
+
+@numba.njit(cache=True)
 def _is_possible(row: FloatArray, max_batch: int, tpot_ms: float) -> bool:
     is_within = row[BATCH] <= max_batch and row[TPOT] <= tpot_ms
     return bool(is_within and np.all(row[TAKES:] <= 1.0))
@@ -135,17 +167,18 @@ def most_per_ms(
     memory_ms: FloatArray,
     arithmetic_ms: FloatArray,
     facts: LoadFacts,
+    busy: FloatArray,
 ) -> float:
-    """Largest possible rate of one LLM with one share, in requests a ms."""
+    """Largest possible mean rate of one LLM with one share, in requests a ms."""
     step_ms = decode_ms + (facts.stretch - 1.0) * memory_ms
-    row = np.zeros(NUM_COLUMNS)
+    row = np.zeros(TAKES + NUM_RESOURCES * len(busy))
     low, high = 0.0, facts.rate_per_ms
-    _take(step_ms, memory_ms, arithmetic_ms, facts, high, row)
+    _take_over_day(step_ms, memory_ms, arithmetic_ms, facts, busy, high, row)
     if _is_possible(row, len(step_ms) - 1, facts.tpot_ms):
         return float(high)
     while high - low > 1e-4 * high and high > 1e-6 * facts.rate_per_ms:
         middle = (low + high) / 2.0
-        _take(step_ms, memory_ms, arithmetic_ms, facts, middle, row)
+        _take_over_day(step_ms, memory_ms, arithmetic_ms, facts, busy, middle, row)
         if _is_possible(row, len(step_ms) - 1, facts.tpot_ms):
             low = middle
         else:
@@ -159,14 +192,16 @@ def fill(
     memory_ms: FloatArray,
     arithmetic_ms: FloatArray,
     facts: LoadFacts,
+    busy: FloatArray,
     rates: FloatArray,
 ) -> FloatArray:
-    """Rows of the rates that are possible for one LLM with one share."""
+    """Rows of the mean rates that are possible for one LLM with one share."""
     step_ms = decode_ms + (facts.stretch - 1.0) * memory_ms
-    found = np.zeros((len(rates), NUM_COLUMNS))
+    found = np.zeros((len(rates), TAKES + NUM_RESOURCES * len(busy)))
     num = 0
     for rate in rates:
-        _take(step_ms, memory_ms, arithmetic_ms, facts, rate, found[num])
+        row = found[num]
+        _take_over_day(step_ms, memory_ms, arithmetic_ms, facts, busy, rate, row)
         if _is_possible(found[num], len(step_ms) - 1, facts.tpot_ms):
             num += 1
     return found[:num]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from clusters.fields import InputError, check_fields, spec
 from models.parallelism import Parallelism
 from planner.deployment import ReplicaShape
+from planner.kv_paths import KvPaths
 from planner.multiplexing.llm_costs import CostBook, LlmCosts
 from planner.multiplexing.problem import SharedProblem
 from planner.multiplexing.unit import LlmUnit
@@ -27,6 +28,14 @@ class PlacedUnit:
         if len(self.gpu_indices) != self.unit.mesh.num_gpus:
             form = f"{self.unit.mesh.num_gpus} GPUs"
             raise InputError("gpu_indices", self.gpu_indices, form)
+
+    def rps_of(self, service: str) -> float:
+        """Load that it serves of whole requests of a service."""
+        return sum(
+            member.served_rps
+            for member in self.unit.members
+            if member.service == service and self.unit.phase is Phase.AGGREGATED
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,19 +59,42 @@ class PlacedUnits:
 
     def served_rps(self, service: str) -> float:
         """Load that all units together serve of a service."""
-        return sum(
-            member.served_rps
-            for each in self.units
-            for member in each.unit.members
-            if member.service == service
+        whole = sum(each.rps_of(service) for each in self.units)
+        return whole + self.apart_rps(service)
+
+    def apart_rps(self, service: str) -> float:
+        """Load of a service that units of one phase serve: what both phases do."""
+        by_phase = dict.fromkeys(Phase, 0.0)
+        for index in self.apart(service):
+            unit = self.units[index].unit
+            by_phase[unit.phase] += unit.members[0].served_rps
+        return min(by_phase[Phase.PREFILL], by_phase[Phase.DECODE])
+
+    def apart(self, service: str) -> tuple[int, ...]:
+        """Indices of the prefill-only and decode-only units of a service."""
+        return tuple(
+            index
+            for index, each in enumerate(self.units)
+            if each.unit.phase is not Phase.AGGREGATED
+            and each.unit.members[0].service == service
         )
+
+    @property
+    def disaggregated(self) -> tuple[str, ...]:
+        """Services whose phases have units of their own."""
+        names = {
+            each.unit.members[0].service
+            for each in self.units
+            if each.unit.phase is not Phase.AGGREGATED
+        }
+        return tuple(sorted(names))
 
 
 def place_units(
     problem: SharedProblem, book: CostBook, units: Sequence[LlmUnit]
 ) -> PlacedUnits:
     """Give each unit GPUs of one host, and its LLMs the rest of their memory."""
-    ordered = sorted(units, key=lambda unit: -unit.mesh.num_gpus)
+    ordered = sorted(units, key=_near_each_other)
     shapes = [
         ReplicaShape(
             phase=Phase.AGGREGATED,
@@ -114,15 +146,39 @@ def check_units(problem: SharedProblem, book: CostBook, placed: PlacedUnits) -> 
             form = "KV quotas that fit beside the weights"
             raise InputError(f"{where}.members.kv_quota_tokens", round(free), form)
     for service in problem.services:
+        phases = {placed.units[i].unit.phase for i in placed.apart(service.name)}
+        if len(phases) == 1:
+            form = "a prefill-only and a decode-only unit, or neither"
+            raise InputError("units", service.name, form)
         if placed.served_rps(service.name) <= 0:
             raise InputError("units", service.name, "a unit for every service")
+        _check_routes(problem, placed, service.name)
+
+
+def _check_routes(problem: SharedProblem, placed: PlacedUnits, service: str) -> None:
+    """A KV cache has a way from each prefill-only unit to each decode-only one."""
+    own = [placed.units[index] for index in placed.apart(service)]
+    paths = KvPaths.of(problem.cluster)
+    for source in own:
+        for target in own:
+            is_pair = source.unit.phase is Phase.PREFILL
+            if is_pair and target.unit.phase is Phase.DECODE:
+                paths.transfer(source.gpu_indices, target.gpu_indices)
+
+
+def _near_each_other(unit: LlmUnit) -> tuple[int, bool, str, bool]:
+    """Order of placement: large meshes first, the phases of an LLM side by side."""
+    is_apart = unit.phase is not Phase.AGGREGATED
+    name = unit.members[0].service if is_apart else ""
+    return -unit.mesh.num_gpus, is_apart, name, unit.phase is Phase.DECODE
 
 
 def free_bytes(book: CostBook, unit: LlmUnit) -> float:
     """Memory of each GPU that is left beside weights, processes and KV quotas."""
     costs = _costs_of(book, unit)
-    processes = 1 if unit.cycle_ms else 2
-    used = sum(cost.fixed_bytes + processes * cost.process_bytes for cost in costs)
+    used = sum(
+        cost.fixed_bytes + unit.num_processes * cost.process_bytes for cost in costs
+    )
     for cost, member in zip(costs, unit.members, strict=True):
         used += cost.kv_bytes_per_token * member.kv_quota_tokens
     return costs[0].budget_bytes - used

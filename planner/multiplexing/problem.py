@@ -1,18 +1,26 @@
 """What is to be placed: several services on one cluster, and what is best."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
 
 from clusters.cluster import Cluster
 from clusters.fields import InputError, check_fields, spec
 from clusters.mapping import from_mapping
 from clusters.serde import read_mapping
 from models.llm import LlmSpec
+from planner.multiplexing.popularity_file import Popularity, with_rates
 from planner.multiplexing.space import UnitSpace
 from planner.problem import API_VERSION, EngineSettings, Service
 from planner.slo import Slo
+from planner.workload.popularity import busy_periods
+
+_SAMPLE_REQUESTS = 2000
+"""Requests from which the length of a long answer is taken."""
 
 
 class SharedGoal(StrEnum):
@@ -43,10 +51,17 @@ class SharedProblem:
     objective: SharedObjective = spec("The goal.", default_factory=SharedObjective)
     engine: EngineSettings = spec("Engine settings.", default_factory=EngineSettings)
     search: UnitSpace = spec("Which units are considered.", default_factory=UnitSpace)
+    popularity: Popularity | None = spec(
+        "Rates of all services in a few numbers; reading a file gives them to the "
+        "services.",
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         if self.api_version != API_VERSION:
             raise InputError("api_version", self.api_version, f"'{API_VERSION}'")
+        if self.popularity is not None:
+            raise InputError("popularity", "...", "null beside services with rates")
         if not self.services:
             raise InputError("services", self.services, "at least one service")
         if self.engine.admission is not None:
@@ -63,9 +78,9 @@ class SharedProblem:
             if rate is None or rate <= 0:
                 form = "a rate > 0: an LLM without traffic needs no place"
                 raise InputError(f"{where}.workload.rate_rps", rate, form)
-            if service.slo.e2e_ms is not None:
-                form = "null: several LLMs are placed by TTFT and TPOT"
-                raise InputError(f"{where}.slo.e2e_ms", service.slo.e2e_ms, form)
+            if service.prefix_cache is not None:
+                form = "null: units of several LLMs keep no past prompts"
+                raise InputError(f"{where}.prefix_cache", "...", form)
 
     @property
     def goal(self) -> SharedGoal:
@@ -75,12 +90,25 @@ class SharedProblem:
     @property
     def demands(self) -> tuple["LlmDemand", ...]:
         """The services as the placement sees them."""
-        return tuple(LlmDemand.of(service) for service in self.services)
+        periods = busy_periods([service.workload for service in self.services])
+        return tuple(
+            LlmDemand.of(service, busy=busy)
+            for service, busy in zip(self.services, periods, strict=True)
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a problem file (YAML or JSON); paths in it start from its folder."""
-        return from_mapping(cls, read_mapping(path), file=str(path))
+        return cls.of_mapping(read_mapping(path), file=str(path))
+
+    @classmethod
+    def of_mapping(cls, data: Mapping[str, Any], *, file: str | None = None) -> Self:
+        """A problem from the mapping of its file."""
+        try:
+            expanded = with_rates(data)
+        except InputError as error:
+            raise (error.in_file(file) if file else error) from None
+        return from_mapping(cls, expanded, file=file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,22 +121,56 @@ class LlmDemand:
     input_tokens: float = spec("Mean prompt.", unit="tokens", gt=0)
     output_tokens: float = spec("Mean answer.", unit="tokens", ge=1)
     slo: Slo = spec("Its latency objectives.")
+    long_output_tokens: float | None = spec(
+        "Answer at the quantile of the SLO, for an end-to-end limit; None: the mean.",
+        unit="tokens",
+        ge=1,
+        default=None,
+    )
+    busy: tuple[float, ...] = spec(
+        "Its rate in the periods of a day, over the mean one.", unit="1", default=(1.0,)
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     @classmethod
-    def of(cls, service: Service) -> Self:
-        """The demand of a service."""
-        workload = service.workload
+    def of(cls, service: Service, *, busy: tuple[float, ...] = (1.0,)) -> Self:
+        """The demand of a service, with its rates over a day."""
+        workload, slo = service.workload, service.slo
+        long_tokens: float | None = None
+        if slo.e2e_ms is not None:
+            drawn = workload.draw(_SAMPLE_REQUESTS, seed=0).output_tokens
+            long_tokens = float(np.quantile(drawn, slo.attainment_frac))
         return cls(
             name=service.name,
             llm=service.llm,
             rate_rps=workload.mean_rate_rps or 0.0,
             input_tokens=workload.mean_input_tokens,
             output_tokens=workload.mean_output_tokens,
-            slo=service.slo,
+            slo=slo,
+            long_output_tokens=long_tokens,
+            busy=busy,
         )
+
+    @property
+    def long_steps(self) -> float:
+        """Decode steps of a long answer, which an end-to-end limit is held to."""
+        return (self.long_output_tokens or self.output_tokens) - 1.0
+
+    @property
+    def ttft_limit_ms(self) -> float | None:
+        """The most that a first token may take; None: any time."""
+        limits = [each for each in (self.slo.ttft_ms, self.slo.e2e_ms) if each]
+        return min(limits, default=None)
+
+    @property
+    def tpot_limit_ms(self) -> float | None:
+        """The most that a decode step may take; None: any time."""
+        limits = [self.slo.tpot_ms] if self.slo.tpot_ms else []
+        if self.slo.e2e_ms is not None and self.long_steps > 0:
+            limits.append(self.slo.e2e_ms / self.long_steps)
+        return min(limits, default=None)
 
     @property
     def decode_steps(self) -> float:

@@ -4,7 +4,9 @@ Data
     Units at hand (`Column`), the hosts (`MeshSupply`), the goals.
 Variables
     x_c: how many units like c; y_i: load of LLM i that counts; z_i: whether LLM i
-    has no place, which costs more than any placement is worth.
+    has no place, which costs more than any placement is worth; w_i: load of LLM i whose
+    phases are served apart; q_i: whether it has units of both phases; k_ipm: whether
+    its units of phase p are meshes of kind m.
 Constraints
     One function each, below; the programme is the list of their calls.
 Objective
@@ -17,6 +19,7 @@ import pulp
 
 from planner.multiplexing.columns import Column, Goals, Prices
 from planner.multiplexing.meshes import MeshKind, MeshSupply
+from planner.simulator.system import Phase
 
 
 class PlacementProgram:
@@ -39,18 +42,31 @@ class PlacementProgram:
         self.homeless = [
             self.model.add_variable(f"z_{i}", 0, 1) for i in range(goals.num_llms)
         ]
-        self._served: list[list[tuple[pulp.LpVariable, float]]] = [
-            [] for _ in range(goals.num_llms)
-        ]
+        self._served: dict[tuple[int, Phase], list[tuple[pulp.LpVariable, float]]] = {}
         self._on: dict[MeshKind, list[pulp.LpVariable]] = {}
         for column, unit in zip(self.columns, self.units, strict=True):
             self._on.setdefault(column.mesh, []).append(unit)
             for llm, load in column.served:
-                self._served[llm].append((unit, load))
+                key = (llm, column.phase)
+                self._served.setdefault(key, []).append((unit, load))
+        self._apart = {
+            llm: (
+                self.model.add_variable(f"w_{llm}", 0, goals.wanted[llm]),
+                self.model.add_variable(f"q_{llm}", 0, 1),
+            )
+            for llm in range(goals.num_llms)
+            if (llm, Phase.PREFILL) in self._served
+            and (llm, Phase.DECODE) in self._served
+        }
         self._maximise_worth()
         for llm in range(goals.num_llms):
             self._counts_only_what_units_serve(llm)
             self._has_a_place(llm)
+        for llm in self._apart:
+            for phase in (Phase.PREFILL, Phase.DECODE):
+                self._phase_keeps_up(llm, phase)
+                self._phase_has_a_place(llm, phase)
+                self._units_of_a_phase_are_alike(llm, phase)
         for kind, num in supply.blocks:
             self._fits_the_hosts(kind, num)
 
@@ -94,16 +110,48 @@ class PlacementProgram:
         self.model += worth - meshes - self.penalty * pulp.lpSum(self.homeless)
 
     def _counts_only_what_units_serve(self, llm: int) -> None:
-        """Load counts if served: y_i <= sum_c served_ic x_c + wanted_i z_i."""
-        served = _sum(self._served[llm])
+        """Load counts if served: y_i <= sum_c served_ic x_c + w_i + wanted_i z_i."""
+        served = _sum(self._whole(llm))
+        if llm in self._apart:
+            served += self._apart[llm][0]
         excused = self.goals.wanted[llm] * self.homeless[llm]
         self.model += self.loads[llm] <= served + excused, f"served_{llm}"
 
     def _has_a_place(self, llm: int) -> None:
-        """Every LLM is in a unit (in one exactly): sum_{c with i} x_c + z_i >= 1."""
-        places = _sum((unit, 1.0) for unit, _ in self._served[llm]) + self.homeless[llm]
+        """Every LLM is in a unit (one exactly): sum_{c with i} x_c + q_i + z_i >= 1."""
+        places = _sum((unit, 1.0) for unit, _ in self._whole(llm)) + self.homeless[llm]
+        if llm in self._apart:
+            places += self._apart[llm][1]
         is_placed = places >= 1 if self.goals.has_replicas else places == 1
         self.model += is_placed, f"placed_{llm}"
+
+    def _phase_keeps_up(self, llm: int, phase: Phase) -> None:
+        """A phase serves what is served apart: w_i <= sum_{c of it} served_ic x_c."""
+        served = _sum(self._served[llm, phase])
+        self.model += self._apart[llm][0] <= served, f"{phase}_{llm}"
+
+    def _phase_has_a_place(self, llm: int, phase: Phase) -> None:
+        """Phases apart are a place if both are: q_i <= sum_{c of it} x_c."""
+        units = _sum((unit, 1.0) for unit, _ in self._served[llm, phase])
+        self.model += self._apart[llm][1] <= units, f"{phase}_place_{llm}"
+
+    def _units_of_a_phase_are_alike(self, llm: int, phase: Phase) -> None:
+        """Meshes of one kind: x_c <= num_m k_ipm for c on m, and sum_m k_ipm <= 1.
+
+        A router in front of a phase compares loads, not speeds.
+        """
+        kinds = dict(self.supply.blocks)
+        chosen = []
+        for number, column in enumerate(self.columns):
+            if column.phase is phase and column.members == (llm,):
+                kind = self.model.add_variable(f"k_{number}", 0, 1, pulp.LpInteger)
+                self.model += self.units[number] <= kinds[column.mesh] * kind
+                chosen.append(kind)
+        self.model += pulp.lpSum(chosen) <= 1
+
+    def _whole(self, llm: int) -> list[tuple[pulp.LpVariable, float]]:
+        """Units that serve whole requests of an LLM, with its load."""
+        return self._served.get((llm, Phase.AGGREGATED), [])
 
     def _fits_the_hosts(self, kind: MeshKind, num: int) -> None:
         """Meshes need no more blocks than there are: sum_c blocks_c x_c <= num."""

@@ -1,18 +1,21 @@
 """Serving a placement: its services' traffic on its units, held to the SLOs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from clusters.fields import check_fields, spec
+from planner.multiplexing.apart_run import serve_apart
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.placed import PlacedUnits
 from planner.multiplexing.problem import SharedProblem
-from planner.multiplexing.unit_run import Scheduling, simulate_unit
+from planner.multiplexing.traffic import draw_all, span_of
+from planner.multiplexing.unit_run import Scheduling, UnitResult, simulate_unit
 from planner.multiplexing.unit_state import Array
-from planner.simulator.outcome import SimulationResult
+from planner.simulator.outcome import METRICS, ReplicaStats, SimulationResult
+from planner.simulator.system import Phase
 from planner.slo import Attainment
 from planner.workload.requests import Requests
 
@@ -42,6 +45,9 @@ class ServiceOutcome:
     tpot_p50_ms: float | None = spec("Median TPOT.", unit="ms", default=None)
     tpot_p90_ms: float | None = spec("90th percentile.", unit="ms", default=None)
     tpot_p99_ms: float | None = spec("99th percentile.", unit="ms", default=None)
+    e2e_p50_ms: float | None = spec("Median E2E.", unit="ms", default=None)
+    e2e_p90_ms: float | None = spec("90th percentile.", unit="ms", default=None)
+    e2e_p99_ms: float | None = spec("99th percentile.", unit="ms", default=None)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -103,7 +109,7 @@ def serve(
     book: CostBook,
     placed: PlacedUnits,
     *,
-    span_s: float = 300.0,
+    span_s: float | None = None,
     seed: int = 0,
     rate_scale: float = 1.0,
     scheduling: Scheduling = Scheduling.ADBS,
@@ -119,7 +125,7 @@ def serve(
     placed
         Units, with the load that each is to serve.
     span_s
-        Time that the arrivals span, in s.
+        Time that the arrivals span, in s; None: `span_of` the problem.
     seed
         Seed of the traffic; each service draws apart.
     rate_scale
@@ -133,43 +139,48 @@ def serve(
         Of each service, what was admitted and what was served within its SLO. What a
         placement does not promise to serve is turned away as it arrives, spread evenly.
     """
+    span_s = span_s or span_of(problem, rate_scale=rate_scale)
+    drawn = draw_all(problem, span_s=span_s, seed=seed, rate_scale=rate_scale)
     shares: list[dict[str, Requests]] = [{} for _ in placed.units]
-    num_drawn: dict[str, int] = {}
-    for index, service in enumerate(problem.services):
+    apart: dict[str, Requests] = {}
+    for service in problem.services:
         rate = (service.workload.mean_rate_rps or 0.0) * rate_scale
-        num = max(1, round(rate * span_s))
-        drawn = service.workload.draw(num, seed=_seed(seed, index), rate_rps=rate)
-        num_drawn[service.name] = num
-        promised = [
-            sum(
-                member.served_rps
-                for member in each.unit.members
-                if member.service == service.name
-            )
-            * rate_scale
-            for each in placed.units
-        ]
-        target = deal(num, promised, rate)
-        for unit in range(len(placed.units)):
-            own = target == unit
-            if own.any():
-                shares[unit][service.name] = _only(drawn, own)
+        requests = drawn[service.name]
+        promised = [each.rps_of(service.name) * rate_scale for each in placed.units]
+        promised.append(placed.apart_rps(service.name) * rate_scale)
+        target = deal(len(requests), promised, rate)
+        for unit, share in enumerate(shares):
+            if (own := target == unit).any():
+                share[service.name] = _only(requests, own)
+        if (own := target == len(shares)).any():
+            apart[service.name] = _only(requests, own)
     budget = problem.engine.limits.max_batch_tokens
     results = [
         simulate_unit(
             each.unit, book, share, max_batch_tokens=budget, scheduling=scheduling
         )
+        if each.unit.phase is Phase.AGGREGATED
+        else None
         for each, share in zip(placed.units, shares, strict=True)
     ]
+    served_apart = serve_apart(book, placed, apart)
     outcomes = []
     for service in problem.services:
         parts = [
             result.services[service.name]
             for result, share in zip(results, shares, strict=True)
-            if service.name in share
+            if result is not None and service.name in share
         ]
+        if service.name in served_apart:
+            parts.append(served_apart[service.name].result)
         rate = (service.workload.mean_rate_rps or 0.0) * rate_scale
-        outcomes.append(_outcome(problem, service.name, parts, rate, num_drawn))
+        num = len(drawn[service.name])
+        outcomes.append(_outcome(problem, service.name, parts, rate, num))
+    loads = {
+        index: _load_apart(stats)
+        for each in served_apart.values()
+        for index, stats in each.by_unit.items()
+    }
     return SharedEvaluation(
         scheduling=scheduling,
         span_s=span_s,
@@ -177,17 +188,40 @@ def serve(
         within_slo_rps=sum(each.within_slo_rps for each in outcomes),
         services=tuple(outcomes),
         units=tuple(
-            UnitLoad(
-                prefill_busy_frac=result.prefill_busy_frac,
-                decode_busy_frac=tuple(result.decode_busy_frac.values()),
-                kv_peak_frac=tuple(
-                    held / result.quota_tokens[name]
-                    for name, held in result.peak_held_tokens.items()
-                ),
-                num_adaptations=result.num_adaptations,
-            )
-            for result in results
+            loads.get(index, _IDLE) if result is None else _load_of(result)
+            for index, result in enumerate(results)
         ),
+    )
+
+
+_IDLE = UnitLoad(
+    prefill_busy_frac=0.0,
+    decode_busy_frac=(0.0,),
+    kv_peak_frac=(0.0,),
+    num_adaptations=0,
+)
+
+
+def _load_of(result: UnitResult) -> UnitLoad:
+    """How busy a unit of whole requests was."""
+    return UnitLoad(
+        prefill_busy_frac=result.prefill_busy_frac,
+        decode_busy_frac=tuple(result.decode_busy_frac.values()),
+        kv_peak_frac=tuple(
+            held / result.quota_tokens[name]
+            for name, held in result.peak_held_tokens.items()
+        ),
+        num_adaptations=result.num_adaptations,
+    )
+
+
+def _load_apart(stats: ReplicaStats) -> UnitLoad:
+    """How busy a unit of one phase was."""
+    return UnitLoad(
+        prefill_busy_frac=stats.prefill_busy_frac,
+        decode_busy_frac=(stats.decode_busy_frac,),
+        kv_peak_frac=(stats.kv_peak_frac,),
+        num_adaptations=0,
     )
 
 
@@ -218,21 +252,15 @@ def _only(requests: Requests, kept: Array) -> Requests:
     )
 
 
-def _seed(seed: int, index: int) -> int:
-    """A seed for each service, far from those of the next seeds."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-
-
 def _outcome(
     problem: SharedProblem,
     name: str,
     parts: Sequence[SimulationResult],
     rate_rps: float,
-    num_drawn: Mapping[str, int],
+    num: int,
 ) -> ServiceOutcome:
     """What became of one service on all its units."""
     service = next(each for each in problem.services if each.name == name)
-    num = num_drawn[name]
     if not parts:
         return ServiceOutcome(
             service=name,
@@ -246,7 +274,7 @@ def _outcome(
     good = whole.meets(service.slo.limits_ms)
     percentiles = {
         f"{metric}_p{percent}_ms": _number(whole.percentile_ms(metric, percent))
-        for metric in ("ttft", "tpot")
+        for metric in METRICS
         for percent in (50, 90, 99)
     }
     return ServiceOutcome(

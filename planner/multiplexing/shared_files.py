@@ -1,5 +1,6 @@
 """Plan files of several services: read, checked, written."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,11 @@ def read_shared_plan(path: str | Path) -> SharedPlan:
     InputError
         If it is no such plan, or its units do not hold.
     """
-    data = read_mapping(path)
+    return shared_plan_of_mapping(read_mapping(path), path)
+
+
+def shared_plan_of_mapping(data: Mapping[str, Any], path: str | Path) -> SharedPlan:
+    """Check a plan file that has been read: `read_shared_plan` without opening it."""
     if not is_shared_plan(data):
         found, form = data.get("api_version"), f"'{SHARED_PLAN_VERSION}'"
         raise InputError("api_version", found, form, file=str(path))

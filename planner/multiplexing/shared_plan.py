@@ -11,6 +11,7 @@ from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.placed import PlacedUnit, PlacedUnits
 from planner.multiplexing.problem import SharedGoal, SharedProblem
 from planner.multiplexing.serve import SharedEvaluation, serve
+from planner.multiplexing.shared_evidence import evidence_of_units, warnings_of_units
 from planner.multiplexing.solve import (
     GAP_FRAC,
     SharedResult,
@@ -18,7 +19,7 @@ from planner.multiplexing.solve import (
     book_of,
     place_services,
 )
-from planner.plan import Status
+from planner.plan import ShapeEvidence, Status
 from planner.solve import library_for
 from planner.version import __version__
 
@@ -70,6 +71,10 @@ class SharedPlan:
     alternatives: tuple[SharedAlternative, ...] = spec(
         "Other methods, simulated alike.", default=()
     )
+    evidence: tuple[ShapeEvidence, ...] = spec(
+        "Provenance by service and mesh.", default=()
+    )
+    warnings: tuple[str, ...] = spec("What to be careful about.", default=())
     inputs_sha256: tuple[tuple[str, str], ...] = spec(
         "Hashes of the files it was made from.", default=()
     )
@@ -147,7 +152,7 @@ def plan_services(
     if not served:
         return results[0]
     ordered = sorted(served, key=lambda each: _rank(problem, each))
-    return _plan_of(problem, ordered, seed)
+    return _plan_of(problem, book, ordered, seed)
 
 
 def hold(
@@ -201,7 +206,7 @@ def worth_rps(problem: SharedProblem, evaluation: SharedEvaluation) -> float:
 
 
 def _plan_of(
-    problem: SharedProblem, ordered: Sequence[Served], seed: int
+    problem: SharedProblem, book: CostBook, ordered: Sequence[Served], seed: int
 ) -> SharedPlan:
     best = ordered[0]
     found, evaluation = best.found, best.evaluation
@@ -218,7 +223,10 @@ def _plan_of(
     promised = sum(
         min(best.placed.served_rps(demand.name), demand.rate_rps) for demand in demands
     )
+    evidence = evidence_of_units(book, best.placed)
     return SharedPlan(
+        evidence=evidence,
+        warnings=warnings_of_units(book, best.placed, evidence),
         tool_version=__version__,
         status=status,
         reasons=tuple(reasons),
@@ -253,6 +261,9 @@ def verdict_of(ordered: Sequence[Served]) -> str:
         (e for e in ordered if e.found.method is SharingMethod.SPATIAL), None
     )
     what = "share GPUs" if is_shared else "do not share: each LLM has GPUs of its own"
+    apart = best.placed.disaggregated
+    if apart:
+        what += f"; phases apart for {', '.join(apart)}"
     if spatial is None or spatial is best or not is_shared:
         return what
     own, other = best.evaluation.within_slo_rps, spatial.evaluation.within_slo_rps

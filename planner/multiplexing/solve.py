@@ -10,17 +10,20 @@ from models.flops import num_active_parameters
 from models.latency.contention import SmSharing
 from models.latency.library import LatencyLibrary
 from planner.deployment import gpu_ranges
-from planner.multiplexing.columns import Column, Goals
+from planner.multiplexing.columns import Column, Goals, UnitPool
 from planner.multiplexing.estimate import StandaloneShares
 from planner.multiplexing.exact import ChosenUnits, Settings, choose_units
 from planner.multiplexing.greedy import place_greedily
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.meshes import MeshSupply
+from planner.multiplexing.phase_units import PhaseUnits, balanced
 from planner.multiplexing.placed import PlacedUnits, place_units
 from planner.multiplexing.problem import LlmDemand, SharedGoal, SharedProblem
 from planner.multiplexing.space import UnitSpace
+from planner.multiplexing.unit import LlmUnit
 from planner.multiplexing.unit_model import UnitModel
 from planner.plan import Status
+from planner.simulator.system import Phase
 from planner.stop import MaxEvaluations
 
 GREEDY_START_GROUPS = 300
@@ -44,6 +47,8 @@ class SharingMethod(StrEnum):
     """The best without sharing: every replica has GPUs of its own."""
     TEMPORAL = "temporal"
     """The best where the LLMs of a mesh take turns with all of its SMs."""
+    DISAGGREGATED = "disaggregated"
+    """The best where every LLM has prefill-only and decode-only units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,20 +119,34 @@ def place_services(
     """
     started = time.monotonic()
     book = book_of(problem, latency, space)
-    space = space_of(method, space or problem.search)
+    whole = space or problem.search
+    space = space_of(method, whole)
     settings = settings or Settings(gap_frac=GAP_FRAC)
     supply = MeshSupply.of(problem.cluster)
     model = UnitModel(book, supply, space)
-    check_fits(model)
+    apart = PhaseUnits(book, supply, space, problem.engine)
+    check_fits(
+        UnitModel(book, supply, whole),
+        PhaseUnits(book, supply, whole, problem.engine),
+    )
     goals = goals_of(problem, supply)
     if method is SharingMethod.MUXSERVE:
         chosen = greedy_units(model, goals)
+    elif method is SharingMethod.DISAGGREGATED:
+        nothing_else = UnitPool((), num_llms=goals.num_llms)
+        chosen = choose_units(
+            goals, supply, nothing_else, start=apart.columns, settings=settings
+        )
     else:
-        start: tuple[Column, ...] = ()
+        start = apart.columns
         if method is SharingMethod.EXACT:
-            start = greedy_units(model, goals, max_groups=GREEDY_START_GROUPS).units
+            start += greedy_units(model, goals, max_groups=GREEDY_START_GROUPS).units
         chosen = choose_units(goals, supply, model, start=start, settings=settings)
-    return plan_of(problem, model, method, chosen, time.monotonic() - started)
+    units = [
+        model.unit(column) if column.phase is Phase.AGGREGATED else apart.unit(column)
+        for column in chosen.units
+    ]
+    return plan_of(problem, book, method, chosen, units, time.monotonic() - started)
 
 
 def book_of(
@@ -149,9 +168,11 @@ def book_of(
 def space_of(method: SharingMethod, space: UnitSpace) -> UnitSpace:
     """The units that a method considers."""
     if method is SharingMethod.SPATIAL:
-        return replace(space, max_llms=1)
+        return replace(space, max_llms=1, splits_phases=False)
     if method is SharingMethod.TEMPORAL:
-        return replace(space, shares_space=False, shares_time=True)
+        return replace(space, shares_space=False, shares_time=True, splits_phases=False)
+    if method is SharingMethod.DISAGGREGATED:
+        return replace(space, splits_phases=True)
     return space
 
 
@@ -197,7 +218,7 @@ def usd_per_gpu_hour(problem: SharedProblem, gpu_type: str) -> float:
     return max(prices)
 
 
-def check_fits(model: UnitModel) -> None:
+def check_fits(model: UnitModel, apart: PhaseUnits) -> None:
     """Refuse services that no unit can hold.
 
     Raises
@@ -206,7 +227,8 @@ def check_fits(model: UnitModel) -> None:
         Naming the first, with the reason on the largest mesh of each GPU type.
     """
     for llm, demand in enumerate(model.book.demands):
-        if any(model.most_rps(llm, mesh) > 0 for mesh in model.supply.kinds):
+        is_whole = any(model.most_rps(llm, mesh) > 0 for mesh in model.supply.kinds)
+        if is_whole or apart.serves(llm):
             continue
         why: list[tuple[str, str]] = []
         for mesh in model.supply.kinds:
@@ -278,17 +300,19 @@ def as_placement(goals: Goals, units: Sequence[Column]) -> ChosenUnits:
 
 def plan_of(
     problem: SharedProblem,
-    model: UnitModel,
+    book: CostBook,
     method: SharingMethod,
     chosen: ChosenUnits,
+    units: Sequence[LlmUnit],
     runtime_s: float,
 ) -> SharedResult:
     """Units on GPUs, with what they serve."""
     names = [problem.services[llm].name for llm in chosen.homeless]
     reasons = (f"no room for {', '.join(names)}",) if names else ()
-    units = [model.unit(column) for column in chosen.units]
-    placed = place_units(problem, model.book, units) if units and not names else None
     demands = problem.demands
+    wanted = {demand.name: demand.rate_rps for demand in demands}
+    kept = balanced(units, wanted)
+    placed = place_units(problem, book, kept) if kept and not names else None
     served = 0.0
     if placed is not None:
         served = sum(min(placed.served_rps(d.name), d.rate_rps) for d in demands)

@@ -1,5 +1,6 @@
 """Which units are considered when several LLMs share a cluster."""
 
+import math
 from dataclasses import dataclass
 
 from clusters.fields import InputError, check_fields, spec
@@ -44,6 +45,10 @@ class UnitSpace:
     )
     shares_space: bool = spec("Whether steps may run side by side.", default=True)
     shares_time: bool = spec("Whether LLMs may take turns.", default=True)
+    splits_phases: bool = spec(
+        "Whether prefills and decodes of an LLM may have GPUs of their own.",
+        default=True,
+    )
     max_llms: int | None = spec(
         "Most LLMs of a unit; 1: dedicated GPUs. None: any.",
         unit="LLMs",
@@ -53,6 +58,21 @@ class UnitSpace:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.prefills:
+            raise InputError("prefills", (), "at least one load of prefills")
+        if not (self.shares_space or self.shares_time or self.splits_phases):
+            form = "true where steps neither run side by side nor take turns"
+            raise InputError("splits_phases", False, form)
+        for index, stretch in enumerate(self.stretches):
+            if not 1 <= stretch < math.inf:
+                raise InputError(f"stretches[{index}]", stretch, "a number >= 1")
+        for index, (load, prompts) in enumerate(self.prefills):
+            if not 0 < load < 1:
+                form = "a load > 0 and < 1 of the time"
+                raise InputError(f"prefills[{index}][0]", load, form)
+            if prompts < 1:
+                form = "at least 1 prompt of a step"
+                raise InputError(f"prefills[{index}][1]", prompts, form)
         for key in ("sm_shares", "cycles", "parts"):
             for index, value in enumerate(getattr(self, key)):
                 if not 0 < value <= 1:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from clusters.fields import InputError, check_fields, spec
 from planner.multiplexing.meshes import MeshKind
+from planner.simulator.system import Phase
 
 _ROUNDING = 1e-9
 
@@ -17,7 +18,7 @@ class UnitMember:
     decode_share_frac: float = spec("SMs of its decode.", unit="1", gt=0, le=1)
     kv_quota_tokens: int = spec("KV cache it may fill.", unit="tokens", gt=0)
     max_num_seqs: int = spec("Requests at a time.", unit="requests", ge=1)
-    prefill_ms: float = spec("Its prefill step.", unit="ms", gt=0)
+    prefill_ms: float = spec("Its prefill step.", unit="ms", ge=0)
     tpot_ms: float = spec("Decode step at the quantile of its SLO.", unit="ms", ge=0)
 
     def __post_init__(self) -> None:
@@ -30,6 +31,10 @@ class LlmUnit:
 
     mesh: MeshKind = spec("Its GPUs.")
     members: tuple[UnitMember, ...] = spec("Its LLMs.")
+    phase: Phase = spec(
+        "What it does of their requests; one phase: of one LLM only.",
+        default=Phase.AGGREGATED,
+    )
     prefill_share_frac: float = spec(
         "SMs of the prefill in progress; 1: phases take turns.", unit="1", gt=0, le=1
     )
@@ -50,6 +55,10 @@ class LlmUnit:
         names = [member.service for member in self.members]
         if len(set(names)) < len(names):
             raise InputError("members", names, "each service once")
+        if self.phase is not Phase.AGGREGATED:
+            if len(names) > 1 or self.cycle_ms is not None:
+                raise InputError("members", names, f"one LLM in a {self.phase} unit")
+            return
         shares = self.sm_shares_frac
         if self.cycle_ms is None and sum(shares) > 1.0 + _ROUNDING:
             form = "SM shares (prefill first) that add up to 1 at most"
@@ -68,8 +77,18 @@ class LlmUnit:
         """Whether several LLMs are on it."""
         return len(self.members) > 1
 
+    @property
+    def num_processes(self) -> int:
+        """Processes of each LLM: two where its phases run side by side."""
+        is_side_by_side = self.phase is Phase.AGGREGATED and self.cycle_ms is None
+        return 2 if is_side_by_side else 1
+
     def describe(self) -> str:
         """E.g. ``2 x a100_sxm: chat 12.0/s (30 % SMs), code 3.0/s (20 % SMs)``."""
+        if self.phase is not Phase.AGGREGATED:
+            (member,) = self.members
+            each = f"{member.service} {member.served_rps:.3g}/s"
+            return f"{self.mesh}: {each}, {self.phase} only"
         parts = [
             f"{m.service} {m.served_rps:.3g}/s"
             + ("" if self.cycle_ms else f" ({m.decode_share_frac:.0%} SMs)")

@@ -116,7 +116,7 @@ class UnitModel:
     @property
     def _cycles_ms(self) -> list[float]:
         limits = {
-            demand.slo.tpot_ms or self.space.unlimited_cycle_ms
+            demand.tpot_limit_ms or self.space.unlimited_cycle_ms
             for demand in self.book.demands
         }
         return sorted({part * limit for part in self.space.cycles for limit in limits})
@@ -158,7 +158,7 @@ class UnitModel:
         share = float(loads.sm_share_frac[row])
         stretched = (loads.point.stretch - 1.0) * cost.memory_ms
         step_ms = cost.decode_ms[share] + stretched
-        limit_ms = cost.demand.slo.tpot_ms
+        limit_ms = cost.demand.tpot_limit_ms
         most = len(step_ms) - 1
         if limit_ms is not None:
             planned = step_ms[min(batch, most)] / float(loads.tpot_ms[row])

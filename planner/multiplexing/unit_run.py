@@ -100,7 +100,7 @@ def simulate_unit(
     world = build_world(
         llms,
         {name: given for name, given in traffic.items() if len(given)},
-        sharing=book.sharing,
+        sharing=book.sharing_on(unit.mesh.gpu_type),
         prefill_share_frac=unit.prefill_share_frac,
         shares_space=unit.cycle_ms is None,
         adapt_ms=ADAPT_MS if scheduling is Scheduling.ADBS else None,

@@ -47,10 +47,12 @@ def marks_of_shared_plan(plan: SharedPlan) -> dict[int, GpuMark]:
     marks = {}
     for index, each in enumerate(plan.placed.units):
         names = [member.service for member in each.unit.members]
-        kind = "shared" if each.unit.is_shared else "dedicated"
+        kind, pool = "shared" if each.unit.is_shared else "dedicated", " + ".join(names)
+        if each.unit.phase is not Phase.AGGREGATED:
+            kind, pool = str(each.unit.phase), f"{pool} ({each.unit.phase})"
         for gpu in each.gpu_indices:
             marks[gpu] = GpuMark(
-                pool=" + ".join(names),
+                pool=pool,
                 kind=kind,
                 label=f"U{index}",
                 about=f"unit {index}: {each.unit.describe()}",

@@ -119,7 +119,8 @@ def choose_by_ttft(w: Any, request: int) -> int:
     """Steps 1 to 3: the prefill replica with the least expected TTFT."""
     longest = 0
     last, blocks = NONE, 0
-    for replica in w.prefill_replicas:
+    candidates = w.prefill_replicas[: w.clock[0].num_prefills]
+    for replica in candidates:
         rep = w.replica[replica]
         if rep.cache == NONE or rep.cache != last:
             blocks = own_prefix(w, replica, request)
@@ -129,7 +130,7 @@ def choose_by_ttft(w: Any, request: int) -> int:
     best = NONE
     least = math.inf
     work_ms, copy_ms = 0.0, 0.0
-    for replica in w.prefill_replicas:
+    for replica in candidates:
         rep = w.replica[replica]
         used, time = rep.own_blocks, 0.0
         if rep.cache != NONE:

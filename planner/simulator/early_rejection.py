@@ -40,13 +40,13 @@ from planner.simulator.state import ADMIT_ALL, ADMIT_BY_CURRENT, NONE
 def is_refused(w: Any, request: int) -> bool:
     """Step 4: whether a request, of which the TTFT is forecast, is not let in."""
     rule = w.early_rejection[0]
-    if rule.rule == ADMIT_ALL:
+    if rule.rule == ADMIT_ALL or w.forecast[request].is_let_in:
         return False
     if w.forecast[request].ttft_ms > rule.ttft_ms:
         return True
-    decoders = w.decode_replicas
+    decoders = w.decode_replicas[: w.clock[0].num_decodes]
     if decoders.shape[0] == 0:
-        decoders = w.prefill_replicas
+        decoders = w.prefill_replicas[: w.clock[0].num_prefills]
         if w.replica[decoders[0]].decodes == 0:
             return False
     if rule.rule == ADMIT_BY_CURRENT:
@@ -126,6 +126,7 @@ def expect_decode(w: Any, request: int) -> None:
     if rule.rule == ADMIT_ALL:
         return
     forecast = w.forecast[request]
+    forecast.is_let_in = 1
     forecast.first_token_ms = w.clock[0].now_ms + forecast.ttft_ms
     forecast.previous = NONE
     forecast.next = rule.head
@@ -134,12 +135,10 @@ def expect_decode(w: Any, request: int) -> None:
     rule.head = request
 
 
-@optional
-def begin_decode(w: Any, request: int) -> None:
-    """The first token is there: from expected to begun."""
+@compiled
+def expect_no_more(w: Any, request: int) -> None:
+    """Take a request out of those of which the first token is expected, if it is."""
     rule = w.early_rejection[0]
-    if rule.rule == ADMIT_ALL:
-        return
     forecast = w.forecast[request]
     if math.isnan(forecast.first_token_ms):
         return
@@ -150,6 +149,20 @@ def begin_decode(w: Any, request: int) -> None:
     if forecast.next != NONE:
         w.forecast[forecast.next].previous = forecast.previous
     forecast.first_token_ms = math.nan
+
+
+@optional
+def begin_decode(w: Any, request: int) -> None:
+    """The first token is there: from expected to begun.
+
+    A request that is computed again has begun already.
+    """
+    rule = w.early_rejection[0]
+    if rule.rule == ADMIT_ALL or math.isnan(w.forecast[request].first_token_ms):
+        return
+    expect_no_more(w, request)
+    if not math.isnan(w.request[request].first_token_ms):
+        return
     rule.started_tokens += w.request[request].input_tokens
     start = w.decode_start[rule.num_starts]
     start.time_ms = w.clock[0].now_ms

@@ -15,6 +15,9 @@ Steps
     3. A role flip drains; when nothing is left on the replica, it switches.
     4. A replica that serves (again) joins the list, and requests that have waited for
        one of its phase are sent on, first come first served.
+    5. The prefix cache of a failed replica is lost with it, one that is global is not;
+       copies of other replicas' blocks that are on the way arrive all the same. A lost
+       request is not refused: it has been let in.
 
 Assumptions
     - Of what happens at one time, events of the schedule come before replicas that
@@ -34,10 +37,12 @@ import math
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined, optional
+from planner.simulator.early_rejection import expect_no_more
 from planner.simulator.events import cancel, schedule
 from planner.simulator.flows import drop_flow, network_slot
 from planner.simulator.kv import allocate
 from planner.simulator.lifecycle import leave_prefill, route_prompt, send_to_decode
+from planner.simulator.prefix_cache import lose_cache
 from planner.simulator.queues import mark_dirty, remove_unsent
 from planner.simulator.stages import count_idle, settle_steps
 from planner.simulator.state import (
@@ -177,7 +182,10 @@ def fail(w: Any, replica: int) -> None:
     w.replica[replica].is_flipping = 0
     note_tokens(w, replica)
     lost, last_lost, unsent, last_unsent = NONE, NONE, NONE, NONE
-    for request in range(clock.next_arrival):
+    seen = clock.next_arrival
+    if w.turn.shape[0] > 0 or clock.is_ramped:  # later ones may have arrived before
+        seen = w.request.shape[0]
+    for request in range(seen):
         req = w.request[request]
         if req.status != ARRIVED or req.prefill_replica == NONE:
             continue
@@ -261,6 +269,11 @@ def start_again(w: Any, request: int) -> None:
     req.begun_ms = math.nan
     req.transfer_start_ms = math.nan
     req.decode_ready_ms = math.nan
+    if w.forecast.shape[0] > 0:
+        expect_no_more(w, request)
+    if w.reuse.shape[0] > 0:
+        w.reuse[request].fetched_blocks = 0
+        w.reuse[request].ready_ms = 0.0
     route_prompt(w, request)
 
 
@@ -328,7 +341,9 @@ def clear(w: Any, replica: int) -> None:
     rep.window_left = 0
     rep.pending_tokens = rep.promised_tokens = 0
     rep.num_heavy = rep.num_light = 0
+    rep.queue_ms = 0.0
     allocate(w, replica, rep.free_blocks - rep.capacity_blocks)
+    lose_cache(w, replica)
 
 
 @inlined

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from clusters.fields import InputError
 from planner.simulator import state
 from planner.simulator.outside_schedule import (
     OutsideEvent,
@@ -42,13 +41,6 @@ def with_outside(
     """
     if not events:
         return world
-    is_ramped = bool(world.clock["is_ramped"][0])
-    if is_ramped or any(map(len, (world.cache, world.forecast, world.turn))):
-        expected = (
-            "none with prefix caches, cache-aware routing, early rejection, sessions "
-            "or a ramp"
-        )
-        raise InputError("events", len(events), expected)
     check_outside(system, events)
     rows = [(e.at_ms, _KINDS[e.kind], e.replica, e.takes_ms) for e in in_order(events)]
     slot = _longer(world.slot, len(system.replicas) + 1)

@@ -193,6 +193,8 @@ def _check_replica(where: str, system: ServingSystem, event: OutsideEvent) -> No
             f"{where}.replica", event.replica, "one without request_level batches"
         )
     is_flip = event.kind is OutsideKind.FLIP
+    if is_flip and any(r.prefix_cache is not None for r in system.replicas):
+        raise InputError(f"{where}.kind", "flip", "no prefix caches beside it")
     others = {r.phase for r in system.replicas}
     if is_flip and len(others) == 1:
         raise InputError(

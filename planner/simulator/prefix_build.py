@@ -99,6 +99,7 @@ def _cache(
     cache["oldest"] = cache["newest"] = cache["free"] = NONE
     cache["block_tokens"] = settings.block_tokens or blocks.block_tokens
     cache["is_leftover"] = settings.is_leftover
+    cache["is_global"] = settings.scope is CacheScope.GLOBAL
     cache["keeps_outputs"] = settings.keeps_outputs
     cache["balancing_threshold"] = settings.balancing_threshold
     cache["copies"] = settings.fetch_bytes_per_s is not None

@@ -27,6 +27,7 @@ Cost      one look-up in a hash table a block, O(1); nothing is allocated
 Guarantee the hits are those of a plain list in order of use
 """
 
+import math
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined, optional
@@ -167,6 +168,15 @@ def shrink_to_room(w: Any, replica: int) -> None:
     cache.limit = min(cache.capacity_blocks, room)
 
 
+@inlined
+def lose_cache(w: Any, replica: int) -> None:
+    """A replica has failed: what its own cache held is gone; a global one stays."""
+    which = w.replica[replica].cache
+    if which != NONE and not w.cache[which].is_global:
+        while w.cache[which].num_blocks > 0:
+            forget_oldest(w, which)
+
+
 @compiled
 def count_matching(w: Any, which: int, request: int) -> int:
     """Blocks of a request, from its first on, that a cache holds."""
@@ -179,9 +189,13 @@ def count_matching(w: Any, which: int, request: int) -> int:
 
 @inlined
 def tokens_of(w: Any, which: int, request: int, blocks: int) -> int:
-    """Tokens in the first `blocks` of a prompt, of which the last may be shorter."""
+    """Tokens in the first `blocks` of a prompt, of which the last may be shorter.
+
+    Tokens that a failure made part of the prompt are not of it.
+    """
+    req = w.request[request]
     tokens = blocks * w.cache[which].block_tokens
-    return int(min(tokens, w.request[request].input_tokens))
+    return int(min(tokens, req.input_tokens - req.streamed_tokens))
 
 
 @optional
@@ -206,7 +220,7 @@ def use_prefix(w: Any, replica: int, request: int) -> None:
     first = w.block_offset[request]
     for place in range(first, first + reuse.found_blocks):
         keep_block(w, rep.cache, w.block_id[place])
-    if req.done_tokens == 0:
+    if math.isnan(req.first_token_ms):
         reuse.hit_blocks = max(reuse.found_blocks, reuse.fetched_blocks)
         reuse.hit_tokens = req.cached_tokens
     reuse.fetched_blocks = 0  # a copy serves once; from then on it is in the cache

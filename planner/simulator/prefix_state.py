@@ -16,6 +16,7 @@ CACHE = np.dtype(
         ("mask", "i8"),
         ("block_tokens", "i8"),
         ("is_leftover", "i8"),
+        ("is_global", "i8"),
         ("keeps_outputs", "i8"),
         ("copies", "i8"),
         ("load_ms_per_token", "f8"),
@@ -49,6 +50,7 @@ FORECAST = np.dtype(
         ("first_token_ms", "f8"),
         ("next", "i8"),
         ("previous", "i8"),
+        ("is_let_in", "i8"),
     ]
 )
 """What the router expects of a request's prefill."""

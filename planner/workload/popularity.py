@@ -17,6 +17,7 @@ from clusters.fields import InputError
 from clusters.units import S_PER_HOUR
 from planner.workload.lengths import LengthDistribution
 from planner.workload.rate_schedule import PiecewiseRateArrivals, RateSegment
+from planner.workload.requests import FloatArray
 from planner.workload.workload import Workload
 
 CHATLMSYS_DAY: tuple[tuple[str, int], ...] = (
@@ -40,7 +41,10 @@ CHATLMSYS_DAY: tuple[tuple[str, int], ...] = (
 """LLM and relative traffic of 16 services on day 55 of ChatLMSYS, as released with
 MuxServe (github.com/hao-ai-lab/MuxServe, benchmark/chatlmsys/yamls, 2024-07)."""
 
+MAX_PERIODS = 12
+"""Periods of a day that are told apart: more would make every unit dearer to find."""
 _HOURS_PER_DAY = 24.0
+_ROUNDING = 1e-9
 
 
 def power_law_rates(
@@ -126,3 +130,58 @@ def combined_peak_frac(
         loads.append(rate * multipliers / multipliers.mean())
     together = np.sum(loads, axis=0)
     return float(together.max() / sum(load.max() for load in loads))
+
+
+def busy_periods(workloads: Sequence[Workload]) -> tuple[tuple[float, ...], ...]:
+    """Rates of workloads in the periods of their day, over the mean rate of each.
+
+    Periods in which every workload is at most as busy as in another are left out, and
+    of many periods neighbours become one, as busy as the busier of them. So nothing is
+    busier than what is returned. Workloads without a schedule are equally busy all day.
+    Days of different lengths have no periods in common: all peaks then coincide.
+
+    Returns
+    -------
+    tuple[tuple[float, ...], ...]
+        Of each workload one number for each period, shape (num_workloads, num_periods).
+    """
+    days = [
+        each.arrivals if isinstance(each.arrivals, PiecewiseRateArrivals) else None
+        for each in workloads
+    ]
+    lengths = {round(day.period_s, 3) for day in days if day is not None}
+    if len(lengths) > 1:
+        return tuple((1.0 if day is None else day.peak_to_mean,) for day in days)
+    ends = sorted({end for day in days if day is not None for end in day.ends_s})
+    starts = [0.0, *ends[:-1]]
+    busy = np.array(
+        [
+            [1.0] * max(1, len(ends))
+            if day is None
+            else [day.rate_at(start) for start in starts]
+            for day in days
+        ]
+    )
+    busy = _without_dominated(busy)
+    most = -(-busy.shape[1] // MAX_PERIODS)
+    merged = [
+        busy[:, first : first + most].max(axis=1)
+        for first in range(0, busy.shape[1], most)
+    ]
+    columns = _without_dominated(np.column_stack(merged))
+    return tuple(tuple(row) for row in columns.tolist())
+
+
+def _without_dominated(busy: FloatArray) -> FloatArray:
+    """Columns that no other is at least as large as in every row, in their order."""
+    unique = np.unique(busy.round(9), axis=1, return_index=True)[1]
+    busy = busy[:, np.sort(unique)]
+    is_kept = [
+        not any(
+            other != column and np.all(busy[:, other] >= busy[:, column] - _ROUNDING)
+            for other in range(busy.shape[1])
+        )
+        for column in range(busy.shape[1])
+    ]
+    kept: FloatArray = busy[:, is_kept]
+    return kept

@@ -6,7 +6,7 @@ same draws, and the mean over a whole period is the asked rate.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -17,6 +17,33 @@ from planner.workload.arrivals import gamma_unit_gaps
 from planner.workload.requests import FloatArray
 
 _HOURS_PER_DAY = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DailyArrivals:
+    """A day in a problem file: one cosine, with its peak at an hour."""
+
+    peak_to_mean: float = spec("Rate of the peak over the mean, below 2.", unit="1")
+    peak_hour: float = spec("Hour of the peak.", unit="h", ge=0, lt=24, default=12.0)
+    cv: float = spec(
+        "Coefficient of variation of the gaps at one rate (1: Poisson).",
+        unit="1",
+        gt=0,
+        le=100,
+        default=1.0,
+    )
+    kind: Literal["daily"] = spec("Tag in files.", default="daily")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.schedule()
+
+    def schedule(self) -> "PiecewiseRateArrivals":
+        """The rates by the hour; the peak is at the hour that is nearest."""
+        noon = PiecewiseRateArrivals.diurnal(peak_to_mean=self.peak_to_mean, cv=self.cv)
+        later = round(self.peak_hour - _HOURS_PER_DAY / 2) % _HOURS_PER_DAY
+        hours = noon.segments[-later:] + noon.segments[:-later] if later else None
+        return noon if hours is None else replace(noon, segments=hours)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +96,38 @@ class PiecewiseRateArrivals:
             ),
             cv=cv,
         )
+
+    @property
+    def period_s(self) -> float:
+        """Time after which it repeats."""
+        return sum(segment.duration_s for segment in self.segments)
+
+    @property
+    def ends_s(self) -> tuple[float, ...]:
+        """When each segment ends, to the nanosecond."""
+        edges = np.cumsum([segment.duration_s for segment in self.segments])
+        return tuple(round(float(edge), 9) for edge in edges)
+
+    @property
+    def peak_to_mean(self) -> float:
+        """Rate of the busiest segment over the mean."""
+        return max(self.rate_at(start) for start in (0.0, *self.ends_s[:-1]))
+
+    def rate_at(self, time_s: float) -> float:
+        """Rate at a time of the first period, over the mean."""
+        loads = [each.duration_s * each.multiplier for each in self.segments]
+        mean = sum(loads) / self.period_s
+        index = int(np.searchsorted(self.ends_s, time_s, side="right"))
+        return self.segments[min(index, len(self.segments) - 1)].multiplier / mean
+
+    def squeezed(self, period_s: float) -> Self:
+        """The same rates, one period in another time."""
+        factor = period_s / self.period_s
+        segments = tuple(
+            replace(segment, duration_s=segment.duration_s * factor)
+            for segment in self.segments
+        )
+        return replace(self, segments=segments)
 
     def arrival_ms(
         self, num_requests: int, *, rate_rps: float, rng: np.random.Generator

@@ -14,6 +14,7 @@ class TraceSource:
 
     path: str = spec("The file.")
     format: str | None = spec("A trace format; None: by the first line.", default=None)
+    model: str | None = spec("Only the rows of this model; None: all.", default=None)
     head: int | None = spec("Only this many rows.", unit="requests", ge=1, default=None)
 
     def __post_init__(self) -> None:
@@ -21,12 +22,15 @@ class TraceSource:
 
     @property
     def name(self) -> str:
-        """The file's name without folder and suffix."""
-        return Path(self.path).stem
+        """The file's name without folder and suffix, and the model."""
+        stem = Path(self.path).stem
+        return stem if self.model is None else f"{stem} {self.model}"
 
     def read(self) -> Requests:
         """The requests; see `read_trace` for errors and warnings."""
-        return read_trace(self.path, format=self.format, head=self.head)
+        return read_trace(
+            self.path, format=self.format, model=self.model, head=self.head
+        )
 
     def has_times(self) -> bool:
         """Whether the file has arrival times, or only lengths."""

@@ -133,6 +133,7 @@ class Workload:
         *,
         format: str | None = None,
         rate_rps: float | None = None,
+        model: str | None = None,
         head: int | None = None,
         jitter_ms: float = 0.0,
     ) -> Self:
@@ -149,8 +150,10 @@ class Workload:
             A `TraceFormat`; None looks at the first line.
         rate_rps
             Mean rate to scale the recorded times to, in requests per second.
+        model
+            Only the rows of this model, where the file has several; None: all.
         head
-            Only the first rows of the file.
+            Only the first (of these) rows of the file.
         jitter_ms
             Grid that times were rounded down to, e.g. 3000 for Mooncake's conversation.
 
@@ -159,7 +162,7 @@ class Workload:
         InputError
             As `read_trace`, or if there are neither times nor a rate.
         """
-        source = TraceSource(path=str(path), format=format, head=head)
+        source = TraceSource(path=str(path), format=format, model=model, head=head)
         requests = source.read()
         if source.has_times():
             return cls(
@@ -197,6 +200,7 @@ class Workload:
                 form.path(form.trace, file=file),
                 format=form.format,
                 rate_rps=form.rate_rps,
+                model=form.model,
                 head=form.head,
                 jitter_ms=form.jitter_ms,
             )
@@ -225,7 +229,8 @@ class Workload:
                     "trace", self.name, "a trace that was read from a file"
                 )
             form |= {"trace": self.source.path, "format": self.source.format}
-            form |= {"head": self.source.head, "jitter_ms": self.jitter_ms}
+            form |= {"model": self.source.model, "head": self.source.head}
+            form |= {"jitter_ms": self.jitter_ms}
         if self.lengths is not None:
             form["lengths"] = lengths_to_file(self.lengths)
         if self.arrivals is not None:

@@ -21,7 +21,7 @@ from planner.workload.lengths import (
     LognormalLengths,
 )
 from planner.workload.presets import named_lengths
-from planner.workload.rate_schedule import PiecewiseRateArrivals
+from planner.workload.rate_schedule import DailyArrivals, PiecewiseRateArrivals
 from planner.workload.sessions import Sessions
 from planner.workload.trace_source import TraceSource
 
@@ -30,6 +30,7 @@ FileArrivals = (
     | GammaArrivals
     | FixedGapArrivals
     | PiecewiseRateArrivals
+    | DailyArrivals
     | ClosedLoop
 )
 _WITHOUT_PARAMETERS: dict[str, ArrivalProcess] = {
@@ -61,6 +62,9 @@ class WorkloadFile:
         "Trace file, relative to the file that names it.", default=None
     )
     format: str | None = spec("A trace format; None: by the first line.", default=None)
+    model: str | None = spec(
+        "Only the rows of this model, in a trace of several; None: all.", default=None
+    )
     head: int | None = spec("Only this many rows.", unit="requests", ge=1, default=None)
     jitter_ms: float = spec(
         "Random delay of recorded times that were rounded down to this grid.",
@@ -87,6 +91,8 @@ class WorkloadFile:
         check_fields(self)
         if (self.trace is None) == (self.lengths is None):
             raise InputError("trace", self.trace, "either a trace or lengths")
+        if self.model is not None and self.trace is None:
+            raise InputError("model", self.model, "a trace beside it")
         of_lengths = (self.arrivals, self.concurrency, self.sessions)
         if self.trace is not None and of_lengths != (None, None, None):
             raise InputError(
@@ -137,6 +143,8 @@ class WorkloadFile:
                 expected = f"poisson, fixed_gap, or a mapping with a kind ({hint})"
                 raise InputError("arrivals", self.arrivals, expected)
             return _WITHOUT_PARAMETERS[self.arrivals]
+        if isinstance(self.arrivals, DailyArrivals):
+            return self.arrivals.schedule()
         return self.arrivals
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from clusters.fields import InputError
@@ -10,6 +11,7 @@ from planner.cell_runs import simulate_cells
 from planner.cells import MOST_REPLICAS, cell_kinds, deal, slices_by_part
 from planner.check import check_deployment
 from planner.evaluate import Evaluator
+from planner.simulator.outside_schedule import OutsideEvent, OutsideKind
 from planner.simulator.system import Phase
 from tests.planner.tiny_problems import (
     QUICK,
@@ -133,6 +135,54 @@ def test_aggregated_replicas_are_dealt_too(small_cells):
     (kind,) = cell_kinds(planner, deployment)
     assert [len(members) for members in kind.cells] == [4, 4]
     assert Evaluator(planner=planner, effort=QUICK).goodput(deployment).rate_rps > 0
+
+
+def happening(kind, at_ms, replica, takes_ms=0.0):
+    return OutsideEvent(at_ms=at_ms, kind=kind, replica=replica, takes_ms=takes_ms)
+
+
+def test_a_cell_that_loses_a_replica_stands_for_itself(small_cells):
+    """Four cells alike, of which one loses its three decode replicas for a second.
+
+    Three of them are one simulation, as without events. The requests of the fourth stay
+    in the cell and wait; all of them end.
+    """
+    planner, deployment = large()
+    (kind,) = kinds = cell_kinds(planner, deployment)
+    cell = kind.cells[2]
+    requests = planner.problem.service.workload.draw(800, seed=0, rate_rps=160.0)
+    events = [happening(OutsideKind.FAIL, 1500.0, each) for each in cell[1:]]
+    events += [happening(OutsideKind.RECOVER, 2500.0, each) for each in cell[1:]]
+    result = simulate_cells(kinds, requests, seed=0, events=events)
+    assert simulate_cells(kinds, requests, seed=0).num_recomputed == 0
+    assert result.num_recomputed > 0
+    assert len(result.replicas) == len(deployment.replicas)
+    assert result.num_done == result.num_arrived
+    mine = np.isin(result.prefill_replica, cell)
+    assert set(result.decode_replica[mine]) == set(cell[1:])
+    sent_ms = result.transfer_start_ms[mine]
+    assert not ((sent_ms > 1500.0) & (sent_ms < 2500.0)).any()
+    others = result.transfer_start_ms[~mine]
+    assert ((others > 1500.0) & (others < 2500.0)).any()
+
+
+def test_a_schedule_of_a_large_deployment_counts_in_its_evaluation(small_cells):
+    planner, deployment = large()
+    evaluator = Evaluator(planner=planner, effort=QUICK)
+    requests = planner.problem.service.workload.draw(400, seed=0, rate_rps=60.0)
+    events = (
+        happening(OutsideKind.FAIL, 1000.0, 5),
+        happening(OutsideKind.RECOVER, 2000.0, 5, 100.0),
+        happening(OutsideKind.DRAIN, 500.0, 0),
+        happening(OutsideKind.RECOVER, 3000.0, 0),
+    )
+    found = evaluator.evaluate(deployment, requests, events=events)
+    assert found.disturbance is not None
+    assert found.disturbance.num_events == 4
+    assert found.disturbance.num_unfinished == 0
+    flip = happening(OutsideKind.FLIP, 1.0, 0)
+    with pytest.raises(InputError, match=r"events\[0\].kind = 'flip'"):
+        evaluator.evaluate(deployment, requests, events=(flip,))
 
 
 def test_parts_that_nothing_joins_are_slices_of_their_own():

@@ -57,7 +57,7 @@ RATES = layer_rates(PLANNER, SAMPLE)
 LAYERS = [(4, 2), (1, 5), (2, 2, 2), (1, 3, 2), (3, 1, 1, 1), (1, 1, 3, 1)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.permutations([("big", 1), ("big", 2), ("small", 1), ("small", 2)]),
     st.sampled_from(LAYERS),

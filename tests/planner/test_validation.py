@@ -1,10 +1,12 @@
 """Predicted and measured are compared on the same requests, number by number."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clusters.fields import InputError
 from models.latency.step_table import StepTable
 from planner.simulator.simulate import simulate
 from planner.simulator.system import BatchLimits, ServingSystem
@@ -20,6 +22,9 @@ from planner.validation import (
     worst_error_frac,
 )
 from planner.workload.requests import Requests
+from planner.workload.traces import read_trace
+
+HEAD = Path(__file__).parents[2] / "examples/traces/azure_conversation_head.csv"
 
 # A prefill step takes 10 ms, a decode step 5 ms, whatever is in it.
 TABLE = StepTable(
@@ -112,3 +117,15 @@ def test_rough_capacity_counts_each_request_in_a_full_batch() -> None:
     # 10 ms of prefill, and 8 steps of 5 ms shared by 4: 20 ms a request.
     found = rough_capacity_rps(TABLE, BatchLimits(max_num_seqs=4), requests)
     assert found == pytest.approx(50.0)
+
+
+def test_lengths_may_be_those_of_a_trace() -> None:
+    """The shipped head of the Azure conversation trace, dealt without repetition."""
+    drawn = draw_requests(str(HEAD), 1000, rate_rps=1.0, seed=0, max_context=100_000)
+    recorded = read_trace(HEAD)
+    for name in ("input_tokens", "output_tokens"):
+        assert sorted(getattr(drawn, name)) == sorted(getattr(recorded, name))
+    with pytest.raises(InputError, match="a preset or INPUTxOUTPUT"):
+        draw_requests("azure", 9, rate_rps=1.0, seed=0, max_context=64)
+    with pytest.raises(InputError, match=r"missing\.csv"):
+        draw_requests("missing.csv", 9, rate_rps=1.0, seed=0, max_context=64)

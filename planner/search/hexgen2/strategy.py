@@ -18,7 +18,7 @@ PHASES = (Phase.PREFILL, Phase.DECODE)
 POOL_SIZE = 4
 """Replicas that share the arrivals when a shape is rated, or as many as there are."""
 
-NUM_UNLIKE = 2
+NUM_UNLIKE = 1
 """Pipelines of unlike stages that are rated for a group of several types."""
 
 _SAMPLE_REQUESTS = 3000

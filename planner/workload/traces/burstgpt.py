@@ -12,13 +12,20 @@ from planner.workload.traces.csv_rows import csv_rows
 from planner.workload.traces.rows import Columns, TraceRow, finite_number
 
 BURSTGPT = Columns(
-    arrival="Timestamp", input="Request tokens", output="Response tokens"
+    arrival="Timestamp",
+    input="Request tokens",
+    output="Response tokens",
+    model="Model",
 )
 
 
-def burstgpt_rows(lines: Iterator[str], *, file: str) -> Iterator[TraceRow]:
+def burstgpt_rows(
+    lines: Iterator[str], *, file: str, model: str | None = None
+) -> Iterator[TraceRow]:
     """Rows of a BurstGPT trace; failed requests are rows with 0 output tokens."""
-    return csv_rows(lines, file=file, columns=BURSTGPT, to_ms=_seconds_to_ms)
+    return csv_rows(
+        lines, file=file, columns=BURSTGPT, to_ms=_seconds_to_ms, model=model
+    )
 
 
 def _seconds_to_ms(cell: str) -> float:

@@ -6,7 +6,13 @@ from typing import Protocol
 
 from clusters.fields import InputError
 from clusters.mapping import nearest
-from planner.workload.traces.rows import Columns, TraceRow, parsed, whole_number
+from planner.workload.traces.rows import (
+    Columns,
+    ModelRows,
+    TraceRow,
+    parsed,
+    whole_number,
+)
 
 
 def csv_rows(
@@ -15,8 +21,9 @@ def csv_rows(
     file: str,
     columns: Columns,
     to_ms: Callable[[str], float],
+    model: str | None = None,
 ) -> Iterator[TraceRow]:
-    """Rows of a CSV file with a header line.
+    """Rows of a CSV file with a header line, of one `model` or of all.
 
     `to_ms` turns a cell of the arrival column into ms, or raises a ValueError that says
     what is expected. Hashes are separated by blanks.
@@ -35,11 +42,15 @@ def csv_rows(
     at_hashes = None
     if columns.hashes is not None:
         at_hashes = _position(columns.hashes, header, file)
+    rows = ModelRows(model, columns.model, file=file)
+    at_model = None if rows.column is None else _position(rows.column, header, file)
     for cells in records:
         line = reader.line_num
         if len(cells) != len(header):
             expected = f"{len(header)} columns ({', '.join(header)})"
             raise InputError("", ",".join(cells), expected, file=f"{file}:{line}")
+        if at_model is not None and not rows.keeps(cells[at_model].strip()):
+            continue
         try:
             # The common case first: a long trace has millions of these.
             arrival_ms = to_ms(cells[at_arrival])
@@ -54,6 +65,7 @@ def csv_rows(
             cell, key = cells[at_hashes], header[at_hashes]
             hashes = parsed(_whole_numbers, cell, key=key, place=f"{file}:{line}")
         yield line, arrival_ms, input_tokens, output_tokens, hashes
+    rows.check()
 
 
 def _read_one_by_one(

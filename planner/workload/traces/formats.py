@@ -47,6 +47,12 @@ class _Reader(Protocol):
     def __call__(self, lines: Iterator[str], *, file: str) -> Iterator[TraceRow]: ...
 
 
+class _ModelReader(Protocol):
+    def __call__(
+        self, lines: Iterator[str], *, file: str, model: str | None = None
+    ) -> Iterator[TraceRow]: ...
+
+
 _READERS: dict[TraceFormat, _Reader] = {
     TraceFormat.AZURE: azure_rows,
     TraceFormat.MOONCAKE: mooncake_rows,
@@ -57,9 +63,20 @@ _READERS: dict[TraceFormat, _Reader] = {
     TraceFormat.JSONL: own_jsonl_rows,
 }
 
+_READERS_OF_MODELS: dict[TraceFormat, _ModelReader] = {
+    TraceFormat.BURSTGPT: burstgpt_rows,
+    TraceFormat.CSV: own_csv_rows,
+    TraceFormat.JSONL: own_jsonl_rows,
+}
+"""Formats whose rows may say which model they were sent to."""
+
 
 def read_trace(
-    path: str | Path, *, format: str | None = None, head: int | None = None
+    path: str | Path,
+    *,
+    format: str | None = None,
+    model: str | None = None,
+    head: int | None = None,
 ) -> Requests:
     """Requests of a trace file, in order of arrival.
 
@@ -69,8 +86,10 @@ def read_trace(
         The file.
     format
         A `TraceFormat`; None looks at the first line.
+    model
+        Only the rows of this model, in a format that tells them apart; None: all.
     head
-        Only the first `head` usable rows of the file.
+        Only the first `head` usable rows (of these) of the file.
 
     Returns
     -------
@@ -93,7 +112,7 @@ def read_trace(
     read = read_pieces if kind is TraceFormat.SHAREGPT else read_lines
     with closing(read(path)) as lines:
         return collect(
-            _READERS[kind](lines, file=file),
+            _rows(kind, lines, file, model),
             file=file,
             head=head,
             is_calendar=kind is TraceFormat.AZURE,
@@ -103,6 +122,18 @@ def read_trace(
                 else MOONCAKE_BLOCK_TOKENS
             ),
         )
+
+
+def _rows(
+    kind: TraceFormat, lines: Iterator[str], file: str, model: str | None
+) -> Iterator[TraceRow]:
+    if model is None:
+        return _READERS[kind](lines, file=file)
+    if kind not in _READERS_OF_MODELS:
+        known = ", ".join(_READERS_OF_MODELS)
+        form = f"null: only {known} traces tell models apart"
+        raise InputError("model", model, form, file=file)
+    return _READERS_OF_MODELS[kind](lines, file=file, model=model)
 
 
 def trace_format(path: str | Path) -> TraceFormat:

@@ -7,6 +7,7 @@ from clusters.fields import InputError
 from clusters.mapping import nearest
 from planner.workload.traces.rows import (
     Columns,
+    ModelRows,
     TraceRow,
     finite_number,
     parsed,
@@ -20,19 +21,25 @@ def jsonl_rows(
     file: str,
     columns: Columns,
     to_ms: Callable[[float], float],
+    model: str | None = None,
 ) -> Iterator[TraceRow]:
     """Rows of a JSON-lines file; `columns` names its keys, hashes may be absent.
+
+    Of one `model`, or of all.
 
     Raises
     ------
     InputError
         Naming file, line and key of the first value that cannot be read.
     """
+    rows = ModelRows(model, columns.model, file=file)
     for line, text in enumerate(lines, start=1):
         if not text.strip():
             continue
         place = f"{file}:{line}"
         record = json_object(text, place=place)
+        if rows.column is not None and not rows.keeps(str(record.get(rows.column))):
+            continue
         for key in (columns.arrival, columns.input, columns.output):
             if key not in record:
                 expected = f"the key {key!r} ({nearest(key, record)})"
@@ -52,6 +59,7 @@ def jsonl_rows(
             ),
             hashes,
         )
+    rows.check()
 
 
 def json_object(text: str, *, place: str) -> dict[str, object]:

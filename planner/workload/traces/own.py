@@ -1,7 +1,8 @@
 """Our own trace format, CSV with a header or JSON lines, both with the same names.
 
 ``arrival_ms`` (or ``arrival_s``), ``input_tokens``, ``output_tokens`` and, optionally,
-``hash_ids`` (prefix hashes; blanks between them in CSV). Common other names are read
+``hash_ids`` (prefix hashes; blanks between them in CSV) and ``model``, where the trace
+is of several models. Common other names are read
 too. A plain ``timestamp`` is taken as ms, as in Mooncake's traces, with a warning.
 """
 
@@ -30,6 +31,7 @@ ARRIVAL_TO_MS: dict[str, Callable[[float], float]] = {
 }
 INPUT_NAMES = ("input_tokens", "input_length", "input_len")
 OUTPUT_NAMES = ("output_tokens", "output_length", "output_len")
+MODEL_NAME = "model"
 _IGNORED = ("req_id", "request_id", "id")
 
 
@@ -40,25 +42,31 @@ def is_own(names: Collection[str]) -> bool:
     )
 
 
-def own_csv_rows(lines: Iterator[str], *, file: str) -> Iterator[TraceRow]:
+def own_csv_rows(
+    lines: Iterator[str], *, file: str, model: str | None = None
+) -> Iterator[TraceRow]:
     """Rows of our CSV form."""
     first, lines = _peeked(lines)
-    columns = _columns(header_of(first), file)
+    columns = _columns(header_of(first), file, has_models=model is not None)
     to_ms = ARRIVAL_TO_MS[columns.arrival]
     return csv_rows(
         lines,
         file=file,
         columns=columns,
         to_ms=lambda cell: to_ms(finite_number(cell)),
+        model=model,
     )
 
 
-def own_jsonl_rows(lines: Iterator[str], *, file: str) -> Iterator[TraceRow]:
+def own_jsonl_rows(
+    lines: Iterator[str], *, file: str, model: str | None = None
+) -> Iterator[TraceRow]:
     """Rows of our JSON-lines form; the first object says which names are used."""
     first, lines = _peeked(lines)
-    columns = _columns(list(json_object(first, place=f"{file}:1")), file)
+    names = list(json_object(first, place=f"{file}:1"))
+    columns = _columns(names, file, has_models=model is not None)
     to_ms = ARRIVAL_TO_MS[columns.arrival]
-    return jsonl_rows(lines, file=file, columns=columns, to_ms=to_ms)
+    return jsonl_rows(lines, file=file, columns=columns, to_ms=to_ms, model=model)
 
 
 def _peeked(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
@@ -71,7 +79,7 @@ def _peeked(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
     return (seen[-1] if seen else ""), chain(seen, lines)
 
 
-def _columns(names: list[str], file: str) -> Columns:
+def _columns(names: list[str], file: str, *, has_models: bool) -> Columns:
     """Which of the names hold what.
 
     Raises
@@ -84,8 +92,10 @@ def _columns(names: list[str], file: str) -> Columns:
         input=_only(names, INPUT_NAMES, file),
         output=_only(names, OUTPUT_NAMES, file),
         hashes="hash_ids" if "hash_ids" in names else None,
+        model=MODEL_NAME if has_models and MODEL_NAME in names else None,
     )
     used = {columns.arrival, columns.input, columns.output, columns.hashes, *_IGNORED}
+    used.add(columns.model)
     unused = [name for name in names if name not in used]
     notes = [f"columns not used: {', '.join(unused)}"] if unused else []
     if columns.arrival == "timestamp":

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from clusters.fields import InputError
+from clusters.mapping import nearest
 from planner.workload.prefix_blocks import MOONCAKE_BLOCK_TOKENS, PrefixBlocks
 from planner.workload.requests import MAX_TOKENS, Requests
 
@@ -33,6 +34,40 @@ class Columns:
     input: str
     output: str
     hashes: str | None = None
+    model: str | None = None
+
+
+class ModelRows:
+    """Which rows of a trace of several models are those of one; None: all rows."""
+
+    def __init__(self, wanted: str | None, column: str | None, *, file: str) -> None:
+        self._wanted, self._column, self._file = wanted, column, file
+        self._seen: dict[str, None] = {}
+        if wanted is not None and column is None:
+            form = "null: this trace does not say whose rows are whose"
+            raise InputError("model", wanted, form, file=file)
+
+    @property
+    def column(self) -> str | None:
+        """Name of the column to look at; None: every row counts."""
+        return None if self._wanted is None else self._column
+
+    def keeps(self, model: str) -> bool:
+        """Whether a row of this model counts."""
+        self._seen[model] = None
+        return model == self._wanted
+
+    def check(self) -> None:
+        """Refuse a model that no row had.
+
+        Raises
+        ------
+        InputError
+            Naming the nearest model of the trace.
+        """
+        if self._wanted is not None and self._wanted not in self._seen:
+            form = f"a model of the trace ({nearest(self._wanted, self._seen)})"
+            raise InputError("model", self._wanted, form, file=self._file)
 
 
 def parsed(parse: Callable[[Any], T], value: object, *, key: str, place: str) -> T:

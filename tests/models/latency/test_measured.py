@@ -8,6 +8,7 @@ import pytest
 from clusters.fields import InputError
 from clusters.gpu import GpuType
 from clusters.links import GroupLink, GroupLinks
+from clusters.mapping import from_mapping, to_mapping
 from models.communication import CommunicationEfficiency, all_reduce_ms
 from models.latency.library import LatencyLibrary
 from models.latency.measured import (
@@ -252,3 +253,27 @@ def test_measured_mixed_steps_of_layers_add_up_to_those_of_a_stage() -> None:
         more = both.mixed_step_ms([64], None, batch, kv)
         more -= plain.mixed_step_ms([64], None, batch, kv)
         assert more == pytest.approx(2 * (0.25 + 1e-4 * kv))
+
+
+def test_plans_with_a_profile_use_its_mixed_steps_at_every_parallelism() -> None:
+    """Layers that were measured to take 0.25 ms more beside decodes: 16 of 32 a stage.
+
+    All-reduces and hops change nothing of it, and a file keeps it.
+    """
+    extra = MixedExtra(batch=(1.0,), ms=(0.25,), per_kv_token_ms=(0.0,))
+    plain = profile(1, 2)
+    models = tuple(
+        replace(
+            model, parts=(part("dense", replace(LAYER, mixed=extra)), model.parts[1])
+        )
+        for model in plain.models
+    )
+    measured = replace(plain, models=models)
+    assert from_mapping(Profile, to_mapping(measured)) == measured
+    for asked in (request(pp=2), request(tp=2, pp=2)):
+        tables = MeasuredSource(profile=measured).compile(asked)
+        usual = MeasuredSource(profile=plain).compile(asked)
+        for table, other in zip(tables, usual, strict=True):
+            more = table.mixed_step_ms([64], None, 3, 90.0)
+            more -= other.mixed_step_ms([64], None, 3, 90.0)
+            assert more == pytest.approx(16 * 0.25)

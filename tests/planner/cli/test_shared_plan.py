@@ -1,17 +1,22 @@
 """Several services on one cluster: plan, simulate, export, and mistakes."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.llm import LlmSpec
 from planner.cli.problem_file import SHARED_METHODS
 from planner.multiplexing.shared_plan import METHODS
+from tests.models.latency.test_measured import profile
 from tests.planner.cli.conftest import one_error
 
 Run = Callable[..., Any]
+
+APART = Path(__file__).parents[3] / "examples" / "one_disaggregated_a100.yaml"
 
 SHARED = """\
 api_version: phaseplan/v1
@@ -78,6 +83,14 @@ def test_plan_simulate_and_export(
         ("[0.3, 0.4]", "[0.7]", ["search.sm_shares", "add up to 1"]),
         ("goal: served_load", "goal: max_goodput", ["objective.goal", "served_load"]),
         ("llm: llama-2-7b", "llm: deepseek-v3", ["services[0]", "popular", "fits"]),
+        ("[1.0, 2.0]", "[0.5]", ["search.stretches[0]"]),
+        ("objective:", "popularity: {alpha: 1}\nobjective:", ["popularity.total_rps"]),
+        (
+            "objective:",
+            "popularity: {alpha: 1, total_rps: 4}\nobjective:",
+            ["services[0].workload.rate_rps = 4", "popularity"],
+        ),
+        ("rate_rps: 0.5", "rate_rps: 0.5, model: x", ["services[1].workload", "model"]),
     ],
 )
 def test_mistake_is_one_line(
@@ -107,3 +120,131 @@ def test_options_of_one_service_are_refused(
     one_error(phaseplan("simulate", plan, "--events", events), "--events")
     one_error(phaseplan("export", plan, "--to", "dynamo"), "--to")
     one_error(phaseplan("explain", plan), "api_version")
+
+
+def test_shares_of_a_plan_that_do_not_add_up_are_refused(
+    phaseplan: Run, shared_file: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    phaseplan("plan", shared_file, "-o", plan, "--method", "exact")
+    data = json.loads(plan.read_text())
+    for unit in data["placed"]["units"]:
+        unit["unit"]["prefill_share_frac"] = 0.9
+        unit["unit"]["cycle_ms"] = None
+    plan.write_text(json.dumps(data))
+    one_error(
+        phaseplan("simulate", plan), "plan.json", "placed.units[0]", "add up to 1"
+    )
+
+
+def test_what_sm_shares_rest_on_is_told(
+    phaseplan: Run, shared_file: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    options = ("--method", "exact", "--set", "cluster=two_nodes_h100")
+    ended = phaseplan("plan", shared_file, "-o", plan, *options)
+    (told,) = (
+        text for text in json.loads(plan.read_text())["warnings"] if "SM shares" in text
+    )
+    assert "no SM shares measured on h100_sxm" in told
+    assert "stands in for h100_sxm" in told
+    assert "no SM shares measured" in ended.stdout
+    in_turns = ("--method", "temporal", "-o", plan)
+    phaseplan("plan", shared_file, *in_turns)
+    assert json.loads(plan.read_text())["warnings"] == []
+
+
+@pytest.mark.parametrize("goal", ["served_load", "min_cost", "rate_weighted"])
+def test_every_goal_is_reached_from_the_file_and_the_command_line(
+    phaseplan: Run, shared_file: Path, tmp_path: Path, goal: str
+) -> None:
+    plan = tmp_path / "plan.json"
+    options = ("--method", "exact", "--set", f"objective.goal={goal}")
+    ended = phaseplan("plan", shared_file, "-o", plan, *options)
+    assert ended.code == 0
+    assert f"{goal}: at most" in ended.stdout
+    assert json.loads(plan.read_text())["problem"]["objective"]["goal"] == goal
+
+
+def test_end_to_end_limits_are_kept_and_shown(
+    phaseplan: Run, shared_file: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    text = SHARED.replace("{ttft_ms: 1000, tpot_ms: 60}", "{e2e_ms: 9000}", 1)
+    shared_file.write_text(text, encoding="utf-8")
+    ended = phaseplan("plan", shared_file, "-o", plan, "--method", "exact")
+    assert ended.code == 0
+    assert "E2E p90 ms" in ended.stdout
+    assert "of 9000" in ended.stdout
+    first, _ = json.loads(plan.read_text())["evaluation"]["services"]
+    assert first["attainment"]["e2e_frac"] >= 0.9
+
+
+def test_measured_latencies_come_first(
+    phaseplan: Run, shared_file: Path, tmp_path: Path
+) -> None:
+    measured = tmp_path / "profile.json"
+    measured.write_text(profile(1, 2, llm=LlmSpec.load("llama-2-7b")).to_json())
+    plan = tmp_path / "plan.json"
+    text = SHARED.replace("a100_1x4", "eight_nodes_h200").replace(
+        "llm: llama-2-7b", "llm: llama-3.1-8b", 1
+    )
+    shared_file.write_text(text, encoding="utf-8")
+    ended = phaseplan(
+        *("plan", shared_file, "-o", plan, "--method", "spatial"),
+        *("--profile", measured),
+    )
+    assert ended.code == 0, ended.stderr
+    by_service = {
+        each["shape"].split()[0]: each["latency_source"]
+        for each in json.loads(plan.read_text())["evidence"]
+    }
+    # Of two models the profile has one.
+    assert by_service["rare"] == "measured"
+    assert by_service["popular"] != "measured"
+    measured.unlink()
+    assert phaseplan("simulate", plan, "-q").code == 0
+    measured.write_text(profile(1).to_json())
+    other = SHARED.replace("llama-2-7b", "llama-2-13b")
+    shared_file.write_text(other, encoding="utf-8")
+    one_error(
+        phaseplan("plan", shared_file, "--profile", measured), "profile", "llama-3.1-8b"
+    )
+
+
+def test_one_llm_disaggregated_is_planned_drawn_and_exported(
+    phaseplan: Run, tmp_path: Path
+) -> None:
+    plan, folder = tmp_path / "plan.json", tmp_path / "vllm"
+    ended = phaseplan("plan", APART, "--method", "exact", "-o", plan)
+    assert ended.code == 0
+    assert "phases apart for assistant" in ended.stdout
+    assert "prefill only" in ended.stdout
+    assert phaseplan("simulate", plan).code == 0
+    picture = tmp_path / "plan.svg"
+    assert phaseplan("cluster", "show", "--plan", plan, "-o", picture).code == 0
+    assert "assistant (decode)" in picture.read_text()
+
+    ended = phaseplan("export", plan, "-o", folder)
+    assert ended.code == 0, ended.stderr
+    text = "".join(path.read_text() for path in sorted(folder.rglob("*.sh")))
+    assert "NixlPushConnector" in text or "NixlConnector" in text
+    # No two engines of a node listen at one port.
+    places = [
+        (node, port)
+        for path in sorted(folder.rglob("*.sh"))
+        for node in re.findall(r"^# .* on (node\d),", path.read_text(), re.M)
+        for port in re.findall(r"^  --port (\d+)", path.read_text(), re.M)
+    ]
+    assert len(places) == 7
+    assert len(set(places)) == len(places)
+    assert "apart-0" in (folder / "README.md").read_text()
+    again = phaseplan("export", plan, "-o", folder, "--overwrite")
+    assert (again.code, "not of this plan" in again.stderr) == (0, False)
+
+    data = json.loads(plan.read_text())
+    kept = [u for u in data["placed"]["units"] if u["unit"]["phase"] != "decode"]
+    plan.write_text(json.dumps({**data, "placed": {"units": kept}}))
+    one_error(
+        phaseplan("simulate", plan), "plan.json", "prefill-only and a decode-only"
+    )

@@ -124,6 +124,20 @@ def test_what_admission_refuses_and_what_caches_hold_is_told(
     assert "hits" in table
 
 
+def test_admission_may_differ_from_the_plans(phaseplan: Run, plan_file: Path) -> None:
+    words = ("simulate", plan_file, "--rate", "40", "--head", "300", "-q")
+    words += ("--format", "json")
+    found = json.loads(phaseplan(*words, "--admission", "predicted").stdout)
+    assert found["admission"]["num_refused"] > 0
+    # Without it, the attainment is the one that was told beside it.
+    free = json.loads(phaseplan(*words, "--admission", "none").stdout)
+    assert free["admission"] is None
+    joint_frac = free["attainment"]["joint_frac"]
+    assert found["admission"]["joint_frac_without"] == joint_frac
+    ended = phaseplan(*words, "--admission", "predict")
+    one_error(ended, "--admission = 'predict'", "predicted")
+
+
 def test_output_file_has_the_form_of_its_suffix(
     phaseplan: Run, plan_file: Path, tmp_path: Path
 ) -> None:

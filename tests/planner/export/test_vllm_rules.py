@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from planner.admission import Admission
 from planner.deployment import Replica
 from planner.export.vllm_rules import caveats, why_not
 from planner.plan import Plan, Status
@@ -114,6 +115,30 @@ def test_layer_wise_transfers_are_said_not_to_be_nixls() -> None:
     engine = replace(plan.problem.engine, kv_transfer=transfer)
     plan = replace(plan, problem=replace(plan.problem, engine=engine))
     assert mentions(plan, "KV caches layer wise; NIXL connectors send them after")
+
+
+def with_engine(plan: Plan, **changes: object) -> Plan:
+    """The plan with other engine settings."""
+    engine = replace(plan.problem.engine, **changes)
+    return replace(plan, problem=replace(plan.problem, engine=engine))
+
+
+def test_another_connector_than_the_exported_one_is_named() -> None:
+    words = "simulated with the transfers of"
+    assert not mentions(two_nodes(), words)
+    for name, is_said in (("nixl-tcp", False), ("mooncake-rdma", True)):
+        transfer = KvTransfer(connector=name, block_ms=0.1)
+        plan = with_engine(two_nodes(), kv_transfer=transfer)
+        assert mentions(plan, words) == is_said
+        assert mentions(plan, "which the simulation costs")
+    assert mentions(two_nodes(), "which the simulation does not cost")
+    assert not mentions(with_engine(aggregated(), kv_transfer=transfer), words)
+
+
+def test_a_router_that_refuses_nobody_is_said_to() -> None:
+    assert not mentions(aggregated(), "refused on arrival")
+    plan = with_engine(aggregated(), admission=Admission())
+    assert mentions(plan, "refused on arrival; the router lets every one in")
 
 
 def test_stages_of_unlike_width_have_no_flags() -> None:

@@ -17,7 +17,7 @@ POINT = OperatingPoint(prefill_share_frac=0.2, prefill_load_frac=0.5)
 
 def loads_of(rows) -> Loads:
     """Rows of (llm, takes of two resources, prefill ms, longest ms)."""
-    table = np.zeros((len(rows), columns.NUM_COLUMNS))
+    table = np.zeros((len(rows), columns.TAKES + columns.NUM_RESOURCES))
     for row, (llm, first, second, prefill, longest) in zip(table, rows, strict=True):
         row[columns.LLM], row[columns.SERVED] = llm, 1.0
         row[columns.PREFILL], row[columns.LONGEST] = prefill, longest

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusters.fields import InputError
-from planner.multiplexing.load_table import MEMORY, PREFILLS, SMS
+from planner.multiplexing.load_table import MEMORY, NUM_RESOURCES, PREFILLS, SMS
 from planner.multiplexing.loads import (
     OperatingPoint,
     loads_at,
     most_rps,
 )
 from planner.multiplexing.meshes import MeshKind
+from planner.simulator.system import Phase
 from planner.slo import Slo
 from tests.planner.multiplexing.tiny_shared import book_of, tiny_shared
 
@@ -109,3 +110,53 @@ def test_an_operating_point_is_one_or_the_other() -> None:
         OperatingPoint(prefill_share_frac=1.0, prefill_load_frac=0.5)
     with pytest.raises(InputError, match="prefill_share_frac"):
         OperatingPoint(prefill_share_frac=0.5, prefill_load_frac=0.5, cycle_ms=50.0)
+
+
+def test_an_end_to_end_limit_leaves_prefills_what_decodes_do_not_take() -> None:
+    slo = {"ttft_ms": None, "tpot_ms": None, "e2e_ms": 400.0}
+    loads = loads_at(SPACE, [(0, cost_of(20.0, **slo), (20.0,))])
+    # All answers have 11 tokens: 10 decode steps. What they leave of 400 ms, less the
+    # prompt's own 20 ms, is for prefills before it: half of one on average, twice as
+    # many at a load of 50 %, and ln(0.5 / 0.1) times that at the 90 % quantile.
+    left_ms = 400.0 - 10.0 * loads.tpot_ms[0] - 20.0
+    assert loads.longest_ms[0] == pytest.approx(left_ms / math.log(5.0), rel=1e-6)
+    tight = {**slo, "e2e_ms": 10.0 * loads.tpot_ms[0] + 20.0 + 20.0 * math.log(5.0)}
+    tight["e2e_ms"] -= 1.0
+    assert len(loads_at(SPACE, [(0, cost_of(20.0, **tight), (20.0,))])) == 0
+
+
+def test_over_a_day_each_period_takes_what_its_rate_does() -> None:
+    cost = cost_of(20.0)
+    even = loads_at(SPACE, [(0, cost, (10.0, 20.0))])
+    day = replace(cost, demand=replace(cost.demand, busy=(0.5, 1.0)))
+    takes = loads_at(SPACE, [(0, day, (20.0,))]).takes[0]
+    first, second = takes[:NUM_RESOURCES], takes[NUM_RESOURCES:]
+    assert first[PREFILLS] == pytest.approx(even.takes[0, PREFILLS])
+    assert second[PREFILLS] == pytest.approx(even.takes[1, PREFILLS])
+    # Its SMs are its own all day, and its KV quota is that of the peak.
+    assert (first[SMS], second[SMS]) == (pytest.approx(0.3), 0.0)
+    assert first[MEMORY] == pytest.approx(even.takes[1, MEMORY])
+    assert second[MEMORY] == 0.0
+    peak = replace(cost, demand=replace(cost.demand, busy=(2.0,), rate_rps=1000.0))
+    flat = replace(cost, demand=replace(cost.demand, rate_rps=1000.0))
+    assert most_rps(SPACE, peak) == pytest.approx(most_rps(SPACE, flat) / 2, rel=1e-3)
+
+
+def test_a_phase_alone_has_all_sms_and_only_its_own_limits() -> None:
+    prefill = OperatingPoint(
+        prefill_share_frac=1.0, prefill_load_frac=0.5, phase=Phase.PREFILL
+    )
+    decode = replace(prefill, phase=Phase.DECODE)
+    many = cost_of(1000.0, ttft_ms=100.0, tpot_ms=5.0)
+    # Prompts of 20 ms for half of the time; no decode step is as short as 5 ms.
+    assert most_rps(prefill, many) == pytest.approx(25.0, rel=1e-3)
+    assert most_rps(decode, many) == 0.0
+    many = cost_of(1000.0, ttft_ms=1.0, tpot_ms=20.0)
+    assert most_rps(prefill, many) == 0.0
+    decoded = most_rps(decode, many)
+    # The 90 % quantile of the batch takes 20 ms: 20 requests; the mean is below.
+    assert 0 < decoded < 1000.0 * 20.0 / (20.0 * 10.0)
+    # 10 ms for the KV cache are 1 ms of each of the 10 steps.
+    slower = most_rps(decode, many, transfer_ms=10.0)
+    tighter = most_rps(decode, cost_of(1000.0, ttft_ms=1.0, tpot_ms=19.0))
+    assert slower == pytest.approx(tighter)

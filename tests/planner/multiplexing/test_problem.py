@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from clusters.fields import InputError
+from planner.simulator.prefix_settings import PrefixCache
 from planner.slo import Slo
 from planner.workload.workload import Workload
 from tests.planner.multiplexing.tiny_shared import tiny_shared
@@ -34,9 +35,20 @@ def test_a_closed_loop_or_no_rate_is_refused() -> None:
         Workload.poisson(rate_rps=0.0, lengths="100x11")
 
 
-def test_end_to_end_limits_are_not_placed_by() -> None:
-    with pytest.raises(InputError, match=r"services\[0\].slo.e2e_ms"):
-        tiny_shared(1.0, slo=Slo(e2e_ms=1000.0))
+def test_an_end_to_end_limit_bounds_both_phases() -> None:
+    (demand,) = tiny_shared(1.0, slo=Slo(e2e_ms=500.0, tpot_ms=80.0)).demands
+    # All answers have 11 tokens: 10 steps of at most 50 ms.
+    assert demand.long_steps == 10.0
+    assert (demand.ttft_limit_ms, demand.tpot_limit_ms) == (500.0, 50.0)
+    (demand,) = tiny_shared(1.0, slo=Slo(e2e_ms=500.0, tpot_ms=30.0)).demands
+    assert demand.tpot_limit_ms == 30.0
+
+
+def test_prefix_caches_are_refused() -> None:
+    problem = tiny_shared(1.0)
+    cached = replace(problem.services[0], prefix_cache=PrefixCache())
+    with pytest.raises(InputError, match=r"services\[0\].prefix_cache"):
+        replace(problem, services=(cached,))
 
 
 def test_no_service_is_refused() -> None:

@@ -131,9 +131,10 @@ def test_gpu_types_may_differ_from_unit_to_unit() -> None:
 
 
 def test_every_placement_passes_the_check_and_fills_its_memory() -> None:
-    problem = tiny_shared(9.0, 3.0, slo=BUSY)
+    problem = tiny_shared(9.0, 3.0, slo=BUSY, gpus=4)
     for method in SharingMethod:
         plan = place(problem, method=method)
+        assert plan.placed is not None, method
         check_units(problem, model_of(problem).book, plan.placed)
         for each in plan.placed.units:
             quotas = [m.kv_quota_tokens for m in each.unit.members]

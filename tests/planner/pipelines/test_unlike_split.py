@@ -100,7 +100,7 @@ def stages(draw: st.DrawFn) -> StageCosts:
     return costs_of([float(ms) for ms in steps], sorted(rooms, reverse=True)[:num])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(stages(), min_size=2, max_size=3), st.sampled_from([8, 64]))
 def test_the_split_is_the_best_of_all(drawn, max_requests):
     line = line_of(*drawn)

@@ -148,7 +148,9 @@ class ReferenceWithEvents(ReferenceSimulator):
             if other is not rep:
                 other.in_system -= lost
                 other.resident -= lost
-                other.held = {j: n for j, n in other.held.items() if j not in lost}
+                for job in [j for j in self.jobs if j in lost and j in other.held]:
+                    del other.held[job]
+                    self.give_back(job, other)
                 other.pulls = [job for job in other.pulls if job not in lost]
         self.unsent = [job for job in self.unsent if job not in lost]
         self.drop_events(
@@ -164,6 +166,9 @@ class ReferenceWithEvents(ReferenceSimulator):
         for job in self.jobs:
             if job in unsent:
                 self.send_to_decode(job)
+
+    def give_back(self, job: Job, rep: ReplicaState) -> None:
+        """The blocks of a lost job on a replica that has not failed are free."""
 
     def start_again(self, job: Job) -> None:
         if job.admission < 0:

@@ -211,9 +211,9 @@ POLICIES = tuple(policy for policy in Batching if policy is not Batching.REQUEST
 
 
 @st.composite
-def schedules(draw, system) -> tuple[OutsideEvent, ...]:
+def schedules(draw, system, *, flips=True) -> tuple[OutsideEvent, ...]:
     """For some replicas, events that follow from each other; the last one serves."""
-    is_split = len({replica.phase for replica in system.replicas}) > 1
+    is_split = flips and len({replica.phase for replica in system.replicas}) > 1
     events = []
     for replica in range(len(system.replicas)):
         at_ms, is_up = draw(eighths(80)), True

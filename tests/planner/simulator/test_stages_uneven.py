@@ -48,7 +48,7 @@ def test_a_token_passes_every_stage():
 
 
 @given(systems(), many_requests())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_shares_of_a_replica_are_the_means_of_its_stages(system, requests):
     result = simulate(system, requests)
     for load, served in zip(result.replicas, system.replicas, strict=True):

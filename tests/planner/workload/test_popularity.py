@@ -6,11 +6,15 @@ import pytest
 from clusters.fields import InputError
 from planner.workload.popularity import (
     CHATLMSYS_DAY,
+    MAX_PERIODS,
+    busy_periods,
     combined_peak_frac,
     power_law_rates,
     staggered_days,
     staggered_workloads,
 )
+from planner.workload.rate_schedule import PiecewiseRateArrivals, RateSegment
+from planner.workload.workload import Workload
 
 
 def multipliers(day):
@@ -86,3 +90,54 @@ def test_chatlmsys_has_sixteen_services_of_which_four_have_most_of_the_traffic()
 def test_mistakes_are_named(make, key: str) -> None:
     with pytest.raises(InputError, match=key):
         make()
+
+
+def workload(*segments: tuple[float, float]) -> Workload:
+    day = PiecewiseRateArrivals(
+        segments=tuple(RateSegment(duration_s=s, multiplier=m) for s, m in segments)
+    )
+    return Workload.of_lengths("100x11", arrivals=day, rate_rps=1.0)
+
+
+EVEN = Workload.poisson(rate_rps=3.0, lengths="100x11")
+
+
+def test_without_days_there_is_one_period() -> None:
+    assert busy_periods([EVEN, EVEN]) == ((1.0,), (1.0,))
+
+
+def test_periods_in_which_nobody_is_busiest_are_left_out() -> None:
+    one = workload((10, 4), (10, 1), (10, 1))
+    other = workload((10, 1), (10, 1), (10, 4))
+    # 6 parts in 30 s: peaks of twice the mean; the middle is below both ends.
+    assert busy_periods([one, other, EVEN]) == ((2.0, 0.5), (0.5, 2.0), (1.0, 1.0))
+    assert busy_periods([one, one]) == ((2.0,), (2.0,))
+
+
+def test_periods_are_cut_where_any_rate_changes() -> None:
+    half, third = workload((15, 1), (15, 3)), workload((10, 3), (20, 1.5))
+    # Cut at 10, 15 and 30 s; from 10 to 15 s nobody is busier than before.
+    assert busy_periods([half, third]) == (
+        (pytest.approx(0.5), pytest.approx(1.5)),
+        (pytest.approx(1.5), pytest.approx(0.75)),
+    )
+
+
+def test_days_of_different_lengths_count_with_their_peaks() -> None:
+    assert busy_periods([workload((10, 3), (10, 1)), workload((5, 1), (5, 1))]) == (
+        (1.5,),
+        (1.0,),
+    )
+
+
+def test_of_many_periods_none_is_busier_than_what_is_told() -> None:
+    days = staggered_days(16, peak_to_mean=1.8, spread_frac=1.0)
+    told = busy_periods(staggered_workloads([1.0] * 16, "100x11", days))
+    assert {len(each) for each in told} == {MAX_PERIODS}
+    for day, each in zip(days, told, strict=True):
+        assert max(each) == pytest.approx(day.peak_to_mean)
+    for hour in range(24):
+        now = np.array([day.rate_at(hour * 3600.0) for day in days])
+        assert any(
+            (now <= np.array(column) + 1e-9).all() for column in zip(*told, strict=True)
+        )

@@ -6,7 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusters.fields import InputError
-from planner.workload.rate_schedule import PiecewiseRateArrivals, RateSegment
+from planner.workload.rate_schedule import (
+    DailyArrivals,
+    PiecewiseRateArrivals,
+    RateSegment,
+)
 
 
 def segments(*pairs: tuple[float, float]) -> PiecewiseRateArrivals:
@@ -72,3 +76,30 @@ def test_a_peak_that_a_cosine_cannot_have_is_refused(peak_to_mean: float) -> Non
 def test_a_schedule_without_segments_is_refused() -> None:
     with pytest.raises(InputError, match="at least one segment"):
         segments()
+
+
+def test_a_day_has_its_peak_at_the_hour() -> None:
+    day = DailyArrivals(peak_to_mean=1.8, peak_hour=20).schedule()
+    rates = [segment.multiplier for segment in day.segments]
+    # The hours around 20:00 are the busiest, those around 8:00 the quietest.
+    assert {19, 20} == set(np.argsort(rates)[-2:])
+    assert {7, 8} == set(np.argsort(rates)[:2])
+    assert day.period_s == 24 * 3600
+    assert day.peak_to_mean == pytest.approx(1.8, rel=0.01)
+
+
+def test_rates_are_known_at_any_time() -> None:
+    process = segments((10, 3), (30, 1))
+    # 60 parts in 40 s: a mean of 1.5.
+    assert [process.rate_at(t) for t in (0, 9.9, 10, 39)] == pytest.approx(
+        [2.0, 2.0, 2 / 3, 2 / 3]
+    )
+    assert process.ends_s == (10.0, 40.0)
+    shorter = process.squeezed(4.0)
+    assert [s.duration_s for s in shorter.segments] == [1.0, 3.0]
+    assert shorter.rate_at(0.5) == pytest.approx(2.0)
+
+
+def test_a_peak_beyond_what_a_cosine_has_is_refused() -> None:
+    with pytest.raises(InputError, match="peak_to_mean"):
+        DailyArrivals(peak_to_mean=2.0)

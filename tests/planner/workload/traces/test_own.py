@@ -80,3 +80,43 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
         read_trace(file)
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(file))
+
+
+ROWS_OF_TWO = """\
+arrival_ms,model,input_tokens,output_tokens
+0,chat,7,8
+10,code,70,80
+20,chat,9,10
+"""
+
+
+def test_rows_of_one_model_of_a_trace_of_several(tmp_path: Path) -> None:
+    file = tmp_path / "day.csv"
+    file.write_text(ROWS_OF_TWO)
+    chat = read_trace(file, model="chat")
+    assert (chat.arrival_ms.tolist(), chat.input_tokens.tolist()) == ([0, 20], [7, 9])
+    assert read_trace(file, model="chat", head=1).arrival_ms.tolist() == [0]
+    assert read_trace(file, model="code").arrival_ms.tolist() == [10]
+    lines = tmp_path / "day.jsonl"
+    lines.write_text(
+        '{"arrival_ms": 0, "model": "a", "input_len": 7, "output_len": 8}\n'
+        '{"arrival_ms": 5, "model": "b", "input_len": 9, "output_len": 8}\n'
+    )
+    assert read_trace(lines, model="b").input_tokens.tolist() == [9]
+
+
+def test_a_model_that_the_trace_does_not_have_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "day.csv"
+    file.write_text(ROWS_OF_TWO)
+    with pytest.raises(InputError, match=r"model = 'chad'.*nearest is 'chat'"):
+        read_trace(file, model="chad")
+    plain = tmp_path / "plain.csv"
+    plain.write_text("arrival_ms,input_tokens,output_tokens\n0,7,8\n")
+    with pytest.raises(InputError, match=r"model = 'chat'.*whose rows"):
+        read_trace(plain, model="chat")
+    mooncake = tmp_path / "mooncake.jsonl"
+    mooncake.write_text(
+        '{"timestamp": 0, "input_length": 7, "output_length": 8, "hash_ids": [1]}\n'
+    )
+    with pytest.raises(InputError, match=r"model = 'chat'.*csv"):
+        read_trace(mooncake, model="chat")
