@@ -66,8 +66,8 @@ def main(arguments: Sequence[str]) -> int:
         }
         shipped = dict(left_out["pair"])
     else:
-        shipped = {id_: predict(case, shipped_fit(case)) for id_, case in cases.items()}
-        left_out = validated(cases)
+        shipped = predictions(cases, reasons)
+        left_out = validated({id_: cases[id_] for id_ in shipped})
     report = report_of(
         [
             Outcome(
@@ -104,6 +104,19 @@ def cases_of(rows: Sequence[Row]) -> tuple[dict[str, Case], dict[str, str]]:
         except LatencyUnavailableError as error:
             reasons[row.id] = str(error)
     return cases, reasons
+
+
+def predictions(
+    cases: Mapping[str, Case], reasons: dict[str, str]
+) -> dict[str, Prediction]:
+    """Predictions with the shipped constants; `reasons` gets why there is none."""
+    found: dict[str, Prediction] = {}
+    for id_, case in cases.items():
+        try:
+            found[id_] = predict(case, shipped_fit(case))
+        except InputError as error:
+            reasons[id_] = f"{error.key}: {error.expected} expected"
+    return found
 
 
 def shipped_fit(case: Case) -> OverheadFit:

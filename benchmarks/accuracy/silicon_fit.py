@@ -38,7 +38,7 @@ from planner.engines import OverheadFit, generation_of
 FloatArray = NDArray[np.float64]
 
 TTFT_WEIGHT = 0.75
-GUESSED_WEIGHT = 0.75
+GUESSED_WEIGHT = 0.5
 ROWS_POWER = 0.5
 """A pair counts as its number of rows to this power."""
 APART = 0.2

@@ -158,6 +158,8 @@ def simulated(case: Case, fit: OverheadFit) -> Prediction:
         raise InputError("kv_cache", row.id, "room for one request")
     ttft_ms = (result.first_token_ms - _sent_ms(result, clients))[done]
     tpot_ms = result.tpot_ms[done & (result.output_tokens > 1)]
+    if not len(tpot_ms):
+        raise InputError("osl", row.output_tokens, "answers of two tokens at least")
     return Prediction(ttft_ms=float(ttft_ms.mean()), tpot_ms=float(tpot_ms.mean()))
 
 
@@ -254,6 +256,9 @@ def _tables(
         prompt_tokens=float(row.input_tokens) if has_ranks else None,
     )
     source = FittedSource(engine=row.engine, step_overhead_ms=0.0, best_kernels=True)
+    why_not = source.why_not_pair(llm, gpu)
+    if why_not:
+        raise LatencyUnavailableError(why_not)
     return source.compile(request)
 
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from silicon_fit import KINDS
+from silicon_fit import KINDS, SAME_SHAPE
 from silicon_predict import Prediction
 from silicon_rows import Row
 
 SLICE = ("mode", "engine", "model", "system", "weights", "harness")
+PAIR = ("engine", "model", "system", "harness")
 WORST_ROWS = 25
 SHOWN_BIAS = ("ttft_bias", "tpot_bias")
 _VALIDATED = {"compared": "the public harness", "other_harness": "other harnesses"}
@@ -53,6 +54,10 @@ def report_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
             {"engine": engine, "mode": mode, **errors_of(group)}
             for (engine, mode), group in sorted(_by_engine(covered).items())
         ],
+        "left_out": [
+            {**dict(zip(PAIR, key, strict=True)), **errors_of(group, left_out="pair")}
+            for key, group in sorted(_by_pair(covered).items())
+        ],
         "slices": [
             {**dict(zip(SLICE, key, strict=True)), **errors_of(group)}
             for key, group in sorted(slices.items())
@@ -72,6 +77,18 @@ def _by_engine(
     for outcome in outcomes:
         if outcome.row.is_compared:
             found[outcome.row.engine, outcome.row.mode].append(outcome)
+    return found
+
+
+def _by_pair(outcomes: Sequence[Outcome]) -> dict[tuple[str, ...], list[Outcome]]:
+    """Rows that were left out, by engine and what was left out with them."""
+    found: dict[tuple[str, ...], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        if "pair" in outcome.left_out:
+            row = outcome.row
+            model = SAME_SHAPE.get(row.model, row.model)
+            harness = "public" if row.is_public else "other"
+            found[row.engine, model, row.system, harness].append(outcome)
     return found
 
 
@@ -168,6 +185,15 @@ def markdown_of(report: Mapping[str, object]) -> str:
         f"- {count} rows not covered, {why}" for why, count in not_covered.items()
     ]
     columns = ("rows", *names, *SHOWN_BIAS)
+    left_out = report["left_out"]
+    assert isinstance(left_out, list)
+    lines += ["", "Predicted without its model and GPU:", ""]
+    lines.append(_line((*PAIR, "rows", "TTFT", "MAPE", "TPOT", "MAPE", *SHOWN_BIAS)))
+    lines.append("|---" * (len(PAIR) + len(columns)) + "|")
+    for entry in left_out:
+        cells = [str(entry[key]) for key in (*PAIR, "rows")]
+        lines.append(_line([*cells, *(_percent(entry[key]) for key in columns[1:])]))
+    lines += ["", "Predicted with the shipped constants:"]
     lines += ["", _line((*SLICE, "rows", "TTFT", "MAPE", "TPOT", "MAPE", *SHOWN_BIAS))]
     lines.append("|---" * (len(SLICE) + len(columns)) + "|")
     for entry in slices:

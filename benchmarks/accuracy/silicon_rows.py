@@ -20,8 +20,11 @@ lengths, the parallelism and the concurrency. Three of them need interpreting:
 """
 
 import csv
+import math
 import re
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clusters.fields import InputError
@@ -29,6 +32,7 @@ from models.parallelism import Parallelism
 
 PUBLIC_HARNESS = re.compile(r"(source_file=)?\d{4}-\d{2}-\d{2}|db-dump")
 REPEATED_RUNS = "-gap-analysis.csv"
+MODES = ("agg", "disagg")
 NODE_GPUS = 8
 """GPUs of a node; on the NVL72 systems a domain is larger."""
 
@@ -72,7 +76,8 @@ class Row:
     @property
     def is_compared(self) -> bool:
         """Whether it is of the public harness and the other tool predicts it."""
-        return self.is_public and self.other_ttft_ms is not None
+        others = (self.other_ttft_ms, self.other_tpot_ms)
+        return self.is_public and None not in others
 
     @property
     def has_ranks(self) -> bool:
@@ -86,26 +91,37 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Every row of a file; one that cannot be interpreted carries its problem."""
+    """Every row of a file; one that cannot be interpreted carries its problem.
+
+    A second row of one `id` gets a number behind it.
+    """
     with path.open(newline="") as file:
-        return [_row(line) for line in csv.DictReader(file)]
+        rows = [
+            _row(defaultdict(str, line)) for line in csv.DictReader(file, restval="")
+        ]
+    seen = Counter[str]()
+    for place, row in enumerate(rows):
+        seen[row.id] += 1
+        if seen[row.id] > 1:
+            rows[place] = replace(row, id=f"{row.id} #{seen[row.id]}")
+    return rows
 
 
-def _row(line: dict[str, str]) -> Row:
+def _row(line: Mapping[str, str]) -> Row:
     source = line["source"]
     clients = re.search(r"silicon_concurrency=(\d+)", source)
     day = re.search(r"measured=(\d{4}-\d{2}-\d{2})", source)
     is_public = PUBLIC_HARNESS.match(source) is not None
-    problem, pools = "", None
+    is_public_run = is_public or REPEATED_RUNS in source
+    problem, pools = _unreadable(line), None
     try:
-        is_public_run = is_public or REPEATED_RUNS in source
         pools = _pools(line, is_public=is_public_run)
     except InputError as error:
-        problem = f"{error.key} {error.value}: {error.expected} expected"
+        problem = problem or f"{error.key} {error.value}: {error.expected} expected"
     concurrency = int(clients.group(1)) if clients else _count(line, "batch_size")
     if concurrency is None and pools is not None and pools[-1].batch_size is not None:
         concurrency = pools[-1].batch_size * pools[-1].num_instances
-    if concurrency is None:
+    if not concurrency or concurrency < 1:
         problem = problem or "no concurrency"
     return Row(
         id=line["id"],
@@ -115,25 +131,36 @@ def _row(line: dict[str, str]) -> Row:
         model_path=line["model_path"],
         system=line["system"],
         mode=line["mode"],
-        input_tokens=int(line["isl"]),
-        output_tokens=int(line["osl"]),
+        input_tokens=_count(line, "isl") or 0,
+        output_tokens=_count(line, "osl") or 0,
         gemm_quant=line["gemm_quant_mode"],
         moe_quant=line["moe_quant_mode"],
         concurrency=concurrency,
         pools=pools,
         is_public=is_public,
-        is_public_run=is_public or REPEATED_RUNS in source,
+        is_public_run=is_public_run,
         day=day.group(1) if day else "",
         image=source.rsplit(":", 1)[-1].strip(),
-        ttft_ms=float(line["measured_ttft_ms"]),
-        tpot_ms=float(line["measured_tpot_ms"]),
+        ttft_ms=_number(line, "measured_ttft_ms") or 0.0,
+        tpot_ms=_number(line, "measured_tpot_ms") or 0.0,
         other_ttft_ms=_number(line, "aiconfigurator_ttft_ms"),
         other_tpot_ms=_number(line, "aiconfigurator_tpot_ms"),
         problem=problem,
     )
 
 
-def _pools(line: dict[str, str], *, is_public: bool) -> tuple[Pool, ...]:
+def _unreadable(line: Mapping[str, str]) -> str:
+    """What keeps a row from being read at all, or nothing."""
+    for key in ("isl", "osl", "measured_ttft_ms", "measured_tpot_ms"):
+        value = _number(line, key)
+        if value is None or value <= 0.0:
+            return f"{key}: a positive number expected"
+    if line["mode"] not in MODES:
+        return f"mode {line['mode']!r}: one of {', '.join(MODES)} expected"
+    return ""
+
+
+def _pools(line: Mapping[str, str], *, is_public: bool) -> tuple[Pool, ...]:
     if line["mode"] == "agg":
         return (_pool(line, "", is_public=is_public),)
     named = [
@@ -149,7 +176,7 @@ def _pools(line: dict[str, str], *, is_public: bool) -> tuple[Pool, ...]:
     )
 
 
-def _pool(line: dict[str, str], prefix: str, *, is_public: bool) -> Pool:
+def _pool(line: Mapping[str, str], prefix: str, *, is_public: bool) -> Pool:
     sizes = [
         _count(line, f"{prefix}{key}_size") or 1
         for key in ("tp", "pp", "attention_dp", "moe_tp", "moe_ep")
@@ -182,11 +209,14 @@ def _parallelism(
     return Parallelism(tp=tp, pp=pp, attention_dp=dp, ep=ep)
 
 
-def _count(line: dict[str, str], key: str) -> int | None:
+def _count(line: Mapping[str, str], key: str) -> int | None:
     value = _number(line, key)
     return None if value is None else int(value)
 
 
-def _number(line: dict[str, str], key: str) -> float | None:
-    text = line.get(key) or ""
-    return float(text) if text else None
+def _number(line: Mapping[str, str], key: str) -> float | None:
+    try:
+        value = float(line.get(key) or "nan")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -187,12 +187,12 @@ class AttentionCosts:
         return np.maximum.accumulate(ideal * slowdown)
 
     def _blocks_decode_ms(self, sizes: FloatArray) -> FloatArray:
-        """All blocks in decode steps, no slower than those of a weaker GPU."""
+        """All blocks in decode steps, at most as long as their bounds."""
         total = np.zeros((len(sizes), len(_CONTEXTS)))
         blocks = self._blocks("decode")
         for model, block, layers in blocks:
             total += layers * self._block_decode_ms(model, block, sizes)
-        for costs in self.costs.weaker:
+        for costs in self.costs.bounds:
             there = AttentionCosts(groups=self.groups, costs=costs)
             if len(there._blocks("decode")) == len(blocks):
                 total = np.minimum(total, there._blocks_decode_ms(sizes))

@@ -48,8 +48,10 @@ class OperatorCosts:
     peers: tuple[EngineFit, ...] = spec(
         "Other engines there: a product takes the quickest measured.", default=()
     )
-    weaker: tuple["OperatorCosts", ...] = spec(
-        "Weaker GPUs: a block of latent attention takes no longer.", default=()
+    bounds: tuple["OperatorCosts", ...] = spec(
+        "Other engines there, and weaker GPUs: a block of latent attention takes no "
+        "longer in decode.",
+        default=(),
     )
     # Groups of layers and both phases share most of their products.
     _products: dict[Gemm | tuple[Gemm, ...], FloatArray] = field(

@@ -79,11 +79,11 @@ class StageModel:
             products=self.products,
             takes_blocks=not is_split,
             peers=self.peers,
-            weaker=tuple(
+            bounds=tuple(
                 OperatorCosts(
                     gpu=GpuType.load(fit.system), fit=fit, takes_blocks=not is_split
                 )
-                for fit in self.weaker
+                for fit in (*self.peers, *self.weaker)
             ),
         )
         object.__setattr__(self, "operators", operators)
