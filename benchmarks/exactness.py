@@ -76,6 +76,7 @@ class Case:
     num_gpu_types: int
     goal: str
     num_deployments: int
+    left_out: tuple[str, ...]
     programme_faults: int
     beaten_by: tuple[str, ...]
     unchecked: tuple[str, ...]
@@ -151,6 +152,7 @@ def run(seed: int) -> Case:
         num_gpu_types=len(problem.cluster.gpu_types()),
         goal=str(problem.objective.goal),
         num_deployments=whole.ledger.enumerated,
+        left_out=whole.left_out,
         programme_faults=sum(programme_faults(context)),
         beaten_by=tuple(
             name
@@ -315,6 +317,7 @@ def summary_of(cases: Sequence[Case]) -> dict[str, Any]:
     return {
         "num_clusters": len(cases),
         "num_deployments": sum(case.num_deployments for case in cases),
+        "exhaustive_not_through": sum(len(case.left_out) > 0 for case in cases),
         "programme_not_optimal": sum(case.programme_faults > 0 for case in cases),
         "exhaustive_beaten": dict(Counter(n for c in cases for n in c.beaten_by)),
         "plans_not_checked": sum(len(case.unchecked) for case in cases),

@@ -86,13 +86,20 @@ class Evaluator:
                 )
         return self._goodputs[key]
 
-    def rate_limit_rps(self, deployment: Deployment) -> float:
-        """Rate that `goodput` of a deployment cannot exceed, without simulating it."""
-        return rate_limit_rps(
-            self.planner.system(deployment),
-            self.planner.problem.service.workload,
-            effort=self.effort,
-            seed=self.seed,
+    def rate_limit_rps(
+        self, deployment: Deployment, *, slo: Slo | None = None
+    ) -> float:
+        """Rate that `goodput` of a deployment cannot exceed, without simulating it.
+
+        With an `slo` the one of the goodput for it.
+        """
+        workload = self.planner.problem.service.workload
+        system = self.planner.system(deployment)
+        return max(
+            rate_limit_rps(
+                system, workload, effort=self.effort, seed=self.seed + run, slo=slo
+            )
+            for run in range(self.effort.num_seeds)
         )
 
     def is_met_at(self, deployment: Deployment, rate_rps: float) -> bool:

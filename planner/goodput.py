@@ -174,11 +174,22 @@ def total(parts: Sequence[tuple[Goodput, int]]) -> Goodput:
 
 
 def rate_limit_rps(
-    system: ServingSystem, workload: Workload, *, effort: Effort, seed: int
+    system: ServingSystem,
+    workload: Workload,
+    *,
+    effort: Effort,
+    seed: int,
+    slo: Slo | None = None,
 ) -> float:
-    """Capacity bound under the requests of the longest run, in requests/s."""
+    """Capacity bound under the requests of the longest run, in requests/s.
+
+    With an `slo` the rate at which it can be met for long, if that is less.
+    """
     sample = workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
-    return system_capacity_rps(system, sample)
+    limit_rps = system_capacity_rps(system, sample)
+    if slo is None:
+        return limit_rps
+    return _lasting(limit_rps, system, workload, slo, effort, seed)
 
 
 def _lasting(

@@ -214,7 +214,8 @@ def judge(
         return Status.NOT_FOUND, (f"no deployment meets {slo} at any rate",)
     if all(outcome.is_exact for outcome in outcomes):
         return Status.OPTIMAL, ()
-    return Status.FEASIBLE, ()
+    left_out = dict.fromkeys(what for each in outcomes for what in each.left_out)
+    return Status.FEASIBLE, tuple(f"not tried: {what}" for what in left_out)
 
 
 def make_plan(

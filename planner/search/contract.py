@@ -138,6 +138,9 @@ class SearchOutcome:
     candidates: tuple[Candidate, ...] = spec("Best first.")
     ledger: Ledger = spec("Counts.")
     is_exact: bool = spec("Whether nothing in its space can be better.", default=False)
+    left_out: tuple[str, ...] = spec(
+        "What a search that goes through everything has not tried.", default=()
+    )
     is_stopped: bool = spec("Whether it was stopped before its end.", default=False)
     has_unlike: bool = spec(
         "Whether it looked at replicas of unlike stages.", default=False

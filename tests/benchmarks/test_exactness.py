@@ -13,10 +13,13 @@ from planner.simulator.system import Phase
 from tests.planner.search.provisioning.test_program import column, data_of, host_class
 
 
-@pytest.mark.parametrize("seed", [1, 3, 5])
+@pytest.mark.parametrize("seed", [1, 3, 5, 31])
 def test_nothing_is_amiss_on_small_clusters(seed):
+    # On 31 provisioning and hexgen2 have beaten a search of one place a multiset:
+    # KV caches that cross two NICs are in time, those that cross one are not.
     summary = summary_of([run(seed)])
     assert summary["num_deployments"] > 0
+    assert summary["exhaustive_not_through"] == 0
     assert summary["programme_not_optimal"] == 0
     assert summary["exhaustive_beaten"] == {}
     assert summary["plans_not_checked"] == 0

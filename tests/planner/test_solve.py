@@ -42,8 +42,18 @@ def test_a_heuristic_claims_no_optimum():
 
 
 def test_an_exhaustive_search_is_optimal():
+    problem = tiny_problem(cluster=tiny_cluster(1, 2), is_batching_searched=False)
+    result = solved(problem, method="exhaustive")
+    assert (result.status, result.reasons) == (Status.OPTIMAL, ())
+
+
+def test_an_exhaustive_search_says_what_it_has_not_tried():
+    # Of batch limits it has one a shape.
     result = solved(tiny_problem(cluster=tiny_cluster(1, 2)), method="exhaustive")
-    assert result.status is Status.OPTIMAL
+    assert result.status is Status.FEASIBLE
+    assert result.reasons == (
+        "not tried: batch limits but those best for one replica alone",
+    )
 
 
 def test_both_kinds_are_compared():

@@ -98,12 +98,12 @@ def test_no_improvement_ends_a_search_that_has_found_its_best():
     (method,) = methods_of("exhaustive")
     whole, stopped = (
         context_of(tiny_problem(), stop=stop)
-        for stop in (Never(), NoImprovement(num=10))
+        for stop in (Never(), NoImprovement(num=5))
     )
     method.search(whole)
     outcome = method.search(stopped)
     assert outcome.is_stopped
-    assert 10 < stopped.evaluator.num_evaluations < whole.evaluator.num_evaluations
+    assert 5 < stopped.evaluator.num_evaluations < whole.evaluator.num_evaluations
 
 
 def test_a_search_that_ends_by_itself_was_not_stopped():

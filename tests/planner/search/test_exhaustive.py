@@ -97,12 +97,11 @@ def test_pruning_changes_nothing(monkeypatch):
     whole = search("exhaustive", context_of(problem))
     assert len(whole.candidates) > len(pruned.candidates)
     assert whole.candidates[0] == pruned.candidates[0]
-    assert whole.ledger.enumerated == pruned.ledger.enumerated
 
 
 def test_everything_is_simulated_on_three_gpus(monkeypatch):
     monkeypatch.setattr("planner.search.exhaustive.can_beat", lambda *_: True)
-    problem = tiny_problem(cluster=tiny_cluster(1, 3))
+    problem = tiny_problem(cluster=tiny_cluster(1, 3), is_batching_searched=False)
     outcome = search("exhaustive", context_of(problem))
     # TP1 PP1, TP1 PP2 and TP2 PP1 take 1, 2 and 2 GPUs. Aggregated: 1, 2 or 3 of the
     # first, and each of the others alone or beside one of the first. Split: 1 + 1,
@@ -114,6 +113,22 @@ def test_everything_is_simulated_on_three_gpus(monkeypatch):
     assert len(kinds[False]) == 3 + 2 * 2
     assert len(kinds[True]) == 3 + 2 * 2
     assert outcome.is_exact
+
+
+def test_what_it_has_not_looked_at_is_told():
+    space = {"is_batching_searched": False, "max_replicas": 1, "tp": (1,)}
+    problem = tiny_problem(cluster=tiny_cluster(2, 2), max_pp=1, **space)
+    for method, what in (
+        (Exhaustive(max_placements=3), "places beyond the first 3"),
+        (Exhaustive(max_runs=0), " places beyond 0 runs"),
+    ):
+        outcome = method.search(context_of(problem))
+        assert what in outcome.left_out[0]
+        assert not outcome.is_exact
+    assert Exhaustive().search(context_of(problem)).is_exact
+    mixed = tiny_problem(cluster=mixed_cluster(), max_pp=2, **space)
+    left_out = Exhaustive(max_runs=0).search(context_of(mixed)).left_out
+    assert left_out[0] == "pipelines of unlike stages"
 
 
 def test_multisets_are_all_there_and_never_twice():
