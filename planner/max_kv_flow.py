@@ -77,7 +77,6 @@ def solve_flow(
         -np.ones(problem.num_routes),
         A_ub=problem.rows,
         b_ub=problem.limits,
-        bounds=problem.bounds,
     )
     value = -float(most.fun or 0.0)
     if value <= 0 or most.x is None:
@@ -87,7 +86,6 @@ def solve_flow(
         problem.transfer_s,
         A_ub=np.vstack([problem.rows, -np.ones(problem.num_routes)]),
         b_ub=np.append(problem.limits, -value * (1.0 - _ROUNDING)),
-        bounds=problem.bounds,
     )
     flows = most.x if quickest.x is None else quickest.x
     # 4. The cut.
@@ -110,6 +108,7 @@ class _Routes:
         self.num_routes = len(deployment.routes)
         self._replicas = {r.name: i for i, r in enumerate(deployment.replicas)}
         self._links: dict[int, int] = {}
+        efficiency = engine.kv_link_efficiency_frac
         entries: list[tuple[int, int, float]] = []
         for column, route in enumerate(deployment.routes):
             entries += [
@@ -118,23 +117,21 @@ class _Routes:
             transfer = kv_transfer(planner.problem, of[route.source], of[route.target])
             for edge, share in zip(transfer.edges, transfer.shares, strict=True):
                 row = self._links.setdefault(edge, len(self._links))
-                load = share * bytes_each / GB
+                load = share * bytes_each / (GB * efficiency)
                 entries.append((len(self._replicas) + row, column, load))
         num_rows = len(self._replicas) + len(self._links)
         self.rows: FloatArray = np.zeros((num_rows, self.num_routes))
         for row, column, value in entries:
             self.rows[row, column] += value
-        efficiency = engine.kv_link_efficiency_frac
-        carried = [
-            topology.edges[edge].bytes_per_s * efficiency / GB for edge in self._links
-        ]
+        # What a route carries alone follows: its rate is that of its tightest link.
+        carried = [topology.edges[edge].bytes_per_s / GB for edge in self._links]
         of_phase = [self._total(phase) for phase in (Phase.PREFILL, Phase.DECODE)]
         # No more can pass than the other phase serves; numbers stay alike in size.
         served = [min(rates_rps[name], *of_phase) for name in self._replicas]
         self.limits: FloatArray = np.array([*served, *carried], dtype=np.float64)
-        alone = [r.bytes_per_s * efficiency / bytes_each for r in deployment.routes]
-        self.bounds = [(0.0, rate) for rate in alone]
-        self.transfer_s: FloatArray = np.array([1.0 / rate for rate in alone])
+        self.transfer_s: FloatArray = np.array(
+            [bytes_each / (r.bytes_per_s * efficiency) for r in deployment.routes]
+        )
 
     def result(self, value: float, flows: FloatArray, prices: FloatArray) -> KvFlow:
         """What the solution says."""
