@@ -55,8 +55,8 @@ def replica_capacity_rps(
 ) -> float:
     """Rate one replica cannot exceed for long, in requests/s.
 
-    With an `slo`, a rate at which it cannot be met for long. 0 where it can hold none of
-    the requests.
+    With an `slo`, a rate at which it cannot be met for long. 0: it can hold none of the
+    requests.
     """
     fits = _fitting(replica, requests)
     if not fits.any():

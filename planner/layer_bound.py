@@ -43,7 +43,7 @@ def layer_rates(planner: Planner, sample: Requests) -> dict[tuple[str, Phase], f
         memory=replace(memory, max_batch_tokens=least),
     )
     best: dict[tuple[str, Phase], float] = {}
-    for kind in _kinds(planner):
+    for kind in stage_kinds(planner):
         for place in Place:
             try:
                 costs = catalog.costs(kind, place)
@@ -58,7 +58,7 @@ def layer_rates(planner: Planner, sample: Requests) -> dict[tuple[str, Phase], f
     return best
 
 
-def _kinds(planner: Planner) -> list[StageKind]:
+def stage_kinds(planner: Planner) -> list[StageKind]:
     """Every width of tensor-parallel group of every type, on its first such host."""
     problem = planner.problem
     topology, llm = problem.cluster.topology, problem.service.llm

@@ -82,3 +82,10 @@ def test_no_plan_is_better(goal, limits):
     if goal is Goal.MAX_GOODPUT_PER_GPU:
         value = best.goodput_per_gpu_rps
     assert value <= bound
+
+
+def test_a_phase_without_work_still_takes_a_replica():
+    # Answers of one token: prefill takes two GPUs for 6 requests/s, decode its group.
+    idle = rate(Phase.DECODE, 1e12, tp=2)
+    assert bounds_of(Goal.MIN_GPUS, (PREFILL, idle))[0] == 4.0
+    assert bounds_of(Goal.MAX_GOODPUT, (PREFILL, idle))[0] == pytest.approx(8.0)
