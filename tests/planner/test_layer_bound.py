@@ -83,7 +83,10 @@ def test_gpus_that_can_hold_no_request_add_nothing():
 
 def test_groups_lie_inside_an_island_where_one_has_room():
     (node, _) = two_types(gpus_per_node=4).nodes
-    pairs = {"interconnect": Interconnect.NVLINK_PAIRS, "nvlink_pairs": ((0, 3), (1, 2))}
+    pairs = {
+        "interconnect": Interconnect.NVLINK_PAIRS,
+        "nvlink_pairs": ((0, 3), (1, 2)),
+    }
     joined = replace(node, type=replace(node.type, **pairs))
     cluster = replace(two_types(), nodes=(joined,))
     kinds = stage_kinds(unlike_planner(unlike_problem(cluster)))
