@@ -22,7 +22,7 @@ Differences from the reference
     - routes are fixed ways through the topology, as the simulator takes them, and a
       route may use several links of a kind in parallel
 
-Assumes   separate phases; at most `MOST_ROUTES` routes
+Assumes   separate phases, no replica lent to the other; at most `MOST_ROUTES` routes
 Cost      a goodput search a pool; two linear programmes with a column a route
 Guarantee exact for these rates; the simulator knows queues and a joint SLO besides
 """
@@ -104,13 +104,19 @@ class _Routes:
         of = {replica.name: replica for replica in deployment.replicas}
         bytes_each = kv_bytes(service.llm, service.workload.mean_input_tokens)
         self.deployment, self._rates = deployment, rates_rps
+        # Replicas that are lent to the other phase have routes within a phase too.
+        self._routes = [
+            route
+            for route in deployment.routes
+            if of[route.source].phase is not of[route.target].phase
+        ]
         self._edges = topology.edges
-        self.num_routes = len(deployment.routes)
+        self.num_routes = len(self._routes)
         self._replicas = {r.name: i for i, r in enumerate(deployment.replicas)}
         self._links: dict[int, int] = {}
         efficiency = engine.kv_link_efficiency_frac
         entries: list[tuple[int, int, float]] = []
-        for column, route in enumerate(deployment.routes):
+        for column, route in enumerate(self._routes):
             entries += [
                 (self._replicas[n], column, 1.0) for n in (route.source, route.target)
             ]
@@ -130,7 +136,7 @@ class _Routes:
         served = [min(rates_rps[name], *of_phase) for name in self._replicas]
         self.limits: FloatArray = np.array([*served, *carried], dtype=np.float64)
         self.transfer_s: FloatArray = np.array(
-            [bytes_each / (r.bytes_per_s * efficiency) for r in deployment.routes]
+            [bytes_each / (r.bytes_per_s * efficiency) for r in self._routes]
         )
 
     def result(self, value: float, flows: FloatArray, prices: FloatArray) -> KvFlow:
@@ -138,7 +144,7 @@ class _Routes:
         names = list(self._replicas)
         num = len(names)
         largest_first = sorted(
-            zip(self.deployment.routes, flows.tolist(), strict=True),
+            zip(self._routes, flows.tolist(), strict=True),
             key=lambda each: (
                 -round(each[1] / value, 9),
                 each[0].source,
