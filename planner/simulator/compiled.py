@@ -17,7 +17,7 @@ from typing import Any
 import numba
 from numba.core import config as numba_config
 
-from planner.simulator.pipelines import linking_compilers
+from planner.simulator.numba_compilers import linking_compilers
 
 _SOURCES_BESIDE = ("compiled", "handle", "linking", "state")
 """Modules that hold the constants, types and look-ups that are compiled in."""

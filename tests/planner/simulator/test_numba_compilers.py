@@ -85,7 +85,7 @@ def test_a_numba_that_was_not_tried_is_tried_out(monkeypatch, caplog):
     monkeypatch.setattr(pipelines, "TRIED", frozenset())
     assert pipelines.linking_compilers() is linking
     monkeypatch.setattr(linking, "_ir", SimpleNamespace())  # a numba with another one
-    caplog.set_level("INFO", logger="planner.simulator.pipelines")
+    caplog.set_level("INFO", logger="planner.simulator.numba_compilers")
     assert pipelines.linking_compilers() is None
     assert "function by function" in caplog.text
 
