@@ -10,7 +10,7 @@ A function that not every run needs is left out of the lean kernel (`WorldHandle
 body is then `raise LeftOutError`, so nothing that only it calls is compiled either.
 
 These classes stand on inner parts of numba (its code library, two of its passes). Where
-a numba has other ones the kernel is compiled without them (`pipelines`).
+a numba has other ones the kernel is compiled without them (`numba_compilers`).
 """
 
 import ctypes

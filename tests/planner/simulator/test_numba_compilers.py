@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from planner.simulator import compiled, kernel, linking, pipelines
+from planner.simulator import compiled, kernel, linking, numba_compilers
 from planner.simulator.build import SimulationOptions, build_world
 from planner.simulator.launch import run_world
 from planner.simulator.system import Phase
@@ -82,11 +82,11 @@ def test_where_nothing_can_be_left_out_every_run_has_the_full_kernel(monkeypatch
 
 
 def test_a_numba_that_was_not_tried_is_tried_out(monkeypatch, caplog):
-    monkeypatch.setattr(pipelines, "TRIED", frozenset())
-    assert pipelines.linking_compilers() is linking
+    monkeypatch.setattr(numba_compilers, "TRIED", frozenset())
+    assert numba_compilers.linking_compilers() is linking
     monkeypatch.setattr(linking, "_ir", SimpleNamespace())  # a numba with another one
     caplog.set_level("INFO", logger="planner.simulator.numba_compilers")
-    assert pipelines.linking_compilers() is None
+    assert numba_compilers.linking_compilers() is None
     assert "function by function" in caplog.text
 
 
@@ -101,4 +101,4 @@ def test_compilers_that_give_something_else_are_not_used():
         WholeCompiler=Wrong,
     )
     with pytest.raises(ValueError, match="4 \\+ 9 is 8"):
-        pipelines.try_out(compilers)
+        numba_compilers.try_out(compilers)
