@@ -89,3 +89,10 @@ def test_a_phase_without_work_still_takes_a_replica():
     idle = rate(Phase.DECODE, 1e12, tp=2)
     assert bounds_of(Goal.MIN_GPUS, (PREFILL, idle))[0] == 4.0
     assert bounds_of(Goal.MAX_GOODPUT, (PREFILL, idle))[0] == pytest.approx(8.0)
+    # Whatever the solver makes of such numbers, a rate in reach is not infeasible.
+    rates = (
+        rate(Phase.AGGREGATED, 1e12, tp=2),
+        rate(Phase.PREFILL, 8.74, tp=2),
+        rate(Phase.DECODE, 1.01, pp=2),
+    )
+    assert bounds_of(Goal.MIN_GPUS, rates, rate_rps=4.14, max_gpus=3)[0] == 2.0
