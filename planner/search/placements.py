@@ -19,8 +19,8 @@ Differences from the paper
 
 Assumes   few GPUs; replicas of one shape follow each other
 Cost      exponential in the replicas; milliseconds to seconds on 8 GPUs
-Guarantee every deployment that keeps tensor-parallel groups on a host is one of these to
-          the simulator, whichever GPUs a method takes
+Guarantee whichever GPUs a method takes: what keeps tensor-parallel groups on a host is
+          to the simulator one of these
 """
 
 from collections.abc import Iterator, Mapping, Sequence
