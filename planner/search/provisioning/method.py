@@ -53,6 +53,7 @@ from planner.search.contract import (
 )
 from planner.search.provisioning.assignment import assign
 from planner.search.provisioning.columns import Column, configurations, promises
+from planner.search.provisioning.host_units import by_host
 from planner.search.provisioning.hosts import HostClass, host_classes
 from planner.search.provisioning.network import KvNetwork, kv_network
 from planner.search.provisioning.optimum import (
@@ -230,7 +231,23 @@ class Provisioning:
         for tilt in tilts:
             if simulated.context.should_stop():
                 return
-            self._ask(simulated, tilted(programme.data, tilt), programme.target)
+            tilted_rps = self._ask(
+                simulated, tilted(programme.data, tilt), programme.target
+            )
+            rate_rps = max(rate_rps, tilted_rps)
+        if rate_rps < promised_rps * (1.0 - SHORT_FRAC) and not is_large(
+            simulated.context.problem
+        ):
+            self._ask_hosts(simulated, programme)
+
+    def _ask_hosts(self, simulated: Simulated, programme: PricedProgramme) -> None:
+        """Every host for itself, where KV caches between hosts may be what is slow."""
+        if programme.target.rate_rps is not None:
+            return
+        planner = simulated.context.evaluator.planner
+        deployment = by_host(planner, programme.data, programme.target)
+        if deployment is not None:
+            simulated.try_deployment(deployment)
 
     def _bound(
         self, context: SearchContext, programmes: Sequence[PricedProgramme]
