@@ -73,6 +73,9 @@ class ReplayOptions:
             raise InputError("concurrency", self.concurrency, "no rate beside it")
         if self.ramp_s is not None and self.concurrency is None:
             raise InputError("ramp", self.ramp_s, "a concurrency beside it")
+        rules = ("none", *map(str, AdmissionRule))
+        if self.admission is not None and self.admission not in rules:
+            raise InputError("admission", self.admission, f"one of {', '.join(rules)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

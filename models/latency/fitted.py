@@ -271,7 +271,7 @@ def _stage_model(
         hop=links.hop,
         step_overhead_ms=overhead_ms,
         peers=peers_of(system, engine.name) if has_choice else (),
-        weaker=weaker_fits(system, engine.name) if has_choice else (),
+        weaker=weaker_fits(system, engine.name, engine.without) if has_choice else (),
         eager_call_ms=0.0 if engine.cuda_graphs else fit.eager_call_ms,
     )
 

@@ -33,8 +33,6 @@ from models.latency.step_table import StepTable
 from models.profile_records import Role, StepRecord
 
 FloatArray = NDArray[np.float64]
-Design = Callable[[FloatArray], FloatArray]
-"""Knots to the columns that multiply the unknowns, shape (num_points, num_unknowns)."""
 
 _HUBER = 1.5
 """Residuals beyond this many standard deviations count less."""
@@ -86,19 +84,8 @@ def fit_prefill(
         With fewer than three usable points.
     """
     used = _usable(records, "prefill")
-    points = _points(
-        [(r.point.prompt_tokens, r.point.squares, _ms(r), r.role) for r in used],
-        "prefill",
-        has_attention,
-    )
-    knots, values, error = _fit(points, _prefill_columns)
-    num = len(knots)
-    return PhaseFit(
-        knots=_floats(knots),
-        values_ms=_floats(np.cumsum(values[:num])),
-        slopes_ms=_floats(values[num:]),
-        error=error,
-    )
+    rows = [(r.point.prompt_tokens, r.point.squares, _ms(r), r.role) for r in used]
+    return _fit(_points(rows, "prefill", has_attention), _prefill_columns)
 
 
 def fit_decode(
@@ -112,19 +99,8 @@ def fit_decode(
         With fewer than three usable points.
     """
     used = _usable(records, "decode")
-    points = _points(
-        [(r.point.num_decodes, r.point.kv_tokens, _ms(r), r.role) for r in used],
-        "decode",
-        has_attention,
-    )
-    knots, values, error = _fit(points, _decode_columns)
-    num = len(knots)
-    return PhaseFit(
-        knots=_floats(knots),
-        values_ms=_floats(np.cumsum(values[:num])),
-        slopes_ms=_floats(values[num:]),
-        error=error,
-    )
+    rows = [(r.point.num_decodes, r.point.kv_tokens, _ms(r), r.role) for r in used]
+    return _fit(_points(rows, "decode", has_attention), _decode_columns)
 
 
 def step_table_of(prefill: PhaseFit, decode: PhaseFit) -> StepTable:
@@ -168,9 +144,10 @@ def _decode_columns(points: _Points, knots: FloatArray) -> FloatArray:
 
 
 _Columns = Callable[[_Points, FloatArray], FloatArray]
+"""Of points and knots: what multiplies the unknowns, shape (points, unknowns)."""
 
 
-def _fit(points: _Points, columns: _Columns) -> tuple[FloatArray, FloatArray, FitError]:
+def _fit(points: _Points, columns: _Columns) -> PhaseFit:
     seen = points.subset(~points.is_holdout)
     # 1-3. The number of knots that predicts best.
     knots = _choose_knots(seen, columns)
@@ -184,7 +161,13 @@ def _fit(points: _Points, columns: _Columns) -> tuple[FloatArray, FloatArray, Fi
     else:
         errors = _cross_errors(seen, knots, columns)
         error = FitError.of(errors, "cross-validation")
-    return knots, _solve(columns(points, knots), points.ms), error
+    values, num = _solve(columns(points, knots), points.ms), len(knots)
+    return PhaseFit(
+        knots=_floats(knots),
+        values_ms=_floats(np.cumsum(values[:num])),
+        slopes_ms=_floats(values[num:]),
+        error=error,
+    )
 
 
 def _choose_knots(points: _Points, columns: _Columns) -> FloatArray:

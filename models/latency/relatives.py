@@ -76,7 +76,9 @@ def peers_of(system: str, engine: str) -> tuple[EngineFit, ...]:
 
 
 @lru_cache(maxsize=256)
-def weaker_fits(system: str, engine: str) -> tuple[EngineFit, ...]:
+def weaker_fits(
+    system: str, engine: str, without: tuple[str, ...] = ()
+) -> tuple[EngineFit, ...]:
     """Fits of an engine on systems of one microarchitecture with no higher peaks.
 
     What runs there runs on `system`, and no slower: a longer time was measured on
@@ -87,7 +89,7 @@ def weaker_fits(system: str, engine: str) -> tuple[EngineFit, ...]:
     for name in shipped_systems(engine):
         fit = load_fit(name, engine)
         if (
-            name != system
+            name not in (system, *without)
             and fit.architecture == own.architecture
             and fit.memory_bytes_per_s <= own.memory_bytes_per_s
             and fit.flops_per_s["bf16"] <= own.flops_per_s["bf16"]

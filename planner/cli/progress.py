@@ -16,7 +16,7 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
         return
     with stderr_console().status("starting") as status:
         handler = _Shown(status.update)
-        logger = logging.getLogger("planner.simulator.linking")
+        logger = logging.getLogger("planner.simulator")
         level = logger.level
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

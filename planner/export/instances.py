@@ -8,7 +8,7 @@ from itertools import groupby
 from clusters.fields import check_fields, spec
 from clusters.links import Gpu
 from clusters.topology import Topology
-from planner.deployment import Deployment, Replica
+from planner.deployment import Replica
 
 # Each range is as wide as a node has GPUs at most (1024), so ranges never meet.
 FIRST_SIDE_CHANNEL_PORT = 5600
@@ -48,7 +48,9 @@ class Instance:
         return self.parts[0]
 
 
-def instances_of(deployment: Deployment, topology: Topology) -> tuple[Instance, ...]:
+def instances_of(
+    replicas: Sequence[Replica], topology: Topology
+) -> tuple[Instance, ...]:
     """Every replica with ports that no other replica on the same node has.
 
     A replica takes as many side-channel ports as it has GPUs on a node, because engines
@@ -58,7 +60,7 @@ def instances_of(deployment: Deployment, topology: Topology) -> tuple[Instance, 
     num_heads: Counter[int] = Counter()
     num_gpus: Counter[int] = Counter()
     instances = []
-    for replica in deployment.replicas:
+    for replica in replicas:
         parts = []
         for gpus in gpus_by_node(replica, topology):
             node = gpus[0].node

@@ -59,7 +59,8 @@ def export_vllm(
         ``README.md``.
     """
     if instances is None:
-        instances = instances_of(plan.deployment, plan.problem.cluster.topology)
+        replicas = plan.deployment.replicas
+        instances = instances_of(replicas, plan.problem.cluster.topology)
     stamp = f"phaseplan {plan.tool_version}, plan sha256 {plan_sha256(plan)}"
     files = {HOSTS_FILE: hosts_file(plan, instances, stamp)}
     for instance in instances:

@@ -4,8 +4,6 @@ Each has a folder with what `export_vllm` writes for a plan of one service, and 
 that nothing else in the plan has.
 """
 
-from dataclasses import replace
-
 from planner.evaluate import Evaluator
 from planner.evidence import evidence_of, warnings_of
 from planner.export.instances import Instance, instances_of
@@ -66,18 +64,14 @@ def instances_by_service(
     plan: SharedPlan, plans: dict[str, Plan]
 ) -> dict[str, tuple[Instance, ...]]:
     """Replicas of each service, with ports that no other replica on a node has."""
-    if not plans:
-        return {}
-    first = next(iter(plans.values())).deployment
     replicas = [
         replica for each in plans.values() for replica in each.deployment.replicas
     ]
-    every = replace(first, replicas=tuple(replicas), routes=())
-    left = list(instances_of(every, plan.problem.cluster.topology))
+    left = instances_of(replicas, plan.problem.cluster.topology)
     found = {}
     for name, each in plans.items():
         num = len(each.deployment.replicas)
-        found[name], left = tuple(left[:num]), left[num:]
+        found[name], left = left[:num], left[num:]
     return found
 
 

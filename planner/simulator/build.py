@@ -1,13 +1,11 @@
 """From a ServingSystem and Requests to the arrays of the kernel."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from clusters.fields import InputError, check_fields, spec
-from models.latency.step_table import StepTable
 from planner.simulator import state
 from planner.simulator.control_build import fill_control
 from planner.simulator.micro_batches import GROUPS_PER_STAGE, max_micro_batch
@@ -18,9 +16,9 @@ from planner.simulator.system import (
     Batching,
     BatchLimits,
     Phase,
-    ServingReplica,
     ServingSystem,
 )
+from planner.simulator.table_build import batches_of, distinct_tables, knots_of
 from planner.simulator.transfer_settings import LinkSharing
 from planner.simulator.work import work_weight
 from planner.workload.requests import Requests
@@ -120,7 +118,7 @@ def build_world(
         GROUPS_PER_STAGE * len(r.stages) * max_micro_batch(r) for r in replicas
     )
     max_block = max(r.kv_block_tokens for r in replicas)
-    tables, table_of = _distinct_tables(replicas)
+    tables, table_of = distinct_tables(replicas)
     most = max(r.limits.max_num_seqs for r in replicas)
     stage = np.zeros(num_stages, dtype=state.STAGE)
     group = np.zeros(num_groups, dtype=state.GROUP)
@@ -148,8 +146,8 @@ def build_world(
             by_phase[Phase.PREFILL] + by_phase[Phase.AGGREGATED], dtype=np.int64
         ),
         decode_replicas=np.array(by_phase[Phase.DECODE], dtype=np.int64),
-        knot=_knots(tables),
-        batch=_batches(tables, most),
+        knot=knots_of(tables),
+        batch=batches_of(tables, most),
         **_route_arrays(system),
         kv_samples=np.zeros((len(replicas), NUM_SAMPLES), dtype=np.float64),
         gap_counts=np.zeros(state.NUM_GAP_BINS, dtype=np.int64),
@@ -158,68 +156,6 @@ def build_world(
         flow=np.zeros(len(requests) if is_fair else 0, dtype=np.int64),
         outside=np.zeros(0, dtype=state.OUTSIDE_EVENT),
     )
-
-
-_Table = tuple[StepTable, BatchLimits]
-"""A step table, and limits of which only the captured batches count."""
-
-
-def _table_of(table: StepTable, limits: BatchLimits) -> _Table:
-    return table, BatchLimits(graph_batch_sizes=limits.graph_batch_sizes)
-
-
-def _distinct_tables(
-    replicas: tuple[ServingReplica, ...],
-) -> tuple[tuple[_Table, ...], dict[tuple[int, int], int]]:
-    """The tables, and the row of each by the identities of a table and limits.
-
-    Replicas of a shape share theirs, and a table takes long to compare.
-    """
-    rows: dict[_Table, int] = {}
-    row_of: dict[tuple[int, int], int] = {}
-    for replica in replicas:
-        for table in replica.stages:
-            key = (id(table), id(replica.limits))
-            if key not in row_of:
-                row_of[key] = rows.setdefault(
-                    _table_of(table, replica.limits), len(rows)
-                )
-    return tuple(rows), row_of
-
-
-@lru_cache(maxsize=256)
-def _knots(tables: tuple[_Table, ...]) -> Array:
-    """Knots of F, a row a table, padded to one width by points on the last slope."""
-    width = max(2, *(len(t.prefill_tokens) for t, _ in tables))
-    knots = np.zeros((len(tables), width), dtype=state.KNOT)
-    for row, (table, _) in enumerate(tables):
-        xs, ys = list(table.prefill_tokens), list(table.prefill_ms)
-        slope = (ys[-1] - ys[-2]) / (xs[-1] - xs[-2]) if len(xs) > 1 else 0.0
-        while len(xs) < width:
-            xs.append(xs[-1] + 1.0)
-            ys.append(ys[-1] + slope)
-        knots["tokens"][row], knots["ms"][row] = xs, ys
-    return knots
-
-
-@lru_cache(maxsize=256)
-def _batches(tables: tuple[_Table, ...], max_num_seqs: int) -> Array:
-    """Decode batches, a row a table.
-
-    G and H of a decode step at the captured size of every batch; and what B decodes
-    add to a step with prompts beside their tokens: max(0, G(B) - F(B)), and H(B), or
-    what was measured instead.
-    """
-    filled = np.zeros((len(tables), max_num_seqs + 1), dtype=state.BATCH)
-    for row, (table, limits) in enumerate(tables):
-        sizes = [limits.step_batch(n) if n else 0 for n in range(max_num_seqs + 1)]
-        fixed, slope = table.decode_arrays(max(sizes))
-        filled["fixed_ms"][row], filled["slope_ms"][row] = fixed[sizes], slope[sizes]
-        added, mixed_slope = table.mixed_arrays(max_num_seqs)
-        filled["mixed_ms"][row], filled["mixed_slope_ms"][row] = added, mixed_slope
-        extra_sq = table.mixed_per_sq_token_ms - table.prefill_per_sq_token_ms
-        filled["mixed_sq_ms"][row, 1:] = extra_sq
-    return filled
 
 
 def _fill_replicas(
@@ -245,7 +181,8 @@ def _fill_replicas(
         rep["capacity_blocks"] = rep["free_blocks"] = blocks
         rep["least_free_blocks"], rep["cache"] = blocks, NONE
         rep["watermark_blocks"] = int(blocks * _WATERMARK_FRAC)
-        alike = (given.phase, id(given.stages), id(given.limits), blocks)
+        size = given.kv_capacity_tokens
+        alike = (given.phase, id(given.stages), id(given.limits), size)
         if alike not in weights:
             weights[alike] = work_weight(given)
         rep["work_weight"] = weights[alike]

@@ -23,7 +23,8 @@ Differences from the paper
 
 Assumes   step tables that hold for one prompt at a time
 Cost      O(replicas + blocks held by any of them) a request
-Guarantee none: the expected TTFT does not know of batching, nor of later evictions
+Guarantee none: the expected TTFT does not know of batching, nor of decodes on the same
+          replica, nor of later evictions
 """
 
 import math

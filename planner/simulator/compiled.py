@@ -17,7 +17,7 @@ from typing import Any
 import numba
 from numba.core import config as numba_config
 
-from planner.simulator.linking import OptionalCompiler, PartCompiler, WholeCompiler
+from planner.simulator.numba_compilers import linking_compilers
 
 _SOURCES_BESIDE = ("compiled", "handle", "linking", "state")
 """Modules that hold the constants, types and look-ups that are compiled in."""
@@ -32,6 +32,10 @@ _PART = {"forceinline": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": T
 
 _NUM_KEPT = 3
 """Compiled kernels that stay: of this version and of the ones used before it."""
+
+_LINKING = linking_compilers()
+IS_LINKED = _LINKING is not None
+"""Whether functions are linked once, and left out of the lean kernel."""
 
 
 def kernel_sources() -> list[tuple[Path, bytes]]:
@@ -61,7 +65,7 @@ def _beside(folder: Path, kind: str) -> list[Path]:
 
 def cache_directory() -> Path:
     """Directory of the compiled simulator for these sources and this numba."""
-    digest = hashlib.sha256(numba.__version__.encode())
+    digest = hashlib.sha256(f"{numba.__version__} {IS_LINKED}".encode())
     for _, source in kernel_sources():
         digest.update(source)
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -73,7 +77,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     The kernel allocates nothing, and its arrays outlive it: Python holds them.
     """
-    return _compile(function, PartCompiler, **_PART)
+    return _compile(function, "PartCompiler", **_PART)
 
 
 def optional(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,21 +86,21 @@ def optional(function: Callable[..., Any]) -> Callable[..., Any]:
     Only what the rest of the kernel calls needs the mark, behind a condition that
     `needs_full_kernel` knows; what it calls itself is then left out with it.
     """
-    return _compile(function, OptionalCompiler, **_PART)
+    return _compile(function, "OptionalCompiler", **_PART)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a small function, or one with a single caller, into its callers."""
-    return _compile(function, PartCompiler, **{**_PART, "forceinline": True})
+    return _compile(function, "PartCompiler", **{**_PART, "forceinline": True})
 
 
 def entry_point(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function that Python calls, cached for the next process."""
-    return _compile(function, WholeCompiler, forceinline=False, cache=_CAN_CACHE)
+    return _compile(function, "WholeCompiler", forceinline=False, cache=_CAN_CACHE)
 
 
 def _compile(
-    function: Callable[..., Any], pipeline: type[Any], **options: Any
+    function: Callable[..., Any], pipeline: str, **options: Any
 ) -> Callable[..., Any]:
     """Compile with the cache directory of these sources.
 
@@ -105,11 +109,12 @@ def _compile(
     """
     settings: Any = numba_config
     njit: Any = numba.njit
+    if IS_LINKED:
+        options["pipeline_class"] = getattr(_LINKING, pipeline)
     previous = settings.CACHE_DIR
     try:
         settings.CACHE_DIR = str(_CACHE_DIRECTORY)
-        make = njit(nogil=True, _nrt=False, pipeline_class=pipeline, **options)
-        kernel: Callable[..., Any] = make(function)
+        kernel: Callable[..., Any] = njit(nogil=True, _nrt=False, **options)(function)
     finally:
         settings.CACHE_DIR = previous
     return kernel

@@ -5,11 +5,16 @@ Both are compiled from the same functions. The lean one leaves out those marked
 need. It compiles in about half the time, and its results are the same to the last bit.
 A run of the lean kernel that reaches such a function all the same begins again in the
 full one, so a condition that is forgotten here costs time and never a wrong answer.
+Where this numba cannot leave functions out, there is only the full one.
 """
 
 from collections.abc import Callable
 
 from planner.simulator.state import CACHE_AWARE, GREEDY, RANDOM, World
+
+
+class LeftOutError(Exception):
+    """A run of the lean kernel needs a function that is only in the full one."""
 
 
 def run_world(build: Callable[[], World]) -> tuple[World, bool]:
@@ -25,12 +30,12 @@ def run_world(build: Callable[[], World]) -> tuple[World, bool]:
     tuple of World and bool
         The world at its end; False where it ended at the first miss too many.
     """
+    from planner.simulator.compiled import IS_LINKED
     from planner.simulator.handle import WorldHandle
     from planner.simulator.kernel import run  # compiles on first use
-    from planner.simulator.linking import LeftOutError
 
     world = build()
-    if not needs_full_kernel(world):
+    if IS_LINKED and not needs_full_kernel(world):
         try:
             return world, bool(run(WorldHandle(world, is_lean=True)))
         except LeftOutError:

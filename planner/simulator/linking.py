@@ -9,8 +9,8 @@ optimises them together, and there is one piece of machine code.
 A function that not every run needs is left out of the lean kernel (`WorldHandle`): its
 body is then `raise LeftOutError`, so nothing that only it calls is compiled either.
 
-These classes stand on inner parts of numba (its code library, two of its passes), so an
-upgrade of numba is a change with a test run (docs/decisions/0038).
+These classes stand on inner parts of numba (its code library, two of its passes). Where
+a numba has other ones the kernel is compiled without them (`numba_compilers`).
 """
 
 import ctypes
@@ -29,6 +29,8 @@ from numba.core import (
     untyped_passes,
 )
 
+from planner.simulator.launch import LeftOutError
+
 logger = logging.getLogger(__name__)
 
 _compiler: Any = compiler
@@ -46,10 +48,6 @@ _TYPES: dict[Any, Any] = {
     None: types.none,
 }
 """Types of what kernel functions are annotated to return."""
-
-
-class LeftOutError(Exception):
-    """A run of the lean kernel needs a function that is only in the full one."""
 
 
 class _Code(_Library):  # type: ignore[misc]

@@ -2,8 +2,8 @@
 
 With one stage, a decode group runs until its first member finishes (or blocks run out)
 in one event; whoever becomes ready in between joins at the next step boundary. With
-several stages each step of each stage is an event, and groups that meet at the first
-stage go on together.
+several stages each step of each stage is an event, and groups stay apart: they are the
+micro-batches (`micro_batches`).
 """
 
 from typing import Any

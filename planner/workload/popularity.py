@@ -44,7 +44,8 @@ MuxServe (github.com/hao-ai-lab/MuxServe, benchmark/chatlmsys/yamls, 2024-07).""
 MAX_PERIODS = 12
 """Periods of a day that are told apart: more would make every unit dearer to find."""
 _HOURS_PER_DAY = 24.0
-_ROUNDING = 1e-9
+_DIGITS = 9
+"""Of rates that are told apart."""
 
 
 def power_law_rates(
@@ -174,11 +175,12 @@ def busy_periods(workloads: Sequence[Workload]) -> tuple[tuple[float, ...], ...]
 
 def _without_dominated(busy: FloatArray) -> FloatArray:
     """Columns that no other is at least as large as in every row, in their order."""
-    unique = np.unique(busy.round(9), axis=1, return_index=True)[1]
+    unique = np.unique(busy.round(_DIGITS), axis=1, return_index=True)[1]
     busy = busy[:, np.sort(unique)]
+    rounded = busy.round(_DIGITS)
     is_kept = [
         not any(
-            other != column and np.all(busy[:, other] >= busy[:, column] - _ROUNDING)
+            other != column and np.all(rounded[:, other] >= rounded[:, column])
             for other in range(busy.shape[1])
         )
         for column in range(busy.shape[1])

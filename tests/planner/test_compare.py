@@ -79,6 +79,8 @@ def test_every_single_method_has_a_plan_or_a_reason() -> None:
         "distserve-low",
         "exhaustive",
         "hexgen2",
+        "homogeneous",
+        "local-search",
         "per-type",
         "provisioning",
     ]

@@ -84,6 +84,11 @@ def test_rate_and_concurrency_exclude_each_other() -> None:
         ReplayOptions(rate_rps=1.0, concurrency=2)
 
 
+def test_a_rule_of_admission_that_there_is_not_is_refused() -> None:
+    with pytest.raises(InputError, match="admission = 'soon': expected one of none, "):
+        ReplayOptions(admission="soon")
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("rate_rps", 0.0), ("rate_rps", float("nan")), ("head", 0), ("seed", -1)],

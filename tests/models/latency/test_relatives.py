@@ -127,6 +127,7 @@ def test_peers_are_the_other_engines_there_and_weaker_ones_of_one_architecture()
         ("h100_sxm", "trtllm"),
     }
     assert [fit.system for fit in weaker_fits("h200_sxm", "vllm")] == ["h100_sxm"]
+    assert weaker_fits("h200_sxm", "vllm", ("h100_sxm",)) == ()
     assert "b200_sxm" in [fit.system for fit in weaker_fits("b300_sxm", "vllm")]
     assert "b300_sxm" not in [fit.system for fit in weaker_fits("b200_sxm", "vllm")]
 

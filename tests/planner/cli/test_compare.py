@@ -11,18 +11,27 @@ from tests.planner.cli.conftest import TINY_PROBLEM
 Run = Callable[..., Any]
 
 
+METHODS = [
+    "aggregated",
+    "distserve-high",
+    "distserve-low",
+    "provisioning",
+    "hexgen2",
+    "local-search",
+    "pipelines",
+    "per-type",
+    "homogeneous",
+    "exhaustive",
+]
+
+
 def test_problem_compares_every_method(phaseplan: Run, problem_file: Path) -> None:
     ended = phaseplan("compare", problem_file, "--format", "json")
-    assert (ended.code, ended.stderr) == (0, "")
+    assert ended.code == 0
+    assert ended.stderr == "no plan by pipelines: all GPUs are of one type\n"
     rows = json.loads(ended.stdout)
     assert [row["name"] for row in rows] == [
-        "aggregated",
-        "distserve-high",
-        "distserve-low",
-        "provisioning",
-        "hexgen2",
-        "per-type",
-        "exhaustive",
+        name for name in METHODS if name != "pipelines"
     ]
     # All on the same requests.
     assert len({row["evaluation"]["num_requests"] for row in rows}) == 1
@@ -33,8 +42,9 @@ def test_method_without_a_plan_is_told(phaseplan: Run, problem_file: Path) -> No
     words = ("--set", "cluster=two_nodes_a100", "--set", "search.max_replicas=1")
     ended = phaseplan("compare", problem_file, *words)
     assert ended.code == 0
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith("no plan by exhaustive: 16 GPUs are too many")
+    of_types, too_many = ended.stderr.splitlines()
+    assert of_types == "no plan by pipelines: all GPUs are of one type"
+    assert too_many.startswith("no plan by exhaustive: 16 GPUs are too many")
     assert max(len(line) for line in ended.stdout.splitlines()) <= 100
 
 
@@ -43,7 +53,8 @@ def test_problem_without_any_plan_exits_with_three(
 ) -> None:
     ended = phaseplan("compare", problem_file, "--set", "search.tp=[3]", "--quiet")
     assert (ended.code, ended.stdout) == (3, "")
-    assert len(ended.stderr.splitlines()) == 7
+    told = [line.split(":")[0] for line in ended.stderr.splitlines()]
+    assert told == [f"no plan by {name}" for name in METHODS]
 
 
 def test_plans_are_compared_at_the_rate_asked_for(

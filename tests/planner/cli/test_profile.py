@@ -163,7 +163,7 @@ def test_campaign_does_not_wait_for_a_simulator_that_is_not_ready(
     monkeypatch.setattr(profile_prediction, "predict_campaign", refuse)
     out = tmp_path / "out"
     ended = phaseplan(
-        *(*CAMPAIGN, "--model", tiny, "--out", out, "--minutes", 0.3),
+        *(*CAMPAIGN, "--model", tiny, "--out", out, "--minutes", 1),
         *("--sm-share", "none"),
     )
     assert ended.code == 0, ended.stderr

@@ -5,7 +5,8 @@ import sys
 
 from planner.cli.progress import progress
 
-COMPILER = logging.getLogger("planner.simulator.linking")
+SIMULATOR = logging.getLogger("planner.simulator")
+COMPILER = SIMULATOR.getChild("linking")
 
 
 def test_what_the_simulator_compiles_is_shown_on_a_terminal_only(monkeypatch, capsys):
@@ -20,5 +21,5 @@ def test_what_the_simulator_compiles_is_shown_on_a_terminal_only(monkeypatch, ca
             COMPILER.info("compiling the kernel")
             show("searching")
         assert ("compiling the kernel" in shown) == is_terminal
-    assert not COMPILER.handlers
+    assert not SIMULATOR.handlers
     assert capsys.readouterr().out == ""

@@ -11,7 +11,7 @@ from tests.planner.export.plans import PLANS, pipeline, plan_of, problem_of
 
 
 def placed(plan: Plan) -> tuple[Instance, ...]:
-    return instances_of(plan.deployment, plan.problem.cluster.topology)
+    return instances_of(plan.deployment.replicas, plan.problem.cluster.topology)
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 
 from planner.simulator import launch
 from planner.simulator.build import SimulationOptions, build_world
+from planner.simulator.compiled import IS_LINKED
 from planner.simulator.control import DecodeAdmission
 from planner.simulator.handle import WorldHandle
 from planner.simulator.kernel import run
-from planner.simulator.launch import needs_full_kernel, run_world
-from planner.simulator.linking import LeftOutError
+from planner.simulator.launch import LeftOutError, needs_full_kernel, run_world
 from planner.simulator.outside_build import with_outside
 from planner.simulator.outside_schedule import OutsideEvent, OutsideKind
 from planner.simulator.prefix_settings import PrefixCache
@@ -79,6 +79,7 @@ def test_both_kernels_leave_the_same_bytes_behind(system, requests):
     assert_same_arrays(lean, full)
 
 
+@pytest.mark.skipif(not IS_LINKED, reason="this numba cannot leave functions out")
 @pytest.mark.parametrize("name", NEEDS_FULL)
 def test_a_run_that_needs_more_begins_again_in_the_full_kernel(name, monkeypatch):
     system, options = NEEDS_FULL[name], SimulationOptions()

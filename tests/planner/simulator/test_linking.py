@@ -3,9 +3,15 @@
 import pytest
 
 from planner.simulator.build import SimulationOptions, build_world
-from planner.simulator.compiled import compiled, entry_point, inlined, optional
+from planner.simulator.compiled import (
+    IS_LINKED,
+    compiled,
+    entry_point,
+    inlined,
+    optional,
+)
 from planner.simulator.handle import WorldHandle
-from planner.simulator.linking import LeftOutError
+from planner.simulator.launch import LeftOutError
 from planner.simulator.system import Phase
 from tests.planner.simulator.systems import (
     tiny_replica,
@@ -13,6 +19,8 @@ from tests.planner.simulator.systems import (
     tiny_system,
     tiny_table,
 )
+
+pytestmark = pytest.mark.skipif(not IS_LINKED, reason="this numba cannot link")
 
 
 @compiled

@@ -1,10 +1,18 @@
 """Routers compare unlike replicas by the time they need for a token."""
 
+from dataclasses import replace
+
 import pytest
 
+from planner.simulator.build import SimulationOptions, build_world
 from planner.simulator.system import Phase
 from planner.simulator.work import work_weight
-from tests.planner.simulator.systems import tiny_replica, tiny_table
+from tests.planner.simulator.systems import (
+    tiny_replica,
+    tiny_requests,
+    tiny_system,
+    tiny_table,
+)
 
 
 def test_a_token_of_decode_takes_its_share_of_a_full_batch():
@@ -28,3 +36,15 @@ def test_a_prompt_token_takes_its_share_of_a_full_step():
     replica = tiny_replica(Phase.PREFILL, steps, max_batch_tokens=3)
     full = steps.prefill_step_ms([3])
     assert work_weight(replica) == pytest.approx(full / 3)
+
+
+def test_as_many_blocks_of_another_size_are_not_the_same_room():
+    steps, blocks = tiny_table(prefill_ms=1.0, decode_ms=8.0), 64
+    small = tiny_replica(Phase.DECODE, steps, kv_capacity_tokens=blocks * 16)
+    # One context of 1,024 tokens fits 64 blocks of 16 tokens, four fit 64 of 64.
+    large = replace(small, kv_capacity_tokens=blocks * 64, kv_block_tokens=64)
+    small = replace(small, kv_block_tokens=16)
+    requests = tiny_requests((0.0, 1, 1))
+    world = build_world(tiny_system(small, large), requests, SimulationOptions())
+    assert world.replica["capacity_blocks"].tolist() == [blocks, blocks]
+    assert world.replica["work_weight"].tolist() == pytest.approx([8.0, 2.0])

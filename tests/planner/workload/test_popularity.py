@@ -141,3 +141,9 @@ def test_of_many_periods_none_is_busier_than_what_is_told() -> None:
         assert any(
             (now <= np.array(column) + 1e-9).all() for column in zip(*told, strict=True)
         )
+
+
+def test_of_rates_that_are_nearly_the_same_one_is_kept() -> None:
+    # Of a mean of 1: on both sides of a rounding edge, 2e-10 apart, and one below.
+    day = workload((10, 1.0000000004), (10, 1.0000000006), (10, 0.999999999))
+    assert busy_periods([day]) == ((pytest.approx(1.0, abs=1e-9),),)
