@@ -4,7 +4,8 @@ Every request costs GPU time in each phase, at least what the cheapest usable sh
 takes for it (`planner.capacity`). Splitting the GPUs of each type between the phases in
 any real proportion gives a linear programme whose optimum no plan exceeds. Aggregated
 replicas are a third use of a GPU: prompts and decodes that share a step read the
-weights once, so their costs are less than the sum of both.
+weights once, so their costs are less than the sum of both. As in `planner.capacity`,
+every replica keeps the SLO for its own requests.
 """
 
 import math
@@ -118,7 +119,8 @@ def objective_bound(problem: Problem, rates: Sequence[GpuRates]) -> float | None
     if goal is Goal.MIN_GPUS:
         ones = dict.fromkeys((rate.gpu_type for rate in rates), 1.0)
         least = _least_cost(rates, most, target, ones)
-        return least if math.isinf(least) else float(math.ceil(least - 1e-9))
+        # GPUs come whole, and nothing runs without one.
+        return least if math.isinf(least) else float(max(1, math.ceil(least - 1e-9)))
     by_power = goal is Goal.MIN_POWER
     prices = {r.gpu_type: r.power_w if by_power else r.usd_per_hour for r in rates}
     known = {name: price for name, price in prices.items() if price is not None}

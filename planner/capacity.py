@@ -3,14 +3,16 @@
 Every step that a request takes part in costs its replica time. The least such time
 (`planner.step_costs`) on the slowest stage bounds the rate of a replica, and the
 replicas of a phase add up. A request that a replica can never hold is refused and costs
-nothing.
+nothing; a replica that can hold none serves none.
 
 What a prefix cache without limit would hold costs no prefill.
 
 With an SLO, the good requests limit the steps: a prompt that must have its token in
 time shares no prefill step longer than that, and tokens that must follow each other in
 time go through all stages of a pipeline within the limit on average. How the limit is
-split among the stages is left to the replica: the bound is the best split.
+split among the stages is left to the replica: the bound is the best split. Every
+replica is taken to keep the SLO for its own requests: unlike replicas of which slow
+ones take the misses of all, and nothing else, can serve more.
 """
 
 import math
@@ -53,11 +55,12 @@ def replica_capacity_rps(
 ) -> float:
     """Rate one replica cannot exceed for long, in requests/s.
 
-    With an `slo`, a rate at which it cannot be met for long.
+    With an `slo`, a rate at which it cannot be met for long. 0: it can hold none of the
+    requests.
     """
     fits = _fitting(replica, requests)
     if not fits.any():
-        return UNLIMITED_RPS
+        return 0.0
     requests = _subset(requests, fits)
     costs = _stage_costs(replica, requests, slo)
     limit_ms = slo.tpot_ms if slo is not None else None
@@ -170,4 +173,6 @@ def system_capacity_rps(
         if key not in known:
             known[key] = replica_capacity_rps(replica, requests, slo)
         by_phase[replica.phase] = by_phase.get(replica.phase, 0.0) + known[key]
+    if slo is None:  # a phase that can hold no request refuses all, at any rate
+        return min(rate or UNLIMITED_RPS for rate in by_phase.values())
     return min(by_phase.values())

@@ -20,7 +20,7 @@ from models.latency.library import LatencyUnavailableError
 from models.parallelism import Parallelism
 from planner.capacity import replica_capacity_rps
 from planner.pipelines.stage_costs import Place, StageCatalog, StageCosts, StageKind
-from planner.placement import FreeGpus
+from planner.placement import FreeGpus, Host
 from planner.search.batching import wanted_policies
 from planner.search.chunk_budget import ladder, limits_of_policy
 from planner.search.shapes import usable_gpu_types
@@ -43,7 +43,7 @@ def layer_rates(planner: Planner, sample: Requests) -> dict[tuple[str, Phase], f
         memory=replace(memory, max_batch_tokens=least),
     )
     best: dict[tuple[str, Phase], float] = {}
-    for kind in _kinds(planner):
+    for kind in stage_kinds(planner):
         for place in Place:
             try:
                 costs = catalog.costs(kind, place)
@@ -58,20 +58,21 @@ def layer_rates(planner: Planner, sample: Requests) -> dict[tuple[str, Phase], f
     return best
 
 
-def _kinds(planner: Planner) -> list[StageKind]:
+def stage_kinds(planner: Planner) -> list[StageKind]:
     """Every width of tensor-parallel group of every type, on its first such host."""
     problem = planner.problem
     topology, llm = problem.cluster.topology, problem.service.llm
     found: dict[StageKind, None] = {}
     for host in FreeGpus.of(problem.cluster).hosts:
-        gpus = sorted(gpu for island in host.islands for gpu in island)
         if host.gpu_type not in usable_gpu_types(problem):
             continue
-        for tp in range(1, len(gpus) + 1):
+        for tp in range(1, host.num_free + 1):
             if Parallelism(tp=tp).why_not(llm) is None:
+                # Inside an island where one has room, as placement does.
+                islands = [list(island) for island in host.islands]
+                gpus = Host(host.gpu_type, islands).take(tp)
                 gpu = topology.gpu(gpus[0]).type
-                kind = StageKind(gpu=gpu, tp=tp, ring=topology.ring(gpus[:tp]))
-                found[kind] = None
+                found[StageKind(gpu=gpu, tp=tp, ring=topology.ring(gpus))] = None
     return list(found)
 
 

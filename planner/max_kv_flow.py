@@ -22,7 +22,7 @@ Differences from the reference
     - routes are fixed ways through the topology, as the simulator takes them, and a
       route may use several links of a kind in parallel
 
-Assumes   separate phases; at most `MOST_ROUTES` routes
+Assumes   separate phases, no replica lent to the other; at most `MOST_ROUTES` routes
 Cost      a goodput search a pool; two linear programmes with a column a route
 Guarantee exact for these rates; the simulator knows queues and a joint SLO besides
 """
@@ -77,7 +77,6 @@ def solve_flow(
         -np.ones(problem.num_routes),
         A_ub=problem.rows,
         b_ub=problem.limits,
-        bounds=problem.bounds,
     )
     value = -float(most.fun or 0.0)
     if value <= 0 or most.x is None:
@@ -87,7 +86,6 @@ def solve_flow(
         problem.transfer_s,
         A_ub=np.vstack([problem.rows, -np.ones(problem.num_routes)]),
         b_ub=np.append(problem.limits, -value * (1.0 - _ROUNDING)),
-        bounds=problem.bounds,
     )
     flows = most.x if quickest.x is None else quickest.x
     # 4. The cut.
@@ -106,42 +104,47 @@ class _Routes:
         of = {replica.name: replica for replica in deployment.replicas}
         bytes_each = kv_bytes(service.llm, service.workload.mean_input_tokens)
         self.deployment, self._rates = deployment, rates_rps
+        # Replicas that are lent to the other phase have routes within a phase too.
+        self._routes = [
+            route
+            for route in deployment.routes
+            if of[route.source].phase is not of[route.target].phase
+        ]
         self._edges = topology.edges
-        self.num_routes = len(deployment.routes)
+        self.num_routes = len(self._routes)
         self._replicas = {r.name: i for i, r in enumerate(deployment.replicas)}
         self._links: dict[int, int] = {}
+        efficiency = engine.kv_link_efficiency_frac
         entries: list[tuple[int, int, float]] = []
-        for column, route in enumerate(deployment.routes):
+        for column, route in enumerate(self._routes):
             entries += [
                 (self._replicas[n], column, 1.0) for n in (route.source, route.target)
             ]
             transfer = kv_transfer(planner.problem, of[route.source], of[route.target])
             for edge, share in zip(transfer.edges, transfer.shares, strict=True):
                 row = self._links.setdefault(edge, len(self._links))
-                load = share * bytes_each / GB
+                load = share * bytes_each / (GB * efficiency)
                 entries.append((len(self._replicas) + row, column, load))
         num_rows = len(self._replicas) + len(self._links)
         self.rows: FloatArray = np.zeros((num_rows, self.num_routes))
         for row, column, value in entries:
             self.rows[row, column] += value
-        efficiency = engine.kv_link_efficiency_frac
-        carried = [
-            topology.edges[edge].bytes_per_s * efficiency / GB for edge in self._links
-        ]
+        # What a route carries alone follows: its rate is that of its tightest link.
+        carried = [topology.edges[edge].bytes_per_s / GB for edge in self._links]
         of_phase = [self._total(phase) for phase in (Phase.PREFILL, Phase.DECODE)]
         # No more can pass than the other phase serves; numbers stay alike in size.
         served = [min(rates_rps[name], *of_phase) for name in self._replicas]
         self.limits: FloatArray = np.array([*served, *carried], dtype=np.float64)
-        alone = [r.bytes_per_s * efficiency / bytes_each for r in deployment.routes]
-        self.bounds = [(0.0, rate) for rate in alone]
-        self.transfer_s: FloatArray = np.array([1.0 / rate for rate in alone])
+        self.transfer_s: FloatArray = np.array(
+            [bytes_each / (r.bytes_per_s * efficiency) for r in self._routes]
+        )
 
     def result(self, value: float, flows: FloatArray, prices: FloatArray) -> KvFlow:
         """What the solution says."""
         names = list(self._replicas)
         num = len(names)
         largest_first = sorted(
-            zip(self.deployment.routes, flows.tolist(), strict=True),
+            zip(self._routes, flows.tolist(), strict=True),
             key=lambda each: (
                 -round(each[1] / value, 9),
                 each[0].source,

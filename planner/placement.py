@@ -6,7 +6,7 @@ host of the stage before when they fit, otherwise they go to the host with the l
 room that does: so big hosts stay whole for big groups.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 from weakref import WeakKeyDictionary
@@ -68,6 +68,18 @@ class FreeGpus:
     def copy(self) -> "FreeGpus":
         """An independent copy."""
         return FreeGpus(hosts=_copied(self.hosts), quota=dict(self.quota))
+
+    def without(self, taken: Collection[int]) -> "FreeGpus":
+        """A copy in which some GPUs are no longer free."""
+        left = self.copy()
+        for host in left.hosts:
+            before = host.num_free
+            host.islands = [
+                [gpu for gpu in island if gpu not in taken] for island in host.islands
+            ]
+            if host.gpu_type in left.quota:
+                left.quota[host.gpu_type] -= before - host.num_free
+        return left
 
     def largest_group(self, gpu_type: str) -> int:
         """GPUs of the largest host of a type: the largest tensor-parallel group."""

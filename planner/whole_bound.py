@@ -27,10 +27,11 @@ Guarantee a bound on every plan of the search space, whatever its scheduling
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pulp
 
-from planner.bound import GpuRates, ShapeRate, objective_bound
+from planner.bound import GpuRates, ShapeRate, objective_bound, rate_bound
 from planner.objective import Goal
 from planner.placement import FreeGpus
 from planner.problem import Problem
@@ -60,13 +61,14 @@ def whole_bound(
     if not rates or relaxed is None or math.isinf(relaxed) or budget > MOST_GPUS:
         return relaxed
     goal = problem.objective.goal
-    programme = _Programme(problem, gpus, [rate for rate in rates if rate.rate_rps > 0])
+    target = problem.service.workload.rate_rps or 0.0
+    most = target if goal.needs_rate else rate_bound(problem, gpus)
+    programme = _Programme(problem, gpus, _capped(rates, most))
     if goal is Goal.MAX_GOODPUT:
         found = programme.bound(+programme.rate_rps)
         return relaxed if found is None else min(relaxed, found)
     if goal is Goal.MAX_GOODPUT_PER_GPU:
         return programme.ratio_bound(relaxed)
-    target = problem.service.workload.rate_rps or 0.0
     programme.model += programme.rate_rps >= target
     if goal is Goal.MIN_GPUS:
         found = programme.bound(-programme.gpus)
@@ -83,6 +85,19 @@ def whole_bound(
     if programme.is_infeasible:
         return math.inf
     return relaxed if least is None else max(relaxed, least)
+
+
+def _capped(rates: Sequence[ShapeRate], most_rps: float) -> list[ShapeRate]:
+    """Shapes that serve something, at no more than all of them together are to serve.
+
+    One replica of them is enough then, and never a part of one: a phase without work
+    has a rate so high that a solver takes next to nothing of it for something.
+    """
+    return [
+        replace(rate, rate_rps=min(rate.rate_rps, most_rps))
+        for rate in rates
+        if rate.rate_rps > 0
+    ]
 
 
 class _Programme:

@@ -41,7 +41,7 @@ def show_cluster(
     """
     from planner.cli.cluster_facts import facts_of_cluster
 
-    is_named_picture = output is not None and output.suffix in (".svg", ".png")
+    is_named_picture = output is not None and output.suffix.lower() in (".svg", ".png")
     is_picture = plan is not None or is_named_picture
     if (cluster is None) == (plan is None):
         form = "either a cluster or --plan"
@@ -77,7 +77,7 @@ def _draw(cluster: str | None, plan: Path | None, output: Path | None) -> None:
         text = cluster_svg(whole.problem.cluster, marks_of_plan(whole), title=title)
     if output is None:
         typer.echo(text, nl=False)
-    elif output.suffix == ".png":
+    elif output.suffix.lower() == ".png":
         write_bytes_atomic(output, png_of(text))
     else:
         write_text_atomic(output, text)

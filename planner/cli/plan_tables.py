@@ -7,7 +7,7 @@ from clusters.units import GB
 from planner.cli.tables import facts_table, sections, table_of
 from planner.deployment import gpu_ranges
 from planner.evaluation import Evaluation
-from planner.objective import Goal
+from planner.objective import Amounts, Goal
 from planner.plan import AllocationBound, Alternative, Plan
 from planner.problem import Problem
 
@@ -274,17 +274,45 @@ def alternative_table(plan: Plan) -> "RenderableType":
         )
         for each in plan.alternatives
     ]
-    headers = ["deployment", "GPUs", "req/s", "per GPU", "vs plan", "$/h", "W"]
+    versus = _VERSUS[plan.problem.objective.goal]
+    headers = ["deployment", "GPUs", "req/s", "per GPU", versus, "$/h", "W"]
     # Two methods may come to the same deployment.
     return table_of(headers, dict.fromkeys(rows), numeric=set(headers[1:]))
 
 
+_VERSUS = {
+    Goal.MAX_GOODPUT: "vs plan",
+    Goal.MAX_GOODPUT_PER_GPU: "vs plan",
+    Goal.MIN_GPUS: "GPUs vs plan",
+    Goal.MIN_COST: "$/h vs plan",
+    Goal.MIN_POWER: "W vs plan",
+}
+"""Headers of what `against` tells; more goodput is better, and less of the rest."""
+
+
 def against(plan: Plan, each: Alternative) -> str:
-    """Goodput of an alternative over the plan's: in all, or for each GPU."""
-    ours, theirs = plan.goodput.rate_rps, each.goodput.rate_rps
-    if plan.problem.objective.goal is not Goal.MAX_GOODPUT:
-        ours, theirs = ours / plan.deployment.num_gpus, theirs / each.num_gpus
-    return f"{theirs / ours - 1.0:+.0%}" if ours > 0 else "-"
+    """The goal's value of an alternative over the plan's.
+
+    Of one that serves less than the rate asked for, that it does.
+    """
+    goal = plan.problem.objective.goal
+    target = plan.problem.service.workload.rate_rps
+    rate = each.goodput.rate_rps
+    if goal.needs_rate and target is not None and rate < target:
+        return "too slow"
+    ours = Amounts(
+        rate_rps=plan.goodput.rate_rps,
+        num_gpus=plan.deployment.num_gpus,
+        usd_per_hour=plan.usd_per_hour,
+        power_w=plan.power_w,
+    ).value(goal)
+    theirs = Amounts(
+        rate_rps=rate,
+        num_gpus=each.num_gpus,
+        usd_per_hour=each.usd_per_hour,
+        power_w=each.power_w,
+    ).value(goal)
+    return f"{theirs / ours - 1.0:+.0%}" if ours and theirs is not None else "-"
 
 
 def route_table(plan: Plan) -> "RenderableType":

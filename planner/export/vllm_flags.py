@@ -2,7 +2,8 @@
 
 Sources
 -------
-vLLM 0.26: ``vllm serve --help``; docs/features/nixl_connector_usage.md (connector
+vLLM 0.26: ``vllm serve --help`` (a prompt has no more tokens in a step than
+``--long-prefill-token-threshold``); docs/features/nixl_connector_usage.md (connector
 configuration, side channel), docs/features/nixl_connector_compatibility.md (what must
 match), vllm/config/cache.py (block sizes, KV formats); ``VLLM_PP_LAYER_PARTITION`` in
 vllm/envs.py. ``NixlPushConnector``: vllm-project/vllm pull request 35264.
@@ -46,6 +47,9 @@ def engine_options(plan: Plan, replica: Replica) -> Options:
         ("--max-num-seqs", str(replica.limits.max_num_seqs)),
         ("--gpu-memory-utilization", f"{utilisation:g}"),
     ]
+    if replica.limits.max_chunk_tokens is not None:
+        most = str(min(replica.limits.max_chunk_tokens, max_model_len(plan)))
+        options.append(("--long-prefill-token-threshold", most))
     kv_dtype = kv_dtype_flag(llm) or "auto"
     if kv_dtype != "auto":
         options.append(("--kv-cache-dtype", kv_dtype))

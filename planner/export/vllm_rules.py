@@ -14,7 +14,7 @@ from planner.export.vllm_flags import (
     kv_dtype_flag,
 )
 from planner.plan import Plan
-from planner.simulator.system import Batching, Phase, Routing
+from planner.simulator.system import Batching, BatchLimits, Phase, Routing
 from planner.simulator.transfer_settings import TransferMode
 
 DESCRIPTOR_BLOCK_TOKENS = 64
@@ -218,10 +218,37 @@ def _batching(plan: Plan) -> Iterator[str]:
             "vLLM takes KV blocks as tokens come and may preempt: is_output_reserved "
             "is left out."
         )
-    if any(r.limits.max_step_context_tokens for r in plan.deployment.replicas):
-        yield "vLLM has no limit like max_step_context_tokens: it is left out."
+
+
+_UNKNOWN_LIMITS = (
+    "max_step_context_tokens",
+    "max_step_prompts",
+    "has_chunks_in_turn",
+    "chunk_tile_tokens",
+    "prompt_order",
+    "decode_admission",
+)
+"""Engine limits that vLLM has nothing like."""
+
+
+def _left_out(plan: Plan) -> Iterator[str]:
+    usual = BatchLimits()
+    limits = [replica.limits for replica in plan.deployment.replicas]
+    names = [
+        name
+        for name in _UNKNOWN_LIMITS
+        if any(getattr(each, name) != getattr(usual, name) for each in limits)
+    ]
     if plan.problem.engine.memory.feed_forward_block_tokens:
-        yield "vLLM has no limit like feed_forward_block_tokens: it is left out."
+        names.append("feed_forward_block_tokens")
+    for name in names:
+        yield f"vLLM has no limit like {name}: it is left out."
+    if any(each.max_partial_prompts is not None for each in limits):
+        yield (
+            "max_partial_prompts is left out: vLLM does not start with a "
+            "--max-num-partial-prefills above 1 (vllm-project/vllm#39737), and takes "
+            "chunks of as many prompts as fit a step."
+        )
 
 
 def _listed(sizes: Set[int] | Set[str]) -> str:
@@ -254,4 +281,5 @@ _RULES: tuple[Callable[[Plan], Iterator[str]], ...] = (
     _slices,
     _routing,
     _batching,
+    _left_out,
 )

@@ -80,7 +80,8 @@ def cluster_svg(
     for row, line in enumerate(lines):
         parts.append(_text(MARGIN, 46 + 15 * row, line, size_px=12, fill="#555555"))
     top = 40.0 + 15 * len(lines)
-    legend, legend_height = _legend(marks, colours, cluster.num_gpus, top)
+    rows = _legend_rows(marks, colours, cluster.num_gpus)
+    legend, legend_height = _legend(rows, top, width)
     shift = top + legend_height
     parts += legend
     body = _network(cluster, racks)
@@ -306,26 +307,34 @@ def _colours(marks: Mapping[int, GpuMark]) -> dict[str, str]:
     return colours
 
 
-def _legend(
-    marks: Mapping[int, GpuMark],
-    colours: Mapping[str, str],
-    num_gpus: int,
-    top: float,
-) -> tuple[list[str], float]:
+def _legend_rows(
+    marks: Mapping[int, GpuMark], colours: Mapping[str, str], num_gpus: int
+) -> list[tuple[str, str]]:
+    """Colour and meaning of every pool, and of idle GPUs if there are any."""
     rows = [
         (colours[pool], f"{pool}: {_gpus(num)}")
         for pool, (_, num) in pools_of(marks).items()
     ]
     idle = num_gpus - len(marks)
-    if idle:
-        rows.append((IDLE, f"idle: {_gpus(idle)}"))
+    return [*rows, (IDLE, f"idle: {_gpus(idle)}")] if idle else rows
+
+
+def _legend(
+    rows: Sequence[tuple[str, str]], top: float, width: float
+) -> tuple[list[str], float]:
+    """The legend, its lines folded to the picture's width, and its height."""
+    left = MARGIN + 19
+    letters = int((width - left - MARGIN) / LETTER)
     parts = []
-    for row, (colour, text) in enumerate(rows):
-        y = top + 18 * row
+    y = top
+    for colour, text in rows:
         box = _Box(left=MARGIN, top=y, width=12, height=12)
         parts.append(_rect(box, fill=colour, radius=2))
-        parts.append(_text(MARGIN + 19, y + 10, text, size_px=12))
-    return parts, 18.0 * len(rows) + 8
+        for line in textwrap.wrap(text, letters):
+            parts.append(_text(left, y + 10, line, size_px=12))
+            y += 15
+        y += 3
+    return parts, y - top + 8
 
 
 def _gpus(num: int) -> str:

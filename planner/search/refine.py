@@ -187,31 +187,16 @@ def _neighbours(
 
 def _room_for(simulated: Simulated, best: Candidate, shape: ReplicaShape) -> int:
     """Replicas of a shape that there are GPUs for beside the best."""
-    if not shape.has_unlike_stages:
-        return _free_gpus(simulated, best, shape) // shape.parallelism.num_gpus
-    free = FreeGpus.of(simulated.context.problem.cluster)
-    used = set(best.deployment.gpu_indices)
-    for host in free.hosts:
-        host.islands = [[g for g in island if g not in used] for island in host.islands]
-    return free.most_replicas(shape)
-
-
-def _free_gpus(simulated: Simulated, best: Candidate, shape: ReplicaShape) -> int:
-    """GPUs of a shape's type that the best does not use."""
-    topology = simulated.context.problem.cluster.topology
-    used = set(best.deployment.gpu_indices)
-    return sum(
-        1
-        for gpu in topology.gpus
-        if gpu.type.name == shape.gpu_type and gpu.index not in used
-    )
+    problem = simulated.context.problem
+    free = FreeGpus.of(problem.cluster, problem.search.available_gpus)
+    return free.without(set(best.deployment.gpu_indices)).most_replicas(shape)
 
 
 def _is_within(simulated: Simulated, counts: ShapeCounts) -> bool:
     """Whether the limits on GPUs and on the replicas of each phase are kept."""
     space = simulated.context.problem.search
     gpus = sum(n * shape.parallelism.num_gpus for shape, n in counts)
-    budget = space.max_gpus or simulated.context.problem.cluster.num_gpus
+    budget = gpu_budget(simulated.context.problem)
     replicas: dict[Phase, int] = {}
     for shape, n in counts:
         replicas[shape.phase] = replicas.get(shape.phase, 0) + n

@@ -117,3 +117,8 @@ def test_an_unlimited_phase_leaves_the_other_to_decide():
     # Where decodes could share the steps of prompts, a step is taken to hold more.
     assert rates.prefill_rps <= rates.aggregated_rps < 1.05 * rates.prefill_rps
     assert bound == pytest.approx(rates.aggregated_rps, rel=1e-6)
+
+
+def test_nothing_runs_without_a_gpu():
+    unlimited = rates_of(prefill=1e12, decode=1e12)
+    assert bound_of(Goal.MIN_GPUS, unlimited) == 1.0

@@ -193,3 +193,18 @@ def test_no_split_burst_is_either_however_kv_caches_are_sent(
     )
     served = simulate(system, requests).served_rps()
     assert served <= system_capacity_rps(system, requests) * (1 + 1e-9)
+
+
+def test_a_replica_that_can_hold_no_request_serves_none():
+    tiny = replica_of(Phase.DECODE, tiny_table(decode_ms=10.0), kv_tokens=8)
+    roomy = replace(tiny, kv_capacity_tokens=64, limits=BatchLimits(max_num_seqs=1))
+    requests = requests_of([10], [2])
+    slo = Slo(tpot_ms=50)
+    assert replica_capacity_rps(tiny, requests) == 0.0
+    assert replica_capacity_rps(tiny, requests, slo) == 0.0
+    both = ServingSystem(replicas=(tiny, roomy), routes=(), kv_bytes_per_token=1.0)
+    assert system_capacity_rps(both, requests, slo) == pytest.approx(100.0)
+    # Alone it refuses whatever comes.
+    alone = replace(both, replicas=(tiny,))
+    assert system_capacity_rps(alone, requests) == UNLIMITED_RPS
+    assert system_capacity_rps(alone, requests, slo) == 0.0

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clusters.node import Interconnect
 from planner.bound import gpu_rates
 from planner.capacity import replica_capacity_rps
-from planner.layer_bound import layer_rates
+from planner.layer_bound import layer_rates, stage_kinds
 from planner.simulator.system import Phase
 from tests.planner.unlike_problems import (
     two_types,
@@ -73,3 +74,22 @@ def test_no_replica_has_more_capacity_than_its_gpus_add(kinds, layers, phase):
     assert replica_capacity_rps(served, SAMPLE) <= added * (1 + 1e-9)
     smaller = replace(served, kv_capacity_tokens=512)
     assert replica_capacity_rps(smaller, SAMPLE) <= added * (1 + 1e-9)
+
+
+def test_gpus_that_can_hold_no_request_add_nothing():
+    long = replace(SAMPLE, input_tokens=SAMPLE.input_tokens + 10**7)
+    assert set(layer_rates(PLANNER, long).values()) == {0.0}
+
+
+def test_groups_lie_inside_an_island_where_one_has_room():
+    (node, _) = two_types(gpus_per_node=4).nodes
+    pairs = {
+        "interconnect": Interconnect.NVLINK_PAIRS,
+        "nvlink_pairs": ((0, 3), (1, 2)),
+    }
+    joined = replace(node, type=replace(node.type, **pairs))
+    cluster = replace(two_types(), nodes=(joined,))
+    kinds = stage_kinds(unlike_planner(unlike_problem(cluster)))
+    (ring,) = {kind.ring for kind in kinds if kind.tp == 2}
+    assert ring == cluster.topology.ring((0, 3))
+    assert ring.bytes_per_s > cluster.topology.ring((0, 1)).bytes_per_s

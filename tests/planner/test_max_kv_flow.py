@@ -10,7 +10,7 @@ from models.memory import kv_bytes
 from planner.kv_flow import Binding
 from planner.max_kv_flow import kv_flow_of, solve_flow
 from planner.objective import Goal
-from planner.simulator.system import Phase
+from planner.simulator.system import Phase, Routing
 from planner.solve import solve
 from tests.planner.tiny_problems import (
     QUICK,
@@ -128,3 +128,29 @@ def test_a_flow_without_rates_is_none():
     made = planner(1)
     whole = deployed(made, (PREFILL, DECODE), (0, 1))
     assert solve_flow(made, whole, {"prefill-0": 0.0, "decode-0": 5.0}) is None
+
+
+@pytest.mark.parametrize("efficiency_frac", [1.0, 0.5])
+def test_a_single_route_is_stranded_behind_its_link(efficiency_frac):
+    made = planner()
+    engine = replace(made.problem.engine, kv_link_efficiency_frac=efficiency_frac)
+    made = planner_of(replace(made.problem, engine=engine))
+    whole = deployed(made, (PREFILL, DECODE), (0, 2))
+    n = nic_rps(made) * efficiency_frac
+    found = solve_flow(made, whole, {"prefill-0": 2.0 * n, "decode-0": 3.0 * n})
+    assert found.rate_rps == pytest.approx(n)
+    assert found.describe().startswith("50% of prefill capacity is stranded behind")
+    # 1 GB/s more of a NIC that has 2.
+    assert sum(each.gain for each in found.cut_links) == pytest.approx(n / 2.0)
+
+
+def test_routes_within_a_phase_serve_nobody():
+    """Replicas that may be lent send to others of their phase too."""
+    made = planner(1, 4)
+    engine = replace(made.problem.engine, routing=Routing.SPLITWISE)
+    made = planner_of(replace(made.problem, engine=engine))
+    whole = deployed(made, (PREFILL, PREFILL, DECODE), (0, 1, 2))
+    rates = {"prefill-0": 3.0, "prefill-1": 3.0, "decode-0": 2.0}
+    found = solve_flow(made, whole, rates)
+    assert found.rate_rps == pytest.approx(2.0)
+    assert {route.target for route in found.routes} == {"decode-0"}

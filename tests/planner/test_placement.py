@@ -97,3 +97,11 @@ def test_a_copy_is_independent():
     free = FreeGpus.of(tiny_cluster())
     free.copy().take_replica(shape(Phase.AGGREGATED, tp=4))
     assert free.num_free("tiny") == 4
+
+
+def test_gpus_that_are_taken_count_towards_the_quota():
+    # Six of eight may be used; the four of the first node are.
+    free = FreeGpus.of(tiny_cluster(2, 4), {"tiny": 6}).without({0, 1, 2, 3})
+    assert free.num_free("tiny") == 2
+    assert free.most_replicas(shape(Phase.DECODE, 2)) == 1
+    assert free.take_replica(shape(Phase.DECODE, 2)) == ((4, 5),)

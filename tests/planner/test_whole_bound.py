@@ -82,3 +82,17 @@ def test_no_plan_is_better(goal, limits):
     if goal is Goal.MAX_GOODPUT_PER_GPU:
         value = best.goodput_per_gpu_rps
     assert value <= bound
+
+
+def test_a_phase_without_work_still_takes_a_replica():
+    # Answers of one token: prefill takes two GPUs for 6 requests/s, decode its group.
+    idle = rate(Phase.DECODE, 1e12, tp=2)
+    assert bounds_of(Goal.MIN_GPUS, (PREFILL, idle))[0] == 4.0
+    assert bounds_of(Goal.MAX_GOODPUT, (PREFILL, idle))[0] == pytest.approx(8.0)
+    # Whatever the solver makes of such numbers, a rate in reach is not infeasible.
+    rates = (
+        rate(Phase.AGGREGATED, 1e12, tp=2),
+        rate(Phase.PREFILL, 8.74, tp=2),
+        rate(Phase.DECODE, 1.01, pp=2),
+    )
+    assert bounds_of(Goal.MIN_GPUS, rates, rate_rps=4.14, max_gpus=3)[0] == 2.0

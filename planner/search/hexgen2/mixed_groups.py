@@ -14,6 +14,7 @@ from planner.search.hexgen2.graph import GpuGraph
 from planner.search.hexgen2.grouping import Group, Grouping, grouping_of
 from planner.search.hexgen2.partition import Parts, partition
 from planner.search.hexgen2.phase_split import coarsened, prefill_side
+from planner.search.hexgen2.starts import within_limits
 from planner.search.hexgen2.strategy import Strategies
 from planner.search.pipelines.candidates import Unlike
 from planner.search.pipelines.leftovers import why_no_leftovers, why_not_unlike
@@ -40,7 +41,7 @@ def mixed_starts(
         return []
     found: dict[Grouping, None] = {}
     for phase in (Phase.DECODE, Phase.PREFILL):
-        free = FreeGpus.of(problem.cluster)
+        free = FreeGpus.of(problem.cluster, problem.search.available_gpus)
         for unlike in strategies.unlike.best(free, phase, NUM_KINDS, ledger):
             parts = _parts(problem, graph, strategies, unlike, rng)
             if len(parts) > 1:
@@ -49,7 +50,7 @@ def mixed_starts(
                     Group(gpus=part, phase=Phase.PREFILL if first else Phase.DECODE)
                     for part, first in zip(parts, is_prefill, strict=True)
                 ]
-                found[grouping_of(groups)] = None
+                found[grouping_of(within_limits(problem, groups))] = None
     return list(found)
 
 
@@ -61,7 +62,7 @@ def _parts(
     rng: np.random.Generator,
 ) -> Parts:
     """GPUs of as many such replicas as fit, and the others by type."""
-    free = FreeGpus.of(problem.cluster)
+    free = FreeGpus.of(problem.cluster, problem.search.available_gpus)
     parts: Parts = []
     for _ in range(unlike.num_replicas):
         stages = free.take_replica(unlike.alone.replicas[0].shape)
@@ -71,9 +72,8 @@ def _parts(
     for host in free.hosts:
         for island in host.islands:
             left.setdefault(host.gpu_type, []).extend(island)
-    for name, gpus in left.items():
-        least = strategies.least_gpus(name)
+    for name, every in left.items():
+        least, gpus = strategies.least_gpus(name), sorted(every)[: free.num_free(name)]
         if least is not None and len(gpus) >= least:
-            num = len(gpus) // least
-            parts += partition(graph, tuple(sorted(gpus)), num, rng)
+            parts += partition(graph, tuple(gpus), len(gpus) // least, rng)
     return parts

@@ -47,7 +47,7 @@ def starts(
             Group(gpus=part, phase=Phase.PREFILL if first else Phase.DECODE)
             for part, first in zip(parts, is_prefill, strict=True)
         ]
-        yield grouping_of(_within_limits(problem, groups))
+        yield grouping_of(within_limits(problem, groups))
 
 
 def _pools(
@@ -80,7 +80,7 @@ def _numbers_of_parts(
     return numbers
 
 
-def _within_limits(problem: Problem, groups: list[Group]) -> list[Group]:
+def within_limits(problem: Problem, groups: list[Group]) -> list[Group]:
     """Groups set idle until the plan's limits on GPUs and replicas are kept.
 
     Those of the phase with more groups first, the largest first.

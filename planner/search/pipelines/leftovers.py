@@ -21,7 +21,7 @@ def why_no_leftovers(problem: Problem) -> str | None:
     None where no host of a GPU type holds the model by itself, or where a type has GPUs
     beyond a multiple of its smallest replica.
     """
-    free = FreeGpus.of(problem.cluster)
+    free = FreeGpus.of(problem.cluster, problem.search.available_gpus)
     for name in usable_gpu_types(problem):
         least = least_gpus(problem, name)
         if least is None or least > free.largest_group(name):
@@ -36,7 +36,7 @@ def least_gpus(problem: Problem, gpu_type: str) -> int | None:
 
     None when there is none.
     """
-    free = FreeGpus.of(problem.cluster)
+    free = FreeGpus.of(problem.cluster, problem.search.available_gpus)
     group, total = free.largest_group(gpu_type), free.num_free(gpu_type)
     gpu = next(g for g in problem.cluster.gpu_types() if g.name == gpu_type)
     service = problem.service

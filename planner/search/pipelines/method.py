@@ -107,7 +107,7 @@ class Pipelines:
         uniform: dict[Phase, list[RatedShape]] = {}
         for phase in Phase:
             # 1. Recipes.
-            free = FreeGpus.of(problem.cluster)
+            free = FreeGpus.of(problem.cluster, problem.search.available_gpus)
             found = makes.best(free, phase, self.num_rated, ledger)
             # 2. Goodput of one replica.
             alone = tuple(each.alone for each in found)

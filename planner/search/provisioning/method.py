@@ -123,7 +123,7 @@ class Provisioning:
         return why_not_open(problem)
 
     def search(self, context: SearchContext) -> SearchOutcome:
-        """Run steps 1-4."""
+        """Run steps 1-5."""
         ledger = Ledger()
         planner = context.evaluator.planner
         simulated = Simulated(
@@ -189,9 +189,8 @@ class Provisioning:
         """Simulate answers, the most promising first, until no bound beats the best."""
         context = simulated.context
         waiting = [each for each in programmes if each.answer is not None]
-        for (
-            kind
-        ) in KINDS:  # what short runs promise: the pool may be larger than priced
+        # What short runs promise: the pool may be larger than priced.
+        for kind in KINDS:
             alike = [each for each in waiting if tuple(each.sizes) == kind]
             if alike and not context.should_stop():
                 first = min(alike, key=lambda each: each.cost)

@@ -168,3 +168,11 @@ def test_png_has_the_pixels_of_the_library(
     ended = phaseplan("cluster", "show", "--plan", plan_file, "-o", picture)
     assert (ended.code, ended.stdout) == (0, "")
     assert picture.read_bytes().startswith(b"\x89PNG<svg")
+
+
+def test_the_ending_of_a_picture_may_be_in_capitals(
+    phaseplan: Callable[..., Any], tmp_path: Path
+) -> None:
+    picture = tmp_path / "cluster.SVG"
+    assert phaseplan("cluster", "show", "a100_1x4", "-o", picture).code == 0
+    assert picture.read_text(encoding="utf-8").startswith("<svg ")

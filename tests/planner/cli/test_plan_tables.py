@@ -1,16 +1,20 @@
 """What the tables of a plan leave out, and what they say once."""
 
+from dataclasses import replace
+
 import pytest
 
 from planner.cli.plan_tables import (
     MAX_ROWS,
     MAX_WORTH,
+    against,
     allocation_rows,
     folded,
     shortened,
 )
-from planner.objective import Goal
-from planner.plan import AllocationBound, Worth
+from planner.objective import Goal, Objective
+from planner.plan import AllocationBound, Alternative, Worth
+from tests.planner.export.plans import one_node
 
 
 def test_warning_of_all_shapes_is_said_once_and_names_none() -> None:
@@ -68,3 +72,34 @@ def test_every_goal_has_words_for_its_bound(goal: Goal) -> None:
     bound = AllocationBound(value=4.0, whole_value=4.0, whole_gap_frac=0.0)
     ((_, text),) = allocation_rows(bound, goal)
     assert text.startswith("replicas at their simulated rates: 4 ")
+
+
+def alternative(rate_rps: float, usd: float | None, gpus: int) -> Alternative:
+    return Alternative(
+        method="m",
+        deployment="d",
+        is_disaggregated=False,
+        num_gpus=gpus,
+        goodput=replace(one_node().goodput, rate_rps=rate_rps),
+        usd_per_hour=usd,
+    )
+
+
+def test_alternatives_are_compared_by_the_goal() -> None:
+    plan = one_node()
+    mine, gpus = plan.goodput.rate_rps, plan.deployment.num_gpus
+    plan = replace(plan, usd_per_hour=10.0)
+    each = alternative(2.0 * mine, 12.5, 2 * gpus)
+    told = {}
+    for goal in Goal:
+        problem = replace(plan.problem, objective=Objective(goal=goal))
+        told[goal] = against(replace(plan, problem=problem), each)
+    assert told == {
+        Goal.MAX_GOODPUT: "+100%",
+        Goal.MAX_GOODPUT_PER_GPU: "+0%",
+        Goal.MIN_GPUS: "+100%",
+        Goal.MIN_COST: "+25%",
+        Goal.MIN_POWER: "-",
+    }
+    slow = alternative(0.5 * mine, 2.5, gpus)
+    assert against(replace(plan, problem=problem), slow) == "too slow"

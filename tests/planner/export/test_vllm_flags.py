@@ -15,7 +15,7 @@ from planner.export.vllm_flags import (
     model_id,
 )
 from planner.plan import Plan
-from planner.simulator.system import Phase
+from planner.simulator.system import Batching, BatchLimits, Phase
 from tests.planner.export.plans import (
     aggregated,
     one_node,
@@ -88,3 +88,13 @@ def test_a_catalogue_model_is_named_as_on_hugging_face() -> None:
     llm = LlmSpec.load("llama-3.1-70b")
     assert model_id(llm) == "meta-llama/Llama-3.1-70B"
     assert model_id(replace(llm, name="my model")) == "my model"
+
+
+def test_a_limit_on_the_chunk_of_a_prompt_has_a_flag() -> None:
+    plan = one_node()
+    replica = plan.deployment.replicas[0]
+    flag = "--long-prefill-token-threshold"
+    assert all(flag not in option for option in engine_options(plan, replica))
+    limits = BatchLimits(policy=Batching.CHUNKED, max_chunk_tokens=256)
+    options = engine_options(plan, replace(replica, limits=limits))
+    assert (flag, "256") in options

@@ -8,7 +8,8 @@ from planner.admission import Admission
 from planner.deployment import Replica
 from planner.export.vllm_rules import caveats, why_not
 from planner.plan import Plan, Status
-from planner.simulator.system import BatchLimits, Phase
+from planner.simulator.control import PromptOrder
+from planner.simulator.system import Batching, BatchLimits, Phase
 from planner.simulator.transfer_settings import KvTransfer, TransferMode
 from tests.planner.export.plans import (
     PLANS,
@@ -156,3 +157,20 @@ def test_stages_on_unlike_gpus_must_agree_on_a_backend() -> None:
     assert why_not(unlike) is None
     assert mentions(unlike, "stages on unlike GPUs")
     assert not mentions(plan, "stages on unlike GPUs")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_step_prompts", 4),
+        ("has_chunks_in_turn", True),
+        ("max_partial_prompts", 2),
+        ("chunk_tile_tokens", 64),
+        ("prompt_order", PromptOrder.SHORTEST_FIRST),
+    ],
+)
+def test_limits_of_chunks_are_named_where_they_are_set(name, value) -> None:
+    usual = BatchLimits(policy=Batching.CHUNKED)
+    assert not mentions(changed(aggregated(), 0, limits=usual), name)
+    limits = replace(usual, **{name: value})
+    assert mentions(changed(aggregated(), 0, limits=limits), name)

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from clusters.cluster import Cluster
-from planner.report.cluster_svg import cluster_svg
+from planner.report.cluster_svg import LETTER, MARGIN, cluster_svg
 from planner.report.gpu_marks import GpuMark
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -73,3 +73,15 @@ def test_ten_thousand_gpus_are_a_small_file() -> None:
     text = cluster_svg(replace(cluster, nodes=nodes), {})
     assert len(text) < 2_000_000
     assert ElementTree.fromstring(text) is not None
+
+
+def test_long_legends_stay_within_the_picture() -> None:
+    cluster = Cluster.load("a100_1x4")
+    pool = " + ".join(f"TP4 a100_sxm {n} layers" for n in range(12))
+    mark = GpuMark(pool=pool, kind="prefill", label="P0", about=pool)
+    root = drawn(cluster, {0: mark})
+    width = float(root.attrib["width"])
+    lines = [str(each.text) for each in root.iter(f"{SVG}text")]
+    legend = lines[1 : lines.index("idle: 3 GPUs")]
+    assert " ".join(legend) == f"{pool}: 1 GPU"
+    assert max(map(len, legend)) * LETTER < width - 2 * MARGIN

@@ -1,5 +1,7 @@
 """Mixed groups: groupings with GPUs of several types, where a type cannot serve."""
 
+from collections import Counter
+
 import numpy as np
 
 from planner.search.contract import Ledger
@@ -63,3 +65,24 @@ def test_mixed_groups_are_copies_and_the_rest_by_type():
         for other in range(len(grouping)):
             if other != index:
                 assert moves.merge(grouping, index, other) == []
+
+
+def test_mixed_groups_keep_the_limits_of_the_plan():
+    cluster = two_types(2, 2, big_bytes=ROOM, small_bytes=ROOM)
+    for limits in ({"available_gpus": {"big": 2, "small": 3}}, {"max_gpus": 6}):
+        problem = unlike_problem(
+            cluster, tp=(1,), is_batching_searched=False, max_pp=3, **limits
+        )
+        parts = parts_of(problem, library=LIBRARY)
+        rng = np.random.default_rng(0)
+        groupings = mixed_starts(
+            problem, parts.moves.graph, parts.strategies, rng, Ledger()
+        )
+        assert groupings
+        types = [gpu.type.name for gpu in cluster.topology.gpus]
+        for grouping in groupings:
+            busy = [g for group in grouping if group.phase for g in group.gpus]
+            used = Counter(types[gpu] for gpu in busy)
+            assert used.total() <= limits.get("max_gpus", 8)
+            most = limits.get("available_gpus", {})
+            assert all(used[name] <= number for name, number in most.items())

@@ -41,3 +41,9 @@ def test_a_type_that_needs_others_or_several_hosts_has_leftovers(cluster, least)
     problem = unlike_problem(cluster, tp=(1,))
     assert least_gpus(problem, "small") == least
     assert why_no_leftovers(problem) is None
+
+
+def test_gpus_that_are_not_to_be_had_are_no_replica():
+    cluster = two_types(1, 2, small_bytes=SMALL)
+    problem = unlike_problem(cluster, tp=(1,), available_gpus={"small": 3})
+    assert least_gpus(problem, "small") is None

@@ -112,3 +112,17 @@ def test_a_stopped_search_counts_the_rest():
     assert outcome.is_stopped
     ledger = outcome.ledger
     assert ledger.enumerated == ledger.evaluated + sum(ledger.rejected.values())
+
+
+def test_only_gpus_to_be_had_are_promised():
+    """What promises most takes two big GPUs; one is to be had, and serves too."""
+    cluster = two_types(2, 2, big_bytes=24_000.0, small_bytes=24_000.0)
+    problem = unlike_problem(
+        cluster,
+        tp=(1,),
+        max_pp=6,
+        is_batching_searched=False,
+        available_gpus={"big": 1},
+    )
+    outcome = Pipelines(num_rated=1).search(context_of(problem, library=LIBRARY))
+    assert outcome.candidates[0].goodput.rate_rps > 0
