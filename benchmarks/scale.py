@@ -1,7 +1,7 @@
 """How fast, and how near to its bounds, clusters of unlike GPUs are planned.
 
     python benchmarks/scale.py [--format json] [--sizes] [--num-random N] [--seed S]
-        [--time-limit S] [--plot FILE]
+        [--time-limit S] [--save FILE] [--plot FILE]
 
 Llama-3.1-70B with chat lengths, 90 % within 1000 ms TTFT and 50 ms TPOT, most goodput:
 
@@ -12,7 +12,8 @@ For each: CPU seconds of the search (`provisioning`) and of the whole answer, ve
 in the simulator; memory; and two distances. `allocation_gap_frac` is what the simulated
 plan lacks of the bound on whole replicas at the rates simulated for them, `gap_frac`
 what it lacks of the bound that is proven for any scheduling. With `--time-limit`,
-random clusters that are not reached in time are left out.
+clusters that are not reached in time are left out. With `--save`, what has been
+measured is written to a file after every cluster.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,13 @@ from clusters.fabric import Fabric
 from clusters.node import Node, NodeType
 from models.llm import LlmSpec
 from planner.check import check_plan
+from planner.files import write_mapping
 from planner.objective import Goal, Objective
 from planner.problem import Problem, Service
 from planner.result import Result
 from planner.slo import Slo
 from planner.solve import solve
+from planner.version import __version__
 from planner.workload.workload import Workload
 
 NODE_TYPES = (
@@ -141,6 +145,11 @@ def clusters(num_random: int, seed: int, *, with_sizes: bool) -> Iterator[Cluste
         yield random_cluster(rng, f"random {number}")
 
 
+def _expected_s(cluster: Cluster) -> float:
+    """CPU seconds of a cluster, roughly: what others of its size took."""
+    return 5.0 + min(cluster.num_gpus, 500) / 30.0 + cluster.num_gpus / 300.0
+
+
 def run(cluster: Cluster, *, seed: int) -> Run:
     """Plan a cluster and note what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -184,12 +193,10 @@ def summary_of(runs: list[Run]) -> dict[str, Any]:
     return found
 
 
-def plot(runs: list[Run], path: Path) -> bool:
-    """Draw time and distances against the number of GPUs; False without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
+def plot(runs: list[Run], path: Path) -> None:
+    """Draw time and distances against the number of GPUs."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.0, 6.0), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     sizes = [each.num_gpus for each in runs]
@@ -206,7 +213,16 @@ def plot(runs: list[Run], path: Path) -> bool:
     below.set_xlabel("GPUs")
     below.legend()
     figure.savefig(path)
-    return True
+
+
+def report_of(runs: list[Run], missing: list[str]) -> dict[str, Any]:
+    """The JSON form: summary, what has not been run, and every cluster."""
+    return {
+        "version": __version__,
+        "summary": summary_of(runs),
+        "missing": missing,
+        "runs": [asdict(each) for each in runs],
+    }
 
 
 def _line(run: Run) -> str:
@@ -227,24 +243,36 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds")
     parser.add_argument("--plot", type=Path, help="where to draw it (matplotlib)")
+    parser.add_argument("--save", type=Path, help="JSON, after every cluster")
     given = parser.parse_args()
+    if given.plot is not None and find_spec("matplotlib") is None:
+        print("no plot: matplotlib is not installed", file=sys.stderr)
+        given.plot = None
+    asked = list(clusters(given.num_random, given.seed, with_sizes=given.sizes))
+    minutes = sum(_expected_s(cluster) for cluster in asked) / 60.0
+    print(
+        f"{len(asked)} clusters, about {minutes:.0f} min of one core", file=sys.stderr
+    )
     head = "cluster                      GPUs types racks     req/s  alloc."
     print(f"{head}   bound   CPU s    GiB", file=sys.stderr)
     runs: list[Run] = []
+    missing = [cluster.name for cluster in asked]
     started = time.monotonic()
-    for cluster in clusters(given.num_random, given.seed, with_sizes=given.sizes):
-        is_random = cluster.name.startswith("random")
-        if is_random and time.monotonic() - started > given.time_limit:
+    for cluster in asked:
+        if time.monotonic() - started > given.time_limit:
             break
         runs.append(run(cluster, seed=given.seed))
+        missing.remove(cluster.name)
         print(_line(runs[-1]), file=sys.stderr, flush=True)
-    if given.plot is not None and not plot(runs, given.plot):
-        print("no plot: matplotlib is not installed", file=sys.stderr)
-    summary = summary_of(runs)
+        if given.save is not None:
+            write_mapping(report_of(runs, missing), given.save)
+    if given.plot is not None:
+        plot(runs, given.plot)
     if given.format == "json":
-        shown = {"summary": summary, "runs": [asdict(each) for each in runs]}
-        json.dump(shown, sys.stdout, indent=2)
+        json.dump(report_of(runs, missing), sys.stdout, indent=2)
+        print()
     else:
+        summary = summary_of(runs)
         print("\n".join(f"{key}: {value}" for key, value in summary.items()))
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from planner.cell_runs import simulate_cells
-from planner.cells import cell_kinds, is_large
+from planner.cells import CellKind, cell_kinds, is_large
 from planner.deployment import Deployment
 from planner.evaluation import Evaluation, summarize
 from planner.goodput import (
@@ -36,6 +36,9 @@ class Evaluator:
     _goodputs: dict[tuple[ServingSystem, Slo, Effort, float], Goodput] = field(
         default_factory=dict
     )
+    _cells: dict[int, tuple[Deployment, tuple[CellKind, ...]]] = field(
+        default_factory=dict
+    )
 
     def goodput(
         self,
@@ -52,7 +55,7 @@ class Evaluator:
         if is_large(len(deployment.replicas)):
             parts = [
                 (self.system_goodput(kind.system, slo, effort=effort), len(kind.cells))
-                for kind in cell_kinds(self.planner, deployment)
+                for kind in self._kinds(deployment)
             ]
             return total(parts)
         return self.system_goodput(
@@ -66,8 +69,12 @@ class Evaluator:
         *,
         effort: Effort | None = None,
         floor_rps: float = 0.0,
+        near_rps: float = 0.0,
     ) -> Goodput:
-        """Highest rate at which any system meets `slo` on the problem's workload."""
+        """Highest rate at which any system meets `slo` on the problem's workload.
+
+        A guess of it, `near_rps`, saves runs.
+        """
         effort = effort or self.effort
         key = (system, slo, effort, floor_rps)
         if key not in self._goodputs:
@@ -79,12 +86,25 @@ class Evaluator:
                 effort=effort,
                 seed=self.seed,
                 floor_rps=floor_rps,
+                near_rps=near_rps,
             )
             if self._goodputs[key].rate_rps > 0:  # a floor that was met does not matter
                 self._goodputs.setdefault(
                     (system, slo, effort, 0.0), self._goodputs[key]
                 )
         return self._goodputs[key]
+
+    def known_rps(self, system: ServingSystem, slo: Slo) -> float:
+        """What `system_goodput` found for it before; 0 when it has not been asked."""
+        found = self._goodputs.get((system, slo, self.effort, 0.0))
+        return 0.0 if found is None else found.rate_rps
+
+    def _kinds(self, deployment: Deployment) -> tuple[CellKind, ...]:
+        """Cells of a large deployment, told by identity: its hash takes long."""
+        if id(deployment) not in self._cells:
+            kinds = cell_kinds(self.planner, deployment)
+            self._cells[id(deployment)] = (deployment, kinds)
+        return self._cells[id(deployment)][1]
 
     def rate_limit_rps(
         self, deployment: Deployment, *, slo: Slo | None = None
@@ -180,7 +200,7 @@ class Evaluator:
         )
         is_parted = is_large(len(deployment.replicas)) and options.concurrency is None
         if is_parted:
-            kinds = cell_kinds(self.planner, deployment)
+            kinds = self._kinds(deployment)
             return simulate_cells(kinds, requests, seed=self.seed, events=events)
         system = self.planner.system(deployment, switching=flipped(events))
         return simulate(system, requests, options=options)

@@ -15,6 +15,9 @@ NUM_FINALISTS = 3
 MAX_FINALISTS = 6
 """The same where short runs flattered the first, so that the next may be better."""
 
+_FAR_FRAC = 0.1
+"""A large deployment that is so much worse than one of the other kind stays second."""
+
 
 def verify(
     evaluator: Evaluator, outcomes: tuple[SearchOutcome, ...], effort: Effort
@@ -32,6 +35,9 @@ def verify(
         together = _different(problem, outcomes, is_disaggregated)
         if together and is_of_cells(len(together[0].deployment.replicas)):
             by_method = [together]  # whole simulations take long
+            if _is_far_behind(problem, together[0], verified):
+                verified += together[:1]  # as the search has simulated it
+                continue
         long_runs: dict[str, Candidate] = {}
         for ranked in by_method:
             for candidate in verify_kind(evaluator, ranked, effort):
@@ -41,6 +47,18 @@ def verify(
         best_first = sorted(long_runs.values(), key=lambda c: _order(problem, c))
         verified += best_first[:NUM_FINALISTS]
     return preferred_first(problem, verified)
+
+
+def _is_far_behind(
+    problem: Problem, candidate: Candidate, verified: Sequence[Candidate]
+) -> bool:
+    """Whether no number of seeds would make a candidate the best."""
+    best = min(verified, key=lambda c: _order(problem, c), default=None)
+    score = None if best is None else best.score(problem)
+    own = candidate.score(problem)
+    if score is None or own is None or problem.objective.then is not None:
+        return False
+    return own < score - _FAR_FRAC * abs(score)
 
 
 def preferred_first(

@@ -25,6 +25,8 @@ from planner.workload.workload import Workload
 _CONFIDENCE_FRAC = 0.95
 _LOWEST_FRAC = 1e-6
 """Share of the capacity below which no rate is tried."""
+_FIRST_STRIDE = 2.0
+"""Steps of the bisection that the second guess of a rate lies from the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,7 @@ def goodput(
     effort: Effort = SCREENING,
     seed: int = 0,
     floor_rps: float = 0.0,
+    near_rps: float = 0.0,
 ) -> Goodput:
     """Find the highest rate at which `system` meets `slo` on `workload`.
 
@@ -118,6 +121,8 @@ def goodput(
     floor_rps
         Rates below are of no interest: when the first seed misses the SLO there, the
         answer is 0.
+    near_rps
+        A guess at the answer, which saves runs; 0: none.
 
     Returns
     -------
@@ -136,7 +141,8 @@ def goodput(
             requests = workload.draw(num, seed=seed, rate_rps=rate)
             return meets(system, requests, slo)
 
-        rate = bisect_rate(is_met, bound, effort.tolerance_frac, floor)
+        rate = bisect_rate(is_met, bound, effort.tolerance_frac, floor, near_rps)
+        near_rps = rate
         rates.append(_lasting(rate, system, workload, slo, effort, seed + run))
         if rates[0] == 0.0:
             break
@@ -221,29 +227,71 @@ def bisect_rate(
     bound_rps: float,
     tolerance_frac: float,
     floor_rps: float = 0.0,
+    near_rps: float = 0.0,
 ) -> float:
     """Highest rate in (0, `bound_rps`] with `is_met`, to a relative tolerance.
 
     Looks at `floor_rps` first and returns 0 when it is missed there. The search goes
     down by factors of 4 until a rate is met, and gives up at a millionth of the bound.
+
+    Where `near_rps` is given, the step that the search would end with there is looked
+    at first, and then those beside it: the answer is the same wherever a lower rate is
+    never missed and a higher one met, with fewer runs.
     """
+    if floor_rps > 0.0 and (floor_rps > bound_rps or not is_met(floor_rps)):
+        return 0.0
+    if near_rps <= 0.0:
+        return _bisected(is_met, bound_rps, tolerance_frac, floor_rps)[0]
+    met, missed, stride = floor_rps, math.inf, _FIRST_STRIDE
+
+    def is_taken_for_met(rate: float) -> bool:
+        return rate <= met or (rate < missed and rate <= near_rps)
+
+    while True:
+        low, high = _bisected(is_taken_for_met, bound_rps, tolerance_frac, floor_rps)
+        if low > met:
+            if is_met(low):
+                met = low
+            else:
+                missed = low
+        if low <= met and high < min(bound_rps, missed):
+            if is_met(high):
+                met = high
+            else:
+                missed = high
+        if low <= met and (high >= missed or high >= bound_rps):
+            return low
+        if math.isinf(missed):
+            near_rps = met + stride * (high - low)
+        elif met <= floor_rps:
+            near_rps = max(missed - stride * (high - low), 0.5 * (met + missed))
+        else:
+            near_rps = 0.5 * (met + missed)
+        stride *= 2.0
+
+
+def _bisected(
+    is_met: Callable[[float], bool],
+    bound_rps: float,
+    tolerance_frac: float,
+    floor_rps: float,
+) -> tuple[float, float]:
+    """The last step of the bisection: met at its lower end, missed at its upper."""
     if floor_rps > 0.0:
-        if floor_rps > bound_rps or not is_met(floor_rps):
-            return 0.0
         low, high = floor_rps, bound_rps
     else:
         low, high = bound_rps / 2.0, bound_rps
         while not is_met(low):
             low, high = low / 4.0, low
             if low < bound_rps * _LOWEST_FRAC:
-                return 0.0
+                return 0.0, high
     while high - low > tolerance_frac * high:
         middle = 0.5 * (low + high)
         if is_met(middle):
             low = middle
         else:
             high = middle
-    return low
+    return low, high
 
 
 def _interval(rates: list[float]) -> tuple[float, float]:

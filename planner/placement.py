@@ -29,7 +29,9 @@ class Host:
     @property
     def num_free(self) -> int:
         """Free GPUs."""
-        return sum(len(island) for island in self.islands)
+        if len(self.islands) == 1:  # most hosts, and asked of thousands
+            return len(self.islands[0])
+        return sum(map(len, self.islands))
 
     def take(self, count: int) -> tuple[int, ...]:
         """`count` GPUs: of the tightest island that has them, otherwise of several."""
@@ -152,7 +154,12 @@ class FreeGpus:
 
     @staticmethod
     def _can_take(hosts: Sequence[Host], width: int, num_stages: int) -> bool:
-        return sum(host.num_free // width for host in hosts) >= num_stages
+        left = num_stages
+        for host in hosts:
+            left -= host.num_free // width
+            if left <= 0:
+                return True
+        return False
 
 
 _WHOLE: WeakKeyDictionary[Topology, list[Host]] = WeakKeyDictionary()

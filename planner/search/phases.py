@@ -43,6 +43,7 @@ def rate_alone(
     service = context.problem.service
     part = phase_slo(service.slo, phase)
     rated = []
+    pool_gain = 1.0
     for given, size in zip(usable, sizes, strict=True):
         if context.should_stop():
             ledger.reject(STOPPED)
@@ -59,8 +60,14 @@ def rate_alone(
             )
         else:
             pool = replace(system, replicas=system.replicas * size)
-            pool_goodput = context.evaluator.system_goodput(pool, part)
+            evaluator = context.evaluator
+            alone_rps = evaluator.known_rps(system, part)
+            pool_goodput = evaluator.system_goodput(
+                pool, part, near_rps=alone_rps * size * pool_gain
+            )
             rate = pool_goodput.rate_rps / size
+            if alone_rps > 0.0 and rate > 0.0:
+                pool_gain = rate / alone_rps  # the next is guessed to gain as much
             light_load_frac = pool_goodput.light_load_frac
         ledger.evaluated += 1
         rated.append(

@@ -96,3 +96,36 @@ def test_a_second_goal_takes_the_cheapest_of_those_that_give_up_little():
     frugal = replace(problem, objective=thrifty)
     # Two GPUs would give up 11 %.
     assert preferred_first(frugal, [two, three, four]) == (three, four, two)
+
+
+def test_a_large_deployment_far_behind_the_other_kind_is_not_simulated_again(
+    monkeypatch,
+):
+    problem = tiny_problem(goal=Goal.MAX_GOODPUT)
+    evaluator = context_of(problem).evaluator
+    monkeypatch.setattr("planner.finalists.is_of_cells", lambda _: True)
+
+    split = evaluator.planner.deploy([shape(Phase.PREFILL), shape(Phase.DECODE)])
+    joint = evaluator.planner.deploy([shape(Phase.AGGREGATED)])
+    reached = evaluator.goodput(split, effort=QUICK)
+
+    def verified(joint_frac):
+        rates = ((split, reached.rate_rps), (joint, joint_frac * reached.rate_rps))
+        candidates = tuple(
+            Candidate(
+                method="test",
+                deployment=deployment,
+                goodput=replace(reached, rate_rps=rate_rps),
+            )
+            for deployment, rate_rps in rates
+        )
+        outcome = SearchOutcome(method="test", candidates=candidates, ledger=Ledger())
+        found = verify(evaluator, (outcome,), QUICK)
+        return {c.deployment: c.goodput.rate_rps for c in found}
+
+    assert verified(0.5) == {
+        split: reached.rate_rps,
+        joint: 0.5 * reached.rate_rps,
+    }
+    looked = evaluator.goodput(joint, effort=QUICK).rate_rps
+    assert verified(0.95) == {split: reached.rate_rps, joint: looked}

@@ -31,6 +31,36 @@ def test_bisection_finds_a_step_to_its_tolerance(share, tolerance_frac):
     assert found >= share * bound * (1 - tolerance_frac) - 1e-9
 
 
+@given(
+    st.floats(1e-7, 1.1),
+    st.floats(1e-9, 2.0),
+    st.sampled_from([0.2, 0.01]),
+    st.sampled_from([0.0, 7.0]),
+)
+def test_a_guess_saves_runs_and_changes_nothing(share, guess, tolerance_frac, floor):
+    bound = 100.0
+
+    def is_met(rate):
+        return rate <= share * bound
+
+    found = bisect_rate(is_met, bound, tolerance_frac, floor)
+    near = bisect_rate(is_met, bound, tolerance_frac, floor, guess * bound)
+    assert near == found
+
+
+def test_the_right_guess_takes_two_runs():
+    tried = []
+
+    def is_met(rate):
+        tried.append(rate)
+        return rate <= 61.8
+
+    found = bisect_rate(is_met, 100.0, 0.01, near_rps=61.8)
+    assert len(tried) == 2
+    assert found == bisect_rate(is_met, 100.0, 0.01)
+    assert len(tried) > 2 + 6
+
+
 def test_a_rate_is_never_above_the_bound():
     assert 99.0 <= bisect_rate(lambda _: True, 100.0, 0.01) <= 100.0
 

@@ -53,6 +53,7 @@ from planner.search.contract import (
 )
 from planner.search.provisioning.assignment import assign
 from planner.search.provisioning.columns import Column, configurations, promises
+from planner.search.provisioning.host_units import by_host
 from planner.search.provisioning.hosts import HostClass, host_classes
 from planner.search.provisioning.network import KvNetwork, kv_network
 from planner.search.provisioning.optimum import (
@@ -88,6 +89,9 @@ SHORT_FRAC = 0.02
 
 _MOST_ANSWERS = 12
 """Programmes whose answers are simulated whole."""
+
+_LARGE_GAP_FRAC = 5e-3
+"""The same on a large cluster."""
 
 _MAX_ROUNDS = 5
 _MARGIN = 1.02
@@ -190,7 +194,7 @@ class Provisioning:
             alike = [each for each in waiting if tuple(each.sizes) == kind]
             if alike and not context.should_stop():
                 first = min(alike, key=lambda each: each.cost)
-                self._ask(simulated, first.data, first.target)
+                self._ask(simulated, first.data, first.target, first.answer)
         for _ in range(_MOST_ANSWERS):
             while waiting and not context.should_stop():
                 first = min(waiting, key=lambda each: each.cost)
@@ -208,20 +212,25 @@ class Provisioning:
             self._try_answers(simulated, first)
 
     def _target(self, problem: Problem) -> Target:
+        gap_frac = self.solve_gap_frac
+        if is_large(problem):
+            gap_frac = max(gap_frac, _LARGE_GAP_FRAC)
         return Target(
             goal=problem.objective.goal,
             then=problem.objective.then,
             give_up_frac=problem.objective.give_up_frac,
             rate_rps=target_rps(problem),
             time_limit_s=self.solve_limit_s,
-            gap_frac=self.solve_gap_frac,
+            gap_frac=gap_frac,
         )
 
     def _try_answers(self, simulated: Simulated, programme: PricedProgramme) -> None:
         """Simulate the answer; where it falls short, with prefill tilted too."""
         assert programme.answer is not None
         promised_rps = programme.answer.rate_rps
-        rate_rps = self._ask(simulated, programme.data, programme.target)
+        rate_rps = self._ask(
+            simulated, programme.data, programme.target, programme.answer
+        )
         tilts = TILTS[: 1 if is_large(simulated.context.problem) else None]
         is_split = Phase.PREFILL in programme.sizes
         if not is_split or rate_rps >= promised_rps * (1.0 - SHORT_FRAC):
@@ -229,7 +238,23 @@ class Provisioning:
         for tilt in tilts:
             if simulated.context.should_stop():
                 return
-            self._ask(simulated, tilted(programme.data, tilt), programme.target)
+            tilted_rps = self._ask(
+                simulated, tilted(programme.data, tilt), programme.target
+            )
+            rate_rps = max(rate_rps, tilted_rps)
+        if rate_rps < promised_rps * (1.0 - SHORT_FRAC) and not is_large(
+            simulated.context.problem
+        ):
+            self._ask_hosts(simulated, programme)
+
+    def _ask_hosts(self, simulated: Simulated, programme: PricedProgramme) -> None:
+        """Every host for itself, where KV caches between hosts may be what is slow."""
+        if programme.target.rate_rps is not None:
+            return
+        planner = simulated.context.evaluator.planner
+        deployment = by_host(planner, programme.data, programme.target)
+        if deployment is not None:
+            simulated.try_deployment(deployment)
 
     def _bound(
         self, context: SearchContext, programmes: Sequence[PricedProgramme]
@@ -261,14 +286,21 @@ class Provisioning:
             if len(nearest) == len(kind):
                 simulated.try_counts(tuple((column.shape, 1) for column in nearest))
 
-    def _ask(self, simulated: Simulated, data: ProgramData, target: Target) -> float:
+    def _ask(
+        self,
+        simulated: Simulated,
+        data: ProgramData,
+        target: Target,
+        answer: Allocation | None = None,
+    ) -> float:
         """Ask for the target, and for more while its answer serves too little.
 
-        The rate that the last answer serves, simulated whole.
+        `answer` is the first, where it is known. The rate that the last answer serves,
+        simulated whole.
         """
         wanted, rate_rps = target.rate_rps, 0.0
         for _ in range(_MAX_ROUNDS):
-            allocation = allocate(data, target)
+            allocation, answer = answer or allocate(data, target), None
             if allocation is None:
                 return rate_rps
             deployment = deploy(
