@@ -35,6 +35,7 @@ from typing import Any
 import numba
 import numpy as np
 from speed_policies import CASES as POLICY_CASES
+from speed_policies import routes_over_nics
 
 from clusters.cluster import Cluster
 from clusters.units import MS_PER_S
@@ -49,8 +50,6 @@ from planner.simulator.simulate import simulate
 from planner.simulator.system import (
     Batching,
     BatchLimits,
-    EdgeShare,
-    KvRoute,
     Phase,
     ServingReplica,
     ServingSystem,
@@ -67,7 +66,6 @@ from planner.workload.workload import Workload
 NUM_RUNS = 3
 LOAD_FRAC = 0.65
 NUM_BURST = 20_000
-NIC_BYTES_PER_S = 25e9  # 200 Gbit/s, one direction
 TARGET_REQUESTS_PER_CPU_S = {
     "decode_only": 1_000_000,
     "disaggregated_10": 300_000,
@@ -113,25 +111,10 @@ def serving_replica(phase: Phase) -> ServingReplica:
 def serving_system(num_prefill: int, num_decode: int, num_both: int) -> ServingSystem:
     """Replicas with a NIC each; a KV cache crosses the NICs of both ends."""
     phases = [Phase.PREFILL] * num_prefill + [Phase.DECODE] * num_decode
-    ms_per_byte = MS_PER_S / NIC_BYTES_PER_S
-    routes = tuple(
-        KvRoute(
-            source=source,
-            target=target,
-            latency_ms=0.01,
-            ms_per_byte=ms_per_byte,
-            edges=tuple(
-                EdgeShare(edge=f"nic{index}", ms_per_byte=ms_per_byte)
-                for index in (source, target)
-            ),
-        )
-        for source, target in product(
-            range(num_prefill), range(num_prefill, num_prefill + num_decode)
-        )
-    )
+    pairs = product(range(num_prefill), range(num_prefill, num_prefill + num_decode))
     return ServingSystem(
         replicas=tuple(map(serving_replica, phases + [Phase.AGGREGATED] * num_both)),
-        routes=routes,
+        routes=routes_over_nics(pairs),
         kv_bytes_per_token=kv_bytes_per_token(LlmSpec.load("opt-13b")),
     )
 

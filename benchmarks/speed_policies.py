@@ -4,7 +4,7 @@ Each is four prefill and six decode replicas of OPT-13B unless it says otherwise
 serves the requests of the Azure conversation trace.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -49,20 +49,10 @@ class PolicyCase:
     prepare: Callable[[Requests], Requests] = lambda requests: requests
 
 
-def split_system(one: ServingReplica, **changes: object) -> ServingSystem:
-    """Replicas with a NIC each; a KV cache crosses the NICs of both ends."""
+def routes_over_nics(pairs: Iterable[tuple[int, int]]) -> tuple[KvRoute, ...]:
+    """Routes between replicas with a NIC each: a KV cache crosses both ends' NICs."""
     ms_per_byte = MS_PER_S / NIC_BYTES_PER_S
-    everyone = range(NUM_PREFILL + NUM_DECODE)
-    phases = [Phase.PREFILL] * NUM_PREFILL + [Phase.DECODE] * NUM_DECODE
-    is_mixed = changes.get("routing") is Routing.SPLITWISE
-    pairs = [
-        (source, target)
-        for source, target in product(everyone, everyone)
-        if source != target
-        and (is_mixed or phases[source] is Phase.PREFILL is not phases[target])
-        and (phases[source], phases[target]) != (Phase.DECODE, Phase.PREFILL)
-    ]
-    routes = tuple(
+    return tuple(
         KvRoute(
             source=source,
             target=target,
@@ -75,9 +65,23 @@ def split_system(one: ServingReplica, **changes: object) -> ServingSystem:
         )
         for source, target in pairs
     )
+
+
+def split_system(one: ServingReplica, **changes: object) -> ServingSystem:
+    """Replicas with a NIC each; a KV cache crosses the NICs of both ends."""
+    everyone = range(NUM_PREFILL + NUM_DECODE)
+    phases = [Phase.PREFILL] * NUM_PREFILL + [Phase.DECODE] * NUM_DECODE
+    is_mixed = changes.get("routing") is Routing.SPLITWISE
+    pairs = [
+        (source, target)
+        for source, target in product(everyone, everyone)
+        if source != target
+        and (is_mixed or phases[source] is Phase.PREFILL is not phases[target])
+        and (phases[source], phases[target]) != (Phase.DECODE, Phase.PREFILL)
+    ]
     return ServingSystem(
         replicas=tuple(replace(one, phase=phase) for phase in phases),
-        routes=routes,
+        routes=routes_over_nics(pairs),
         kv_bytes_per_token=819_200.0,
         num_layers=40,
         **changes,  # type: ignore[arg-type]
