@@ -348,6 +348,17 @@ def test_search_methods_open_with_the_template() -> None:
     assert wrong == []
 
 
+def test_no_test_measures_time() -> None:
+    # A busy machine is not a fault of the code; benchmarks/ has the times.
+    wrong = [
+        at(path, node, node.attr)
+        for path, node in nodes("tests")
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"process_time", "perf_counter", "perf_counter_ns"}
+    ]
+    assert wrong == []
+
+
 # --- The rules themselves -------------------------------------------------------------
 
 
