@@ -6,8 +6,8 @@ from dataclasses import replace
 from planner.cells import is_large as is_of_cells
 from planner.evaluate import Evaluator
 from planner.flow_routing import may_gain
-from planner.max_kv_flow import routed_by_flow
 from planner.goodput import Effort
+from planner.max_kv_flow import routed_by_flow
 from planner.problem import Problem
 from planner.search.contract import Candidate, SearchOutcome
 from planner.simulator.system import Routing
