@@ -320,8 +320,10 @@ def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     shares: list[tuple[int, float]] = []
     for pair in range(num * num):
         route = by_pair.get(pair)
-        if arriving is not None and pair // num == pair % num:
-            routes[pair]["share"] = arriving[pair // num]
+        source, target = divmod(pair, num)
+        if arriving is not None and source == target:
+            is_prefill = system.replicas[source].phase is Phase.PREFILL
+            routes[pair]["share"] = arriving[source] * is_prefill
         if route is not None:
             routes[pair]["share"] = route.share_frac * system.has_share(route)
             routes[pair]["latency_ms"] = route.latency_ms

@@ -13,7 +13,8 @@ Idea
 Steps
     1. With each request, everyone's credit grows by his share.
     2. Of those with credit, the one whose credit would reach a whole request first
-       gets it, and pays one. Credit is the quota so far minus the requests so far.
+       gets it (at equal times the first), and pays one. Credit is the quota so far
+       minus the requests so far.
 
 Differences from the paper
     - credits in place of counts, so that replicas may leave and come back; their shares
@@ -22,7 +23,8 @@ Differences from the paper
     - prefill replicas share the arrivals; for each of them apart, decode replicas share
       what it has prefilled
 
-Assumes   `share` of the routes, and of a replica to itself its share of the arrivals
+Assumes   shares of the routes, and of a replica to itself its share of the arrivals; a
+          replica that changes its phase has none
 Cost      O(replicas) a request
 Guarantee after n requests a share of w has had between floor(n w) and ceil(n w)
 """
@@ -62,7 +64,8 @@ def choose_by_share(w: Any, candidates: Any, source: int) -> int:
         # 2. The one who would be a whole request behind first.
         is_due = route.credit > ROUNDING
         behind = (1.0 - route.credit) / share
-        if (is_due and not best_is_due) or (is_due == best_is_due and behind < soonest):
+        is_first = is_due == best_is_due and behind < soonest - ROUNDING
+        if is_first or (is_due and not best_is_due) or best == NONE:
             best, best_is_due, soonest = replica, is_due, behind
     if best != NONE:
         first = best if source == NONE else source

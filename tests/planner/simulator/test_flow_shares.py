@@ -13,11 +13,13 @@ from planner.simulator.outside_schedule import OutsideEvent, OutsideKind
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Phase, Routing, ServingSystem
 from tests.planner.simulator.systems import (
+    many_requests,
     tiny_replica,
     tiny_requests,
     tiny_system,
     tiny_table,
 )
+from tests.planner.simulator.test_simulator_reference import between_phases, matched
 
 STEPS = tiny_table(prefill_ms=1.0, decode_ms=1.0)
 ROUNDING = 1e-6
@@ -81,6 +83,12 @@ def test_every_share_is_kept_to_a_request_at_all_times(shares, num_requests):
         mine = result.decode_replica[result.prefill_replica == source] - len(shares)
         if len(mine):
             assert_within_quota(mine, matrix[source] / arriving[source])
+
+
+@given(between_phases(Routing.FLOW_SHARES), many_requests())
+@settings(max_examples=60, deadline=None)
+def test_systems_of_any_kind_match_the_reference(system, requests):
+    matched(system, requests)
 
 
 @given(shares_of(1))
