@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from planner.cells import is_large as is_of_cells
+from planner.cells import is_of_cells
 from planner.evaluate import Evaluator
 from planner.flow_routing import may_gain
 from planner.goodput import Effort

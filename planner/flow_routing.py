@@ -10,7 +10,7 @@ other hand they do not see queues. Which of the two serves more is simulated.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from planner.cells import is_large
+from planner.cells import is_of_cells
 from planner.deployment import Deployment
 from planner.kv_flow import RouteShare
 from planner.simulator.system import Phase, Routing
@@ -48,6 +48,6 @@ def describe_routing(deployment: Deployment, asked: Routing) -> str | None:
         if asked is Routing.FLOW_SHARES:
             return "by the shares of the KV flow, as asked"
         return "by the shares of the KV flow, which serve more than the shortest queue"
-    if not is_large(len(deployment.replicas)) and may_gain(deployment):
+    if not is_of_cells(len(deployment.replicas)) and may_gain(deployment):
         return "to the shortest queue; the shares of the KV flow serve no more"
     return None

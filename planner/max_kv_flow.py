@@ -37,7 +37,7 @@ from scipy.optimize import linprog
 from clusters.units import GB
 from models.memory import kv_bytes
 from planner.capacity import replica_capacity_rps
-from planner.cells import is_large
+from planner.cells import is_of_cells
 from planner.deployment import Deployment, Pool, Replica
 from planner.evaluate import Evaluator
 from planner.flow_routing import with_shares
@@ -76,7 +76,7 @@ def routed_by_flow(evaluator: Evaluator, deployment: Deployment) -> Deployment |
 
     Large deployments are cells, and a flow goes over the whole.
     """
-    if is_large(len(deployment.replicas)) or deployment.routing is Routing.SPLITWISE:
+    if is_of_cells(len(deployment.replicas)) or deployment.routing is Routing.SPLITWISE:
         return None
     flow = kv_flow_of(evaluator, deployment)
     return None if flow is None else with_shares(deployment, flow.routes)

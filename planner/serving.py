@@ -13,7 +13,7 @@ from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.latency.unlike import UnlikeRequest, choose_unlike
 from models.memory import MemoryBreakdown, kv_bytes, memory_of
 from models.parallelism import Parallelism
-from planner.cells import deal, is_large, slices_by_part
+from planner.cells import deal, is_of_cells, slices_by_part
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import Transfer
 from planner.kv_shards import kv_transfer
@@ -87,7 +87,7 @@ class Planner:
         if placed is None:
             return None
         first = self.deploy_if_joined(ordered, placed)
-        if first is None or not first.routes or is_large(len(shapes)):
+        if first is None or not first.routes or is_of_cells(len(shapes)):
             return first
         near = place_on_few(cluster, ordered, available)
         if near is None or near == placed:

@@ -6,12 +6,15 @@ FILE is the reference file with HexGen-2's and ThunderServe's clusters
 (`hexgen2_cases.py`). For each cluster, model and class of requests the deployments with
 separate phases that `hexgen2` and `distserve-high` come nearest to are simulated twice,
 as finalists are: routed to the least work, and by the shares of their highest KV flow.
-Every figure is a goodput in requests/s within the SLO, the mean of two seeds.
+Two nodes of eight A100 that one slow NIC each joins are there too: like replicas,
+unlike routes. Every figure is a goodput in requests/s within the SLO, the mean of two
+seeds.
 """
 
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,14 @@ from hexgen2_cases import (
     cluster_of,
     lengths_of,
     read_clusters,
+    workload_of,
 )
-from hexgen2_cases import workload_of
 from hexgen2_plans import EFFORT, SLOS, evaluator_of, outcome_of, problem_of
 
 from clusters.cluster import Cluster
+from clusters.fabric import Fabric
+from clusters.node import Node, NodeType
+from clusters.units import gbit_to_bytes
 from planner.flow_routing import may_gain
 from planner.max_kv_flow import routed_by_flow
 from planner.problem import Problem
@@ -46,7 +52,22 @@ def cases_of(data: dict[str, Any]) -> list[tuple[str, Cluster, str, str]]:
         cluster = cluster_of(data, PAIR, nic_gbit_per_s=gbit_per_s)
         name = f"{PAIR}, {gbit_per_s:g} Gbit/s"
         cases.append((name, cluster, "llama-30b", "HPLD"))
+    for gbit_per_s in (25.0, 10.0):
+        cluster = two_nodes(gbit_per_s)
+        cases.append((cluster.name, cluster, "opt-30b", "HPLD"))
     return cases
+
+
+def two_nodes(nic_gbit_per_s: float) -> Cluster:
+    """Two nodes of eight A100-80GB with one NIC each."""
+    kind = replace(
+        NodeType.load("p4de.24xlarge"),
+        num_nics=1,
+        nic_bytes_per_s=gbit_to_bytes(nic_gbit_per_s),
+    )
+    nodes = tuple(Node(name=f"node{index}", type=kind) for index in range(2))
+    name = f"a100_2x8, {nic_gbit_per_s:g} Gbit/s"
+    return Cluster(name=name, nodes=nodes, fabric=Fabric())
 
 
 def compared(problem: Problem) -> list[dict[str, Any]]:
@@ -63,14 +84,14 @@ def compared(problem: Problem) -> list[dict[str, Any]]:
         for candidate in found[:MOST_DEPLOYMENTS]:
             shared = routed_by_flow(evaluator, candidate.deployment)
             by_work = evaluator.goodput(candidate.deployment, effort=EFFORT)
-            by_share = None if shared is None else evaluator.goodput(shared, effort=EFFORT)
+            by_share = shared and evaluator.goodput(shared, effort=EFFORT)
             rows.append(
                 {
                     "method": method,
                     "deployment": candidate.deployment.describe(),
                     "is_tried": may_gain(candidate.deployment),
                     "shortest_queue_rps": by_work.rate_rps,
-                    "flow_shares_rps": None if by_share is None else by_share.rate_rps,
+                    "flow_shares_rps": by_share and by_share.rate_rps,
                 }
             )
     return rows
@@ -90,7 +111,8 @@ def main() -> int:
         case = {"cluster": name, "model": model, "class": kind}
         report += [{**case, **row} for row in compared(problem)]
     if args.format == "json":
-        print(json.dumps(report, indent=2))
+        seeds = {"seed": 0, "num_seeds": EFFORT.num_seeds}
+        print(json.dumps({**seeds, "rows": report}, indent=2))
         return 0
     for row in report:
         print(

@@ -123,12 +123,7 @@ class LocalSearch:
                     break
             if best is start:
                 break
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
-            is_stopped=context.is_stopped,
-        )
+        return simulated.outcome()
 
 
 def _rated(context: SearchContext, ledger: Ledger) -> dict[ShapeKey, RatedShape]:
@@ -164,8 +159,7 @@ def _start(
     mixes += single_mixes(context.problem, of[Phase.AGGREGATED])
     mixes.sort(key=lambda mix: mix.rank(context.problem))
     for mix in mixes:
-        counts = tuple((each.shape, number) for each, number in mix.counts)
-        found = simulated.try_counts(counts)
+        found = simulated.try_counts(mix.shape_counts)
         if found is not None:
             return found
     return None

@@ -66,6 +66,11 @@ class Mix:
         """One entry a replica."""
         return tuple(rated.shape for rated, n in self.counts for _ in range(n))
 
+    @property
+    def shape_counts(self) -> tuple[tuple[ReplicaShape, int], ...]:
+        """Each shape and how many of it."""
+        return tuple((rated.shape, number) for rated, number in self.counts)
+
     def rank(self, problem: Problem) -> tuple[float, ...]:
         """Sort key like `Candidate.rank`, on what is promised."""
         if self.promised_rps <= 0:
