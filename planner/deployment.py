@@ -1,5 +1,6 @@
 """Deployment: which GPUs run which replica, and over which links the KV cache goes."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -98,6 +99,15 @@ class ReplicaShape:
     def gpu_types(self) -> tuple[str, ...]:
         """GPU type of each stage."""
         return self.stage_gpu_types or (self.gpu_type,) * self.parallelism.pp
+
+    @property
+    def gpus_by_type(self) -> Mapping[str, int]:
+        """GPUs of a replica of each type."""
+        found: Counter[str] = Counter()
+        widths = self.parallelism.stage_widths
+        for name, width in zip(self.gpu_types, widths, strict=True):
+            found[name] += width
+        return found
 
     @property
     def has_unlike_stages(self) -> bool:

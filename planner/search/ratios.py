@@ -137,10 +137,8 @@ def is_mix_within(problem: Problem, mix: Mix) -> bool:
     """Whether a mix keeps the limits on types, budget and power."""
     gpus: Counter[str] = Counter()
     for rated, number in mix.counts:
-        shape = rated.shape
-        widths = shape.parallelism.stage_widths
-        for name, width in zip(shape.gpu_types, widths, strict=True):
-            gpus[name] += width * number
+        for name, held in rated.shape.gpus_by_type.items():
+            gpus[name] += held * number
     amounts = mix.amounts
     return why_too_much(problem, gpus, amounts.usd_per_hour, amounts.power_w) is None
 
