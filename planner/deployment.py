@@ -159,9 +159,23 @@ class Route:
     latency_ms: float = spec("Fixed time of a transfer.", unit="ms", ge=0)
     kind: str = spec("Slowest kind of link on it (nvlink, pcie, network).")
     edges: tuple[int, ...] = spec("Links it crosses (indices in the topology).")
+    share_frac: float | None = spec(
+        "Share of all requests that the routing flow_shares sends over it.",
+        unit="1",
+        ge=0,
+        le=1,
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def to_file_form(self) -> Mapping[str, Any]:
+        """All fields, `share_frac` only where there is one."""
+        fields: dict[str, Any] = fields_to_mapping(self)
+        if self.share_frac is None:
+            del fields["share_frac"]
+        return fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from planner.simulator.system import (
     EdgeShare,
     KvRoute,
     Phase,
+    Routing,
     ServingReplica,
     ServingSystem,
 )
@@ -159,7 +160,10 @@ class Planner:
                 )
             )
             counts[shape.phase] += 1
-        deployment = Deployment(replicas=tuple(replicas), routing=engine.routing)
+        routing = engine.routing
+        if routing is Routing.FLOW_SHARES:  # the shares come when plans are confirmed
+            routing = Routing.SHORTEST_QUEUE
+        deployment = Deployment(replicas=tuple(replicas), routing=routing)
         routes = kv_routes(self.problem, deployment)
         return replace(deployment, routes=routes)
 
@@ -258,6 +262,7 @@ class Planner:
                 target=index[route.target],
                 latency_ms=route.latency_ms + engine.kv_setup_ms,
                 ms_per_byte=MS_PER_S / (route.bytes_per_s * efficiency),
+                share_frac=route.share_frac or 0.0,
                 edges=tuple(
                     EdgeShare(
                         edge=str(edge),

@@ -180,7 +180,7 @@ def _admission(plan: Plan) -> Iterator[str]:
 
 def _slices(plan: Plan) -> Iterator[str]:
     num = len({replica.slice for replica in plan.deployment.replicas})
-    if num > 1:
+    if num > 1 and plan.deployment.routing is not Routing.FLOW_SHARES:
         yield (
             f"KV caches stay within {num} groups of replicas, and a router cannot be "
             "told so: each group has a router of its own. Split the traffic over the "
@@ -197,6 +197,13 @@ def _routing(plan: Plan) -> Iterator[str]:
         yield (
             "The simulation sends each request to the replica with the least work; the "
             "router's nearest policy, power_of_two, compares two at random."
+        )
+    elif plan.deployment.routing is Routing.FLOW_SHARES:
+        yield (
+            "vllm-router knows no weights: each KV route in use has a router of its "
+            "own, and NGINX chooses among them on arrival; in the simulation the "
+            "decode replica is chosen after the prefill, in the same shares. Where a "
+            "replica is down, take its routers out of the list."
         )
     elif plan.deployment.routing in _UNKNOWN_ROUTINGS:
         yield (

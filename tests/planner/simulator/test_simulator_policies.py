@@ -65,6 +65,7 @@ SYSTEMS: dict[str, Drawn] = {
     "disaggregated": of_routing(Routing.ROUND_ROBIN, Routing.SHORTEST_QUEUE),
     "Splitwise's pools": of_routing(Routing.SPLITWISE),
     "TetriInfer's dispatch": of_routing(Routing.TETRIINFER),
+    "planned shares": of_routing(Routing.FLOW_SHARES),
     "Mooncake's caches and early rejection": cached_systems(),
 }
 EVERY = pytest.mark.parametrize("name", SYSTEMS)
