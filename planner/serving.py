@@ -230,7 +230,9 @@ class Planner:
         replicas = deployment.replicas
         phases = [replica.phase for replica in replicas]
         slices = [replica.slice for replica in replicas]
-        pairs = switch_pairs(phases, slices, switching) if switching else ()
+        pairs: tuple[tuple[int, int], ...] = ()
+        if switching:
+            pairs = switch_pairs(phases, slices, switching, deployment.routing)
         return tuple(_route(self.problem, replicas[a], replicas[b]) for a, b in pairs)
 
     def _simulated_routes(

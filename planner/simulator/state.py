@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 NONE = -1
 """End of a linked list; no group; no batch."""
 
+TO_BE_CHOSEN = -2
+"""Decode replica of a request of Splitwise's pools while the one it had has failed."""
+
 IDLE, PREFILL, DECODE, MIXED = 0, 1, 2, 3
 """What a stage is doing; `MIXED`: a step with prompt chunks, with decodes or not."""
 

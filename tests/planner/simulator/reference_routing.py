@@ -145,8 +145,9 @@ class Routers:
 
     def choose_pair(self, job: Job) -> tuple[ReplicaState, ReplicaState]:
         """Splitwise: who prefills a request, and who decodes it."""
-        mixed = [r for r in self.replicas if self.is_mixed(r)]
-        pure = [r for r in self.replicas if r not in mixed]
+        serving = sorted([*self.prefills, *self.decoders], key=lambda r: r.index)
+        mixed = [r for r in serving if self.is_mixed(r)]
+        pure = [r for r in serving if r not in mixed]
         prompt = [r for r in pure if r.given.phase is Phase.PREFILL]
         token = [r for r in pure if r.given.phase is Phase.DECODE]
         limit = self.system.router.max_pending_tokens
@@ -180,7 +181,7 @@ class Routers:
                 if target is None or not self.has_room(target, job):
                     target = emptiest(prompt) if sends_freely else None
         if source is None or target is None:
-            source = target = least_pending(self.replicas)
+            source = target = least_pending(serving)
         return source, target
 
     def may_fetch(self, rep: ReplicaState, job: Job) -> bool:
