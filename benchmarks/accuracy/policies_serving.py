@@ -17,6 +17,7 @@ from policies_check import OF_THEN, Check, close, served
 from policies_pipeline import (
     ETHERNET_BYTES_PER_S,
     INFINIBAND_BYTES_PER_S,
+    PAIRS_BYTES_PER_S,
     pipeline,
 )
 
@@ -110,6 +111,7 @@ class Served:
     largest: float
     printed: Published
     network_bytes_per_s: float = INFINIBAND_BYTES_PER_S
+    ring_bytes_per_s: float | None = None
 
 
 CASES = (
@@ -137,6 +139,7 @@ CASES = (
         largest=5.6,
         printed={("sharegpt4", "strict"): 3.6, ("sharegpt4", "relaxed"): 1.48},
         network_bytes_per_s=ETHERNET_BYTES_PER_S,
+        ring_bytes_per_s=PAIRS_BYTES_PER_S,
     ),
 )
 
@@ -147,7 +150,12 @@ def capacities(cases: Sequence[int] = (0, 1, 2)) -> list[Check]:
     for case in (CASES[i] for i in cases):
         gpu, shape = GpuType.load("a100_sxm"), case.parallelism
         stages = pipeline(
-            OF_THEN, case.llm, "a100_sxm", shape, case.network_bytes_per_s
+            OF_THEN,
+            case.llm,
+            "a100_sxm",
+            shape,
+            case.network_bytes_per_s,
+            case.ring_bytes_per_s,
         )
         room = memory_of(LlmSpec.load(case.llm), shape, gpu).max_kv_tokens
         gains = []
