@@ -36,7 +36,9 @@ PAIRS_BYTES_PER_S = 24e9
 """All-reduces of four A100 of which two each are joined by NVLink, measured (Vidur)."""
 
 GPT3, PIPELINE, MICRO_BATCH = "opt-175b", Parallelism(tp=8, pp=8), 27
-NUM_REQUESTS = 1500
+TENSOR_PLACES = 11
+"""Requests that fit eight GPUs without a pipeline."""
+NUM_REQUESTS = 10_000
 ROOM_TOKENS = 10**7
 WHOLE = BatchLimits(
     policy=Batching.ORCA, max_num_seqs=PIPELINE.pp * MICRO_BATCH, max_step_prompts=1
@@ -103,7 +105,7 @@ def bubbles(number: int = NUM_REQUESTS) -> list[Check]:
     requests = zipf_requests(number)
     orca, sarathi = (traced(stages, each, requests) for each in (WHOLE, CHUNKS))
     eighth = at_once(requests.input_tokens[::8], requests.output_tokens[::8])
-    few = replace(WHOLE, max_num_seqs=11)
+    few = replace(WHOLE, max_num_seqs=TENSOR_PLACES)
     tensor_ms = served([alone], few, eighth, ROOM_TOKENS).end_ms
     idle = [bubble_ms(result, stages) for result in (orca, sarathi)]
     medians = [float(np.median(each)) for each in idle]

@@ -290,9 +290,7 @@ def shares_pipeline(w: Any, replica: int) -> bool:
     batches under way as there are stages, whatever is in them.
     """
     rep = w.replica[replica]
-    return bool(
-        rep.decodes and rep.max_step_context == 0 and rep.is_request_level == 0
-    )
+    return bool(rep.decodes and rep.max_step_context == 0 and rep.is_request_level == 0)
 
 
 @inlined
