@@ -49,7 +49,7 @@ class Steps:
     slow_stage: float = 1.0
 
     def of(self, table: StepTable, num_stages: int, *, is_slow: bool) -> StepTable:
-        """A stage's table, changed; the fixed time is that of an eighth of the layers."""
+        """A stage's table, changed; `fixed_ms` is for an eighth of the layers."""
         fixed_ms = self.fixed_ms * PIPELINE.pp / num_stages
         slower = self.slow_stage if is_slow else 1.0
         per_kv = self.decode_attention * slower

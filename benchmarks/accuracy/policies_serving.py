@@ -3,8 +3,10 @@
 * Orca (Yu et al., OSDI 2022): GPT-3 175B, prompts of 32 to 512 tokens and answers of 1
   to 128, here on eight A100.
 * Sarathi-Serve (Agrawal et al., OSDI 2024, arXiv 2403.02310): Mistral-7B, Yi-34B and
-  Falcon-180B on A100 (Falcon on hosts of four, joined in pairs), lengths by the medians and 90th percentiles of its Table 2 up to
+  Falcon-180B on A100, lengths by the medians and 90th percentiles of its Table 2 up to
   the longest it keeps (section 5), limits of its Table 3, budgets of 512 and 2,048.
+  Its released experiments say the rest: 2,048 requests a run, 128 places, hosts of four
+  A100 that NVLink joins in pairs (so Falcon's all-reduces cross PCIe).
 
 Nothing is fitted to the figures.
 """

@@ -56,7 +56,7 @@ GAP_MS = 170.0
 NVLINK_MS_PER_BYTE = 1e3 / 300e9
 CHUNK_TOKENS = 512
 NUM_AT_ONCE = 128
-PLACES = ((16, 16), (16, 24), (16, 32), (16, 256), (64, 256), (256, 256))
+PLACES = ((16, 16), (16, 32), (16, 48), (16, 256), (64, 256), (256, 256))
 """Requests at a time of the replica that does both, and of the one that decodes."""
 FIGURES = ("ttft_mean", "ttft_p90", "tpot_p90", "tpot_p99", "e2e_mean", "preemptions")
 

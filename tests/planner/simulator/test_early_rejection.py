@@ -74,7 +74,7 @@ def test_decodes_that_have_begun_count_for_as_long_as_they_are_taken_to_last():
 def test_prompts_take_longer_in_steps_that_hold_decodes(policy, rejected):
     """One request of 20 tokens decodes when a prompt of 12 tokens comes at 30.
 
-    In steps of 4 tokens, each with one decode that attends to 20 tokens at 1 ms a token,
+    In steps of 4 tokens, each with one decode that attends to 20 tokens at 1 ms each,
     4 + 20 ms go by for 3 tokens of the prompt: its 12 ms become 12 x 24 / 3 = 96.
     """
     table = tiny_table(per_prompt_token_ms=1.0, per_kv_token_ms=1.0)
