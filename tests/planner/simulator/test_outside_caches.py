@@ -16,17 +16,7 @@ from planner.simulator.prefix_settings import (
 )
 from planner.simulator.system import Phase, Routing
 from planner.workload.turns import Turns
-from tests.planner.simulator.reference_outside_prefix import PrefixWithEvents
-from tests.planner.simulator.systems import (
-    TIMES,
-    eighths,
-    many_requests,
-    tiny_replica,
-    tiny_requests,
-    tiny_system,
-    tiny_table,
-)
-from tests.planner.simulator.test_outside import (
+from tests.planner.simulator.disturbances import (
     DECODE,
     DRAIN,
     FAIL,
@@ -39,6 +29,16 @@ from tests.planner.simulator.test_outside import (
     link,
     schedules,
     serve,
+)
+from tests.planner.simulator.reference_outside_prefix import PrefixWithEvents
+from tests.planner.simulator.systems import (
+    TIMES,
+    eighths,
+    many_requests,
+    tiny_replica,
+    tiny_requests,
+    tiny_system,
+    tiny_table,
 )
 from tests.planner.simulator.test_prefix_cache import (
     cached_systems,
