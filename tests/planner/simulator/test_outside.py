@@ -260,13 +260,13 @@ def test_every_policy_under_events_matches_the_reference(drawn, requests):
 
 
 @given(disturbed(routings=(Routing.SPLITWISE,)), many_requests())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_pools_under_events_match_the_reference(drawn, requests):
     assert_as_reference(*drawn, requests)
 
 
 @given(disturbed(policies=(Batching.REQUEST_LEVEL,)), many_requests())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_request_level_batches_under_events_match_the_reference(drawn, requests):
     assert_as_reference(*drawn, requests)
 
