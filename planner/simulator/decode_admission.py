@@ -10,6 +10,7 @@ from typing import Any
 from planner.simulator.compiled import inlined, optional
 from planner.simulator.groups import context_tokens
 from planner.simulator.kv import blocks_for, can_allocate
+from planner.simulator.micro_batches import GROUPS_PER_STAGE
 from planner.simulator.promises import forecast_tokens
 from planner.simulator.state import (
     DECODE,
@@ -54,7 +55,8 @@ def fits_after_shortest(w: Any, replica: int, request: int) -> bool:
     """
     rep = w.replica[replica]
     least, freed, num = _FAR, 0, 0
-    for group in range(rep.first_group, rep.first_group + rep.num_stages + 1):
+    end = rep.first_group + GROUPS_PER_STAGE * rep.num_stages
+    for group in range(rep.first_group, end):
         ended = ended_steps(w, replica, group)
         for position in range(w.group[group].num_members):
             member = w.member[w.group[group].offset + position].request

@@ -259,11 +259,13 @@ def start_stage(w: Any, stage: int) -> None:
             run_group(w, stage, group)
         return
     if rep.is_chunked:
+        before = w.clock[0].num_preemptions
         group = form_chunked(w, replica)
         if group != NONE:
             run_group(w, stage, group)
-            if w.group[group].chunk_tokens > 0 and rep.pull_head != NONE:
-                mark_dirty(w, replica)  # pulls wait while preempted prompts do
+            frees = w.clock[0].num_preemptions > before
+            if rep.pull_head != NONE and (frees or w.group[group].chunk_tokens > 0):
+                mark_dirty(w, replica)  # for room, or preempted prompts that begin
         return
     batch = NONE
     if may_begin_prompts(w, replica):

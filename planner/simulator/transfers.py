@@ -85,9 +85,16 @@ def end_flows(w: Any) -> None:
 
 @inlined
 def is_preempted_waiting(w: Any, replica: int) -> bool:
-    """Whether a request that lost its KV cache here is to be computed again first."""
+    """Whether a request that lost its KV cache here is to be computed again first.
+
+    The preempted are in front; one that was half prefilled has no token yet.
+    """
     request = w.replica[replica].prompt_head
-    return bool(request != NONE and w.request[request].done_tokens > 0)
+    while request != NONE and w.request[request].num_preemptions > 0:
+        if w.request[request].done_tokens > 0:
+            return True
+        request = w.request[request].next
+    return False
 
 
 @inlined
