@@ -242,19 +242,27 @@ class Provisioning:
                 simulated, tilted(programme.data, tilt), programme.target
             )
             rate_rps = max(rate_rps, tilted_rps)
-        if rate_rps < promised_rps * (1.0 - SHORT_FRAC) and not is_large(
-            simulated.context.problem
-        ):
+        if rate_rps < promised_rps * (1.0 - SHORT_FRAC):
             self._ask_hosts(simulated, programme)
 
     def _ask_hosts(self, simulated: Simulated, programme: PricedProgramme) -> None:
-        """Every host for itself, where KV caches between hosts may be what is slow."""
+        """Hosts for themselves, where KV caches between hosts may be what is slow.
+
+        Those that could make more than their NICs carry, and on few GPUs all of them.
+        """
         if programme.target.rate_rps is not None:
             return
+        narrow = programme.data.narrow
+        asked: list[tuple[int, ...] | None] = [narrow] if narrow else []
+        if not is_large(simulated.context.problem):
+            asked.append(None)
         planner = simulated.context.evaluator.planner
-        deployment = by_host(planner, programme.data, programme.target)
-        if deployment is not None:
-            simulated.try_deployment(deployment)
+        for alone in asked:
+            if simulated.context.should_stop():
+                return
+            deployment = by_host(planner, programme.data, programme.target, alone)
+            if deployment is not None:
+                simulated.try_deployment(deployment)
 
     def _bound(
         self, context: SearchContext, programmes: Sequence[PricedProgramme]

@@ -6,6 +6,10 @@ start with what a short run in a pool promises, and those that the programme's a
 uses are simulated long; a rate can only fall by it. When the answer uses none but
 these, no allocation at the long rates of all columns would be better, as long as no
 promise of a short run is too low.
+
+One or two aggregated replicas are a whole plan, which the finalists are simulated for
+on several seeds. So are their rates: one seed may be a tenth off where many requests
+are hardly in time.
 """
 
 import math
@@ -38,6 +42,13 @@ def long_of(context: SearchContext) -> Effort:
     """How long to simulate where a search looks closer: as asked for, if not usual."""
     usual = context.evaluator.effort
     return LONG if usual == SCREENING else usual
+
+
+def effort_of(context: SearchContext, phase: Phase, pool_size: int) -> Effort:
+    """How long a pool is simulated: as finalists are, where it is a plan by itself."""
+    effort = long_of(context)
+    is_plan = phase is Phase.AGGREGATED and pool_size < LARGEST_POOL
+    return FINAL if is_plan and effort == LONG else effort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +113,8 @@ class Prices:
         system = planner.system(alone)
         pool = replace(system, replicas=system.replicas * size)
         self.ledger.evaluated += 1
-        found = evaluator.system_goodput(pool, part, effort=long_of(self.context))
+        effort = effort_of(self.context, column.shape.phase, size)
+        found = evaluator.system_goodput(pool, part, effort=effort)
         return found.rate_rps / size
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from planner.goodput import FINAL
+from planner.goodput import FINAL, SCREENING
 from planner.objective import Goal
 from planner.search.contract import Ledger
 from planner.search.provisioning.columns import Column, configurations
@@ -19,6 +19,7 @@ from planner.search.provisioning.pricing import (
     PoolSize,
     PricedProgramme,
     Prices,
+    effort_of,
     long_of,
 )
 from planner.search.provisioning.program import ProgramData
@@ -122,6 +123,14 @@ def test_rates_of_pools_are_simulated_once_and_at_most_promised():
     assert prices.rate_rps(replace(promised, rate_rps=alone / 2), 1) == alone / 2
     # A pool evens out bursts.
     assert prices.rate_rps(promised, LARGEST_POOL) > alone
+
+
+def test_a_pool_that_is_a_plan_is_simulated_like_a_finalist():
+    context = context_of(tiny_problem(), effort=SCREENING)
+    assert effort_of(context, Phase.AGGREGATED, 1) == FINAL
+    assert effort_of(context, Phase.AGGREGATED, LARGEST_POOL) == LONG
+    assert effort_of(context, Phase.DECODE, 1) == LONG
+    assert effort_of(context_of(tiny_problem()), Phase.AGGREGATED, 1) == QUICK
 
 
 def test_who_asks_for_short_runs_gets_them():
