@@ -10,6 +10,7 @@ lasts.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -191,11 +192,17 @@ def rate_limit_rps(
 
     With an `slo` the rate at which it can be met for long, if that is less.
     """
-    sample = workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
+    sample = capacity_sample(workload, effort, seed)
     limit_rps = system_capacity_rps(system, sample)
     if slo is None:
         return limit_rps
     return _lasting(limit_rps, system, workload, slo, effort, seed)
+
+
+@lru_cache(maxsize=16)
+def capacity_sample(workload: Workload, effort: Effort, seed: int) -> Requests:
+    """The requests that capacity bounds of an effort are for: always the same ones."""
+    return workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
 
 
 def _lasting(
@@ -212,7 +219,7 @@ def _lasting(
     """
     if rate_rps <= 0.0:
         return 0.0
-    sample = workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
+    sample = capacity_sample(workload, effort, seed)
     limit_rps = system_capacity_rps(system, sample, slo)
     return min(rate_rps, limit_rps) if limit_rps > 0.0 else rate_rps
 

@@ -24,6 +24,14 @@ def phase_slo(slo: Slo, phase: Phase) -> Slo | None:
     return slo
 
 
+def capacity_alone_rps(context: SearchContext, alone: Deployment) -> float:
+    """Capacity of one replica, which it is rated by where no limit is for its phase."""
+    workload = context.problem.service.workload
+    sample = workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)
+    system = context.evaluator.planner.system(alone)
+    return replica_capacity_rps(system.replicas[0], sample)
+
+
 def rate_alone(
     context: SearchContext,
     usable: tuple[Deployment, ...],
@@ -53,11 +61,7 @@ def rate_alone(
             alone, size = given, 1  # what has been simulated already
         system = context.evaluator.planner.system(alone)
         if part is None:
-            sample = service.workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)
-            rate, light_load_frac = (
-                replica_capacity_rps(system.replicas[0], sample),
-                1.0,
-            )
+            rate, light_load_frac = capacity_alone_rps(context, alone), 1.0
         else:
             pool = replace(system, replicas=system.replicas * size)
             evaluator = context.evaluator

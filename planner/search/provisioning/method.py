@@ -36,7 +36,7 @@ Cost      one short goodput search a configuration, a long one for each that an 
 Guarantee heuristic; exact for the programme, whose bound is that of branch and bound
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -56,12 +56,7 @@ from planner.search.provisioning.columns import Column, configurations, promises
 from planner.search.provisioning.host_units import by_host
 from planner.search.provisioning.hosts import HostClass, host_classes
 from planner.search.provisioning.network import KvNetwork, kv_network
-from planner.search.provisioning.optimum import (
-    Allocation,
-    Target,
-    allocate,
-    relaxed_bound,
-)
+from planner.search.provisioning.optimum import Allocation, Target
 from planner.search.provisioning.pricing import (
     ANY_SIZE,
     LARGEST_POOL,
@@ -71,6 +66,7 @@ from planner.search.provisioning.pricing import (
     long_of,
 )
 from planner.search.provisioning.program import ProgramData
+from planner.search.provisioning.promises import promises_of
 from planner.search.provisioning.reach import within_reach
 from planner.search.provisioning.worth import allocation_bound
 from planner.search.refine import Simulated, climb, is_large
@@ -140,6 +136,10 @@ class Provisioning:
         ]
         # 3, 4. Answers, simulated.
         self._race(simulated, programmes)
+        bound = self._bound(context, programmes)
+        shared = {id(each.promises): each.promises for each in programmes}
+        for each in shared.values():
+            each.count_open(ledger, is_stopped=context.is_stopped)
         if not simulated.candidates:
             self._best_effort(simulated, classes, ledger)
         # 5. Neighbours of the best.
@@ -150,7 +150,7 @@ class Provisioning:
             candidates=simulated.ranked,
             ledger=ledger,
             is_stopped=context.is_stopped,
-            allocation=self._bound(context, programmes),
+            allocation=bound,
         )
 
     def _programmes(
@@ -160,23 +160,22 @@ class Provisioning:
         kind: tuple[Phase, ...],
         ledger: Ledger,
     ) -> list[PricedProgramme]:
-        """Programmes of one kind, by numbers of replicas, at promised rates."""
+        """Programmes of one kind, by numbers of replicas, at bounds of their rates."""
         planner = context.evaluator.planner
         found = {p: configurations(planner, classes, p, ledger) for p in kind}
-        columns = [
-            column
-            for phase in kind
-            for column in promises(
-                context, found[phase], phase, ledger, pool_size=LARGEST_POOL
-            )
-        ]
-        data = program_data(planner, classes, columns)
+        promises = promises_of(
+            context,
+            program_data(planner, classes, []),
+            [each for phase in kind for each in found[phase]],
+            ledger,
+            pool_size=LARGEST_POOL,
+        )
         prices = Prices(context=context, ledger=ledger, found=found)
         sizes = (ANY_SIZE,) if is_large(context.problem) else POOL_SIZES
         return [
             PricedProgramme(
                 prices=prices,
-                data=data,
+                promises=promises,
                 sizes=dict(zip(kind, chosen, strict=True)),
                 target=self._target(context.problem),
             )
@@ -188,20 +187,19 @@ class Provisioning:
     ) -> None:
         """Simulate answers, the most promising first, until no bound beats the best."""
         context = simulated.context
-        waiting = [each for each in programmes if each.answer is not None]
+        waiting = [each for each in programmes if not each.is_out_of_reach]
         # What short runs promise: the pool may be larger than priced.
         for kind in KINDS:
-            alike = [each for each in waiting if tuple(each.sizes) == kind]
-            if alike and not context.should_stop():
-                first = min(alike, key=lambda each: each.cost)
-                self._ask(simulated, first.data, first.target, first.answer)
+            first = _first_answered(context, waiting, kind)
+            if first is not None and first.answer is not None:
+                self._ask(simulated, first, first.target, answer=first.answer)
         for _ in range(_MOST_ANSWERS):
             while waiting and not context.should_stop():
                 first = min(waiting, key=lambda each: each.cost)
                 if first.is_settled:
                     break
                 first.settle_once()
-                waiting = [each for each in waiting if each.answer is not None]
+                waiting = [each for each in waiting if not each.is_out_of_reach]
             if not waiting or context.should_stop():
                 return
             best = simulated.best
@@ -227,10 +225,9 @@ class Provisioning:
     def _try_answers(self, simulated: Simulated, programme: PricedProgramme) -> None:
         """Simulate the answer; where it falls short, with prefill tilted too."""
         assert programme.answer is not None
+        target = programme.target
         promised_rps = programme.answer.rate_rps
-        rate_rps = self._ask(
-            simulated, programme.data, programme.target, programme.answer
-        )
+        rate_rps = self._ask(simulated, programme, target, answer=programme.answer)
         tilts = TILTS[: 1 if is_large(simulated.context.problem) else None]
         is_split = Phase.PREFILL in programme.sizes
         if not is_split or rate_rps >= promised_rps * (1.0 - SHORT_FRAC):
@@ -238,9 +235,7 @@ class Provisioning:
         for tilt in tilts:
             if simulated.context.should_stop():
                 return
-            tilted_rps = self._ask(
-                simulated, tilted(programme.data, tilt), programme.target
-            )
+            tilted_rps = self._ask(simulated, programme, target, tilt=tilt)
             rate_rps = max(rate_rps, tilted_rps)
         if rate_rps < promised_rps * (1.0 - SHORT_FRAC) and not is_large(
             simulated.context.problem
@@ -252,7 +247,11 @@ class Provisioning:
         if programme.target.rate_rps is not None:
             return
         planner = simulated.context.evaluator.planner
+        promises = programme.promises
         deployment = by_host(planner, programme.data, programme.target)
+        while deployment is not None and (waiting := promises.open_in(deployment)):
+            promises.promise(waiting)
+            deployment = by_host(planner, programme.data, programme.target)
         if deployment is not None:
             simulated.try_deployment(deployment)
 
@@ -260,15 +259,11 @@ class Provisioning:
         self, context: SearchContext, programmes: Sequence[PricedProgramme]
     ) -> AllocationBound | None:
         """The bound of the programmes together; None without an answer."""
-        answered = [each for each in programmes if each.answer is not None]
-        if not answered or context.is_stopped:
-            return None
-        loosest = min(answered, key=lambda each: each.cost)
-        relaxed = relaxed_bound(loosest.data, loosest.target)
-        if relaxed is None or loosest.answer is None:
+        loosest = _first_answered(context, programmes)
+        if loosest is None or loosest.answer is None or loosest.relaxed is None:
             return None
         goal = context.problem.objective.goal
-        return allocation_bound(goal, loosest.data, loosest.answer, relaxed)
+        return allocation_bound(goal, loosest.data, loosest.answer, loosest.relaxed)
 
     def _best_effort(
         self, simulated: Simulated, classes: tuple[HostClass, ...], ledger: Ledger
@@ -289,8 +284,10 @@ class Provisioning:
     def _ask(
         self,
         simulated: Simulated,
-        data: ProgramData,
+        programme: PricedProgramme,
         target: Target,
+        *,
+        tilt: float = 1.0,
         answer: Allocation | None = None,
     ) -> float:
         """Ask for the target, and for more while its answer serves too little.
@@ -299,12 +296,14 @@ class Provisioning:
         simulated whole.
         """
         wanted, rate_rps = target.rate_rps, 0.0
+        classes = programme.data.classes
         for _ in range(_MAX_ROUNDS):
-            allocation, answer = answer or allocate(data, target), None
+            allocation = answer or programme.best_for(target, tilt=tilt)
+            answer = None
             if allocation is None:
                 return rate_rps
             deployment = deploy(
-                simulated.context.evaluator.planner, data.classes, allocation
+                simulated.context.evaluator.planner, classes, allocation
             )
             if deployment is None:
                 simulated.ledger.reject("does not fit the nodes")
@@ -320,6 +319,25 @@ class Provisioning:
             more = target.rate_rps * wanted / rate_rps * _MARGIN
             target = replace(target, rate_rps=more)
         return rate_rps
+
+
+def _first_answered(
+    context: SearchContext,
+    programmes: Sequence[PricedProgramme],
+    kind: tuple[Phase, ...] | None = None,
+) -> PricedProgramme | None:
+    """The programme (of a kind) with the best bound, solved at promised rates.
+
+    None when no programme has an answer, or the search is stopped.
+    """
+    alike = [each for each in programmes if kind in (None, tuple(each.sizes))]
+    while alike and not context.should_stop():
+        first = min(alike, key=lambda each: each.cost)
+        if first.answer is not None:
+            return first
+        first.promise_once()
+        alike = [each for each in alike if not each.is_out_of_reach]
+    return None
 
 
 def program_data(
@@ -349,18 +367,6 @@ def _network(problem: Problem, classes: tuple[HostClass, ...]) -> KvNetwork:
         kv_bytes_per_request=kv_bytes(service.llm, service.workload.mean_input_tokens),
         efficiency_frac=problem.engine.kv_link_efficiency_frac,
     )
-
-
-def tilted(data: ProgramData, factor: float) -> ProgramData:
-    """The same data with the rates of prefill replicas multiplied."""
-    return replace(data, columns=tuple(_tilt(data.columns, factor)))
-
-
-def _tilt(columns: tuple[Column, ...], factor: float) -> Iterator[Column]:
-    for column in columns:
-        is_prefill = column.shape.phase is Phase.PREFILL
-        rate_rps = column.rate_rps * (factor if is_prefill else 1.0)
-        yield replace(column, rate_rps=rate_rps)
 
 
 def target_rps(problem: Problem) -> float | None:

@@ -12,7 +12,7 @@ set lambda to the ratio reached, until nothing improves.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pulp
 
@@ -68,6 +68,11 @@ class Allocation:
     )
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """Columns in use."""
+        return tuple(column for column, _ in self.counts)
+
+    @property
     def num_gpus(self) -> int:
         """GPUs in use."""
         return sum(column.num_gpus * count for column, count in self.counts)
@@ -81,6 +86,7 @@ class Bound:
     prices: Mapping[str, float] = spec(
         "By constraint: change of the objective for each unit of its limit."
     )
+    used: tuple[Column, ...] = spec("Columns that it uses.", default=())
 
 
 def allocate(data: ProgramData, target: Target) -> Allocation | None:
@@ -119,6 +125,42 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
             program.model.setObjective(form)
             solve()
     return _allocation_of(program, target, bound)
+
+
+def dealt(
+    data: ProgramData,
+    target: Target,
+    totals: Sequence[tuple[Sequence[int], int]],
+    answer: Allocation,
+) -> Allocation | None:
+    """Numbers of replicas with given totals that reach what an answer does.
+
+    Parameters
+    ----------
+    data, target
+        The programme.
+    totals
+        Indices of columns that together have a number of replicas; others have none.
+    answer
+        What has been found for a relaxation of the programme.
+
+    Returns
+    -------
+    Allocation or None
+        None where no numbers reach the rate of the answer.
+    """
+    columns = tuple(data.columns[index] for alike, _ in totals for index in alike)
+    program = Program(replace(data, columns=columns))
+    counts = iter(program.counts)
+    for alike, total in totals:
+        program.model += pulp.lpSum([next(counts) for _ in alike]) == total
+    least_rps = max(answer.rate_rps * _KEPT_FRAC, target.rate_rps or 0.0)
+    program.model += program.rate_rps >= least_rps
+    program.model.setObjective(+program.rate_rps)
+    outcome = solve_milp(program.model, time_limit_s=target.time_limit_s, gap_frac=1.0)
+    if outcome.value is None:
+        return None
+    return _allocation_of(program, target, answer.bound)
 
 
 def _hold(program: Program, target: Target, value: float) -> None:
@@ -185,7 +227,14 @@ def relaxed_bound(data: ProgramData, target: Target) -> Bound | None:
     if not data.columns or not _optimise(program, target, solve):
         return None
     value = _value_of(program, target.goal)
-    return None if value is None else Bound(value=value, prices=prices)
+    if value is None:
+        return None
+    used = tuple(
+        column
+        for column, count in zip(data.columns, program.counts, strict=True)
+        if (count.value() or 0.0) > _RATIO_TOLERANCE
+    )
+    return Bound(value=value, prices=prices, used=used)
 
 
 def _optimise(program: Program, target: Target, solve: Callable[[], bool]) -> bool:
