@@ -5,7 +5,6 @@ shipped catalogue of such files by name. Matrix shapes follow in `models.flops`,
 in `models.memory`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -297,12 +296,6 @@ class LlmSpec:
 def catalog_names() -> tuple[str, ...]:
     """Names of the shipped models, sorted."""
     return tuple(sorted(path.stem for path in CATALOG.glob("*.json")))
-
-
-def iter_catalog() -> Iterator[LlmSpec]:
-    """Every shipped model, by name."""
-    for name in catalog_names():
-        yield LlmSpec.load(name)
 
 
 @cache

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field, replace
 
 from planner.cell_runs import simulate_cells
-from planner.cells import CellKind, cell_kinds, is_large
+from planner.cells import CellKind, cell_kinds, is_of_cells
 from planner.deployment import Deployment
 from planner.evaluation import Evaluation, summarize
 from planner.goodput import (
     SCREENING,
     Effort,
     Goodput,
+    Verdicts,
     goodput,
     meets,
     rate_limit_rps,
@@ -36,6 +37,7 @@ class Evaluator:
     _goodputs: dict[tuple[ServingSystem, Slo, Effort, float], Goodput] = field(
         default_factory=dict
     )
+    _verdicts: dict[tuple[ServingSystem, Slo], Verdicts] = field(default_factory=dict)
     _cells: dict[int, tuple[Deployment, tuple[CellKind, ...]]] = field(
         default_factory=dict
     )
@@ -52,7 +54,7 @@ class Evaluator:
         Cells of a large deployment (`planner.cells`) are judged apart and add up.
         """
         slo = self.planner.problem.service.slo
-        if is_large(len(deployment.replicas)):
+        if is_of_cells(len(deployment.replicas)):
             parts = [
                 (self.system_goodput(kind.system, slo, effort=effort), len(kind.cells))
                 for kind in self._kinds(deployment)
@@ -87,6 +89,7 @@ class Evaluator:
                 seed=self.seed,
                 floor_rps=floor_rps,
                 near_rps=near_rps,
+                verdicts=self._verdicts.setdefault((system, slo), {}),
             )
             if self._goodputs[key].rate_rps > 0:  # a floor that was met does not matter
                 self._goodputs.setdefault(
@@ -182,8 +185,7 @@ class Evaluator:
     ) -> SimulationResult:
         """Simulate `requests` to the end, with the first `max_spans` steps on record.
 
-        Large deployments are simulated by their cells, without a record and without
-        gaps between tokens.
+        Large deployments are simulated by their cells, without a record.
 
         Raises
         ------
@@ -198,9 +200,10 @@ class Evaluator:
             is_itl_counted=True,
             max_spans=max_spans,
         )
-        is_parted = is_large(len(deployment.replicas)) and options.concurrency is None
-        if is_parted:
+        if is_of_cells(len(deployment.replicas)) and options.concurrency is None:
             kinds = self._kinds(deployment)
-            return simulate_cells(kinds, requests, seed=self.seed, events=events)
+            return simulate_cells(
+                kinds, requests, seed=self.seed, events=events, is_itl_counted=True
+            )
         system = self.planner.system(deployment, switching=flipped(events))
         return simulate(system, requests, options=options)

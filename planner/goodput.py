@@ -29,6 +29,9 @@ _LOWEST_FRAC = 1e-6
 _FIRST_STRIDE = 2.0
 """Steps of the bisection that the second guess of a rate lies from the first."""
 
+Verdicts = dict[tuple[int, int, float], bool]
+"""Whether the SLO was met, by seed, number of requests and their rate."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
@@ -108,6 +111,7 @@ def goodput(
     seed: int = 0,
     floor_rps: float = 0.0,
     near_rps: float = 0.0,
+    verdicts: Verdicts | None = None,
 ) -> Goodput:
     """Find the highest rate at which `system` meets `slo` on `workload`.
 
@@ -124,6 +128,9 @@ def goodput(
         answer is 0.
     near_rps
         A guess at the answer, which saves runs; 0: none.
+    verdicts
+        What runs of this system, workload and SLO came to before; those of this search
+        are added. Searches of unlike effort have many runs in common.
 
     Returns
     -------
@@ -131,6 +138,7 @@ def goodput(
         0 when the SLO is missed at any rate.
     """
     rates = []
+    known = {} if verdicts is None else verdicts
     capacity = math.inf
     for run in range(effort.num_seeds):
         bound = rate_limit_rps(system, workload, effort=effort, seed=seed + run)
@@ -139,8 +147,11 @@ def goodput(
 
         def is_met(rate: float, seed: int = seed + run) -> bool:
             num = effort.num_requests(rate)
-            requests = workload.draw(num, seed=seed, rate_rps=rate)
-            return meets(system, requests, slo)
+            key = (seed, num, rate)
+            if key not in known:
+                requests = workload.draw(num, seed=seed, rate_rps=rate)
+                known[key] = meets(system, requests, slo)
+            return known[key]
 
         rate = bisect_rate(is_met, bound, effort.tolerance_frac, floor, near_rps)
         near_rps = rate

@@ -39,13 +39,15 @@ def rate_alone(
     ledger: Ledger,
     *,
     pool_sizes: Sequence[int] | None = None,
+    is_guessed: bool = True,
 ) -> list[RatedShape]:
     """Goodput of one replica of each shape, under the limits of its phase alone.
 
     A phase without a limit of its own is rated by its capacity. With `pool_sizes`, as
     many replicas share the arrivals, and the rate is that of one of them: a pool evens
-    out bursts that a single replica cannot. The shapes rated have the batch limits that
-    serve one replica best (`best_batching`).
+    out bursts that a single replica cannot. With `is_guessed` the search for it begins
+    at a guess, by what a pool of the shape before it gained. The shapes rated have the
+    batch limits that serve one replica best (`best_batching`).
     """
     sizes = pool_sizes or (1,) * len(usable)
     service = context.problem.service
@@ -66,9 +68,8 @@ def rate_alone(
             pool = replace(system, replicas=system.replicas * size)
             evaluator = context.evaluator
             alone_rps = evaluator.known_rps(system, part)
-            pool_goodput = evaluator.system_goodput(
-                pool, part, near_rps=alone_rps * size * pool_gain
-            )
+            near_rps = alone_rps * size * pool_gain if is_guessed else 0.0
+            pool_goodput = evaluator.system_goodput(pool, part, near_rps=near_rps)
             rate = pool_goodput.rate_rps / size
             if alone_rps > 0.0 and rate > 0.0:
                 pool_gain = rate / alone_rps  # the next is guessed to gain as much

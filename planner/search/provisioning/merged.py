@@ -72,7 +72,7 @@ class Merged:
         ]
 
     def dealt(self, answer: Allocation, target: Target) -> Allocation | None:
-        """The answer with leaves, no worse; None where they or their links forbid it."""
+        """The answer with leaves, no worse; None where these or links forbid it."""
         numbers = {column: number for column, number in answer.counts}
         used = [
             (alike, numbers[column])

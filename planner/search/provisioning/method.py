@@ -38,6 +38,7 @@ Guarantee heuristic; exact for the programme, whose bound is that of branch and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 from clusters.fields import check_fields, spec
@@ -67,6 +68,7 @@ from planner.search.provisioning.pricing import (
 )
 from planner.search.provisioning.program import ProgramData
 from planner.search.provisioning.promises import promises_of
+from planner.search.provisioning.race import first_answered, first_settled
 from planner.search.provisioning.reach import within_reach
 from planner.search.provisioning.worth import allocation_bound
 from planner.search.refine import Simulated, climb, is_large
@@ -187,20 +189,15 @@ class Provisioning:
     ) -> None:
         """Simulate answers, the most promising first, until no bound beats the best."""
         context = simulated.context
-        waiting = [each for each in programmes if not each.is_out_of_reach]
         # What short runs promise: the pool may be larger than priced.
         for kind in KINDS:
-            first = _first_answered(context, waiting, kind)
+            first = first_answered(context, programmes, kind)
             if first is not None and first.answer is not None:
                 self._ask(simulated, first, first.target, answer=first.answer)
+        waiting = list(programmes)
         for _ in range(_MOST_ANSWERS):
-            while waiting and not context.should_stop():
-                first = min(waiting, key=lambda each: each.cost)
-                if first.is_settled:
-                    break
-                first.settle_once()
-                waiting = [each for each in waiting if not each.is_out_of_reach]
-            if not waiting or context.should_stop():
+            first = first_settled(context, waiting)
+            if first is None:
                 return
             best = simulated.best
             score = None if best is None else best.score(context.problem)
@@ -237,29 +234,36 @@ class Provisioning:
                 return
             tilted_rps = self._ask(simulated, programme, target, tilt=tilt)
             rate_rps = max(rate_rps, tilted_rps)
-        if rate_rps < promised_rps * (1.0 - SHORT_FRAC) and not is_large(
-            simulated.context.problem
-        ):
+        if rate_rps < promised_rps * (1.0 - SHORT_FRAC):
             self._ask_hosts(simulated, programme)
 
     def _ask_hosts(self, simulated: Simulated, programme: PricedProgramme) -> None:
-        """Every host for itself, where KV caches between hosts may be what is slow."""
+        """Hosts for themselves, where KV caches between hosts may be what is slow.
+
+        Those that could make more than their NICs carry, and on few GPUs all of them.
+        """
         if programme.target.rate_rps is not None:
             return
+        programme.promises.promise_fastest(programme.data.narrow)
+        narrow = programme.data.narrow
+        asked: list[tuple[int, ...] | None] = [narrow] if narrow else []
+        if not is_large(simulated.context.problem):
+            asked.append(None)
         planner = simulated.context.evaluator.planner
-        promises = programme.promises
-        deployment = by_host(planner, programme.data, programme.target)
-        while deployment is not None and (waiting := promises.open_in(deployment)):
-            promises.promise(waiting)
-            deployment = by_host(planner, programme.data, programme.target)
-        if deployment is not None:
-            simulated.try_deployment(deployment)
+        for alone in asked:
+            if simulated.context.should_stop():
+                return
+            deployment = programme.deployment_by(
+                partial(by_host, planner, target=programme.target, alone=alone)
+            )
+            if deployment is not None:
+                simulated.try_deployment(deployment)
 
     def _bound(
         self, context: SearchContext, programmes: Sequence[PricedProgramme]
     ) -> AllocationBound | None:
         """The bound of the programmes together; None without an answer."""
-        loosest = _first_answered(context, programmes)
+        loosest = first_answered(context, programmes)
         if loosest is None or loosest.answer is None or loosest.relaxed is None:
             return None
         goal = context.problem.objective.goal
@@ -319,25 +323,6 @@ class Provisioning:
             more = target.rate_rps * wanted / rate_rps * _MARGIN
             target = replace(target, rate_rps=more)
         return rate_rps
-
-
-def _first_answered(
-    context: SearchContext,
-    programmes: Sequence[PricedProgramme],
-    kind: tuple[Phase, ...] | None = None,
-) -> PricedProgramme | None:
-    """The programme (of a kind) with the best bound, solved at promised rates.
-
-    None when no programme has an answer, or the search is stopped.
-    """
-    alike = [each for each in programmes if kind in (None, tuple(each.sizes))]
-    while alike and not context.should_stop():
-        first = min(alike, key=lambda each: each.cost)
-        if first.answer is not None:
-            return first
-        first.promise_once()
-        alike = [each for each in alike if not each.is_out_of_reach]
-    return None
 
 
 def program_data(

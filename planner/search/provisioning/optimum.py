@@ -20,7 +20,7 @@ from clusters.fields import InputError, spec
 from planner.objective import Goal
 from planner.search.milp import solve_milp, solve_relaxation, whole_value
 from planner.search.provisioning.columns import Column
-from planner.search.provisioning.program import Program, ProgramData
+from planner.search.provisioning.program import NICS, Program, ProgramData
 
 _WHOLE = 1e-5
 """Distance from a whole number that is the solver's and not the answer's."""
@@ -112,6 +112,7 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
         if relaxed is None:
             return None
         bound = relaxed.value
+    best = _allocation_of(program, target, bound)
     then = target.then
     if then is None and target.goal is Goal.MAX_GOODPUT:
         then = Goal.MIN_GPUS
@@ -123,8 +124,9 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
             form += program.rate_rps / (2.0 * value)
         if form is not None:
             program.model.setObjective(form)
-            solve()
-    return _allocation_of(program, target, bound)
+            # Seldom HiGHS's presolve takes a goal held so tightly for out of reach.
+            return _allocation_of(program, target, bound) if solve() else best
+    return best
 
 
 def dealt(
@@ -222,6 +224,8 @@ def relaxed_bound(data: ProgramData, target: Target) -> Bound | None:
         except InputError:
             return False
         prices.update(relaxation.prices)
+        for index, splits in program.splits.items():
+            prices[f"{NICS}{index}"] = splits.nic_price(prices)
         return True
 
     if not data.columns or not _optimise(program, target, solve):

@@ -6,6 +6,10 @@ start with what a short run in a pool promises, and those that the programme's a
 uses are simulated long; a rate can only fall by it. When the answer uses none but
 these, no allocation at the long rates of all columns would be better, as long as no
 promise of a short run is too low.
+
+One or two aggregated replicas are a whole plan, which the finalists are simulated for
+on several seeds. So are their rates: one seed may be a tenth off where many requests
+are hardly in time.
 """
 
 import math
@@ -14,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from clusters.fields import check_fields, spec
+from planner.deployment import Deployment
 from planner.goodput import FINAL, SCREENING, Effort
 from planner.search.chunk_budget import with_limits
 from planner.search.contract import Ledger, SearchContext
@@ -47,6 +52,13 @@ def long_of(context: SearchContext) -> Effort:
     """How long to simulate where a search looks closer: as asked for, if not usual."""
     usual = context.evaluator.effort
     return LONG if usual == SCREENING else usual
+
+
+def effort_of(context: SearchContext, phase: Phase, pool_size: int) -> Effort:
+    """How long a pool is simulated: as finalists are, where it is a plan by itself."""
+    effort = long_of(context)
+    is_plan = phase is Phase.AGGREGATED and pool_size < LARGEST_POOL
+    return FINAL if is_plan and effort == LONG else effort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +123,8 @@ class Prices:
         system = planner.system(alone)
         pool = replace(system, replicas=system.replicas * size)
         self.ledger.evaluated += 1
-        found = evaluator.system_goodput(pool, part, effort=long_of(self.context))
+        effort = effort_of(self.context, column.shape.phase, size)
+        found = evaluator.system_goodput(pool, part, effort=effort)
         return found.rate_rps / size
 
 
@@ -201,6 +214,17 @@ class PricedProgramme:
                 answer, is_waiting = _solved(data, target, self._promise)
                 if not is_waiting:
                     return answer
+
+    def deployment_by(
+        self, made: Callable[[ProgramData], Deployment | None]
+    ) -> Deployment | None:
+        """A deployment made from the data, of promised columns."""
+        while (deployment := made(self.data)) is not None:
+            waiting = self.promises.open_in(deployment)
+            if not waiting:
+                break
+            self.promises.promise(waiting)
+        return deployment
 
     def _step(self, used: Sequence[Column], waits: Waits) -> None:
         """Solve the programme, unless simulations come first."""

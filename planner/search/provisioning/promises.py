@@ -129,14 +129,24 @@ class Promises:
                     host_class = self._columns[same].host_class
                     self._columns[same] = replace(found, host_class=host_class)
 
+    def promise_fastest(self, classes: Iterable[int]) -> None:
+        """Simulate until the best rate per GPU on each class is a promised one."""
+        for host_class in classes:
+            while there := [c for c in self.data.columns if c.host_class == host_class]:
+                best = max(there, key=lambda c: c.rate_rps / c.num_gpus)
+                waiting = self.open_of([best])
+                if not waiting:
+                    break
+                self.promise(waiting)
+
     def open_in(self, deployment: Deployment) -> list[int]:
         """The same as `open_of` for the replicas of a deployment, on any class."""
         kinds = {(r.phase, r.gpu_type, r.parallelism) for r in deployment.replicas}
-        shapes = [(c, c.shape) for c in self._columns]
         return self.open_of(
             column
-            for column, shape in shapes
-            if (shape.phase, shape.gpu_type, shape.parallelism) in kinds
+            for column in self.data.columns
+            if (column.shape.phase, column.shape.gpu_type, column.shape.parallelism)
+            in kinds
         )
 
     def count_open(self, ledger: Ledger, *, is_stopped: bool) -> None:
@@ -175,8 +185,14 @@ def promises_of(
     def simulated(index: int) -> Column | None:
         each = found[index]
         phase = columns[index].shape.phase
+        # Without a guess: a rate is not to depend on what was looked at before.
         rated = rate_alone(
-            context, (each.alone,), phase, ledger, pool_sizes=[pool_size]
+            context,
+            (each.alone,),
+            phase,
+            ledger,
+            pool_sizes=[pool_size],
+            is_guessed=False,
         )
         if not rated:
             return None

@@ -87,10 +87,11 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
     # One request: it arrives, gets its first token, moves to decode, ends.
 
     def arrive(self, job: Job) -> None:
-        if not self.prefills:
+        has_pools = self.routing is Routing.SPLITWISE
+        if not self.prefills and not has_pools:
             self.first_token(job, None)
             return
-        if self.routing is Routing.SPLITWISE:
+        if has_pools:
             replica, job.target = self.choose_pair(job)
         else:
             replica = self.choose(Phase.PREFILL, job)

@@ -191,6 +191,56 @@ def test_a_failed_target_loses_a_transfer_under_way_and_no_other():
     assert result.num_recomputed_tokens == 4
 
 
+def test_a_request_that_waits_for_its_batch_ends_with_the_failure():
+    """Request level: 0 and 2 in a batch, tokens at 4, 5 and 6; 2 has all of them at 5.
+
+    It is returned at 6.5. Of the first, the prompt of 10 and 3 tokens are computed on
+    the other replica until 10.5; two more tokens follow.
+    """
+    whole = tiny_replica(Phase.AGGREGATED, TABLE, policy=Batching.REQUEST_LEVEL)
+    system = tiny_system(whole, whole, routing=IN_TURN)
+    requests = tiny_requests((0.0, 10, 6), (0.0, 8, 1), (0.0, 5, 2))
+    result = serve(system, requests, event(6.5, FAIL, 0))
+    assert result.decode_replica.tolist() == [1, 1, 0]
+    assert result.finish_ms.tolist() == [12.5, 4.0, 6.5]
+    assert result.num_recomputed == 1
+    assert result.num_recomputed_tokens == 10 + 3
+
+
+def test_pools_do_without_a_machine_that_has_failed():
+    """Prompts at 0 and 1; the token machine of both fails at 5, machine 2 is left.
+
+    The first prompt is being fetched (from 4 to 6): it begins again at 5, behind the
+    second, which is computed until 8 and goes to machine 2 by 10. The first is computed
+    again with its token by 12, is there at 14, and has two more tokens by 16; with the
+    second token from the prefill at 12 that makes four.
+    """
+    routes = (link(0, 1, 2.0), link(0, 2, 2.0), link(1, 2, 2.0), link(2, 1, 2.0))
+    one = replace(PREFILL, limits=replace(PREFILL.limits, max_batch_tokens=1))
+    system = tiny_system(one, DECODE, DECODE, routes=routes, routing=Routing.SPLITWISE)
+    requests = tiny_requests((0.0, 3, 4), (1.0, 3, 3))
+    forced = replace(system.replicas[2], kv_capacity_tokens=20)
+    system = replace(system, replicas=(*system.replicas[:2], forced))
+    result = serve(system, requests, event(5.0, FAIL, 1))
+    assert result.decode_replica.tolist() == [2, 2]
+    assert result.num_recomputed == 1
+    assert result.num_recomputed_tokens == 4
+    assert result.finish_ms.tolist() == [16.0, 12.0]
+
+
+def test_a_pool_of_one_machine_serves_alone():
+    """The token machine fails at 2 and stays away: the prompt machine does both.
+
+    The prompt under way has its first token at 4, nowhere to go, and begins again.
+    """
+    system = tiny_system(PREFILL, DECODE, routing=Routing.SPLITWISE)
+    result = serve(system, tiny_requests((0.0, 3, 3)), event(2.0, FAIL, 1))
+    assert result.first_token_ms.tolist() == [4.0]
+    assert result.decode_replica.tolist() == [0]
+    assert result.finish_ms.tolist() == [9.0]
+    assert result.num_recomputed_tokens == 4
+
+
 def test_prefilled_requests_wait_for_a_replica_that_decodes():
     system = tiny_system(PREFILL, DECODE)
     requests = tiny_requests((0.0, 3, 2), (1.0, 3, 1))
@@ -207,7 +257,7 @@ def test_the_simulation_ends_with_the_last_request():
     assert result.num_done == 1
 
 
-POLICIES = tuple(policy for policy in Batching if policy is not Batching.REQUEST_LEVEL)
+POLICIES = tuple(Batching)
 
 
 @st.composite
@@ -232,10 +282,13 @@ def schedules(draw, system, *, flips=True) -> tuple[OutsideEvent, ...]:
 
 
 @st.composite
-def disturbed(draw, *, policies=POLICIES, is_capped=False):
+def disturbed(draw, *, policies=POLICIES, is_capped=False, routings=PLAIN_ROUTINGS):
     """A system with routes between any two replicas of a slice, and its schedule."""
     shapes = ("both", "disaggregated", "disaggregated", "prefill")
-    routings = tuple(r for r in PLAIN_ROUTINGS if r is not Routing.SPLITWISE)
+    if policies == (Batching.REQUEST_LEVEL,):
+        shapes = ("both",)
+    if routings == (Routing.SPLITWISE,):
+        shapes = ("disaggregated",)
     system = draw(
         systems(
             policies=policies, is_capped=is_capped, shapes=shapes, routings=routings
@@ -245,7 +298,8 @@ def disturbed(draw, *, policies=POLICIES, is_capped=False):
     slices = [replica.slice for replica in system.replicas]
     pairs = ()
     if len(set(phases)) > 1:
-        pairs = switch_pairs(phases, slices, frozenset(range(len(phases))))
+        everyone = frozenset(range(len(phases)))
+        pairs = switch_pairs(phases, slices, everyone, system.routing)
     routes = tuple(link(source, target, draw(eighths(8))) for source, target in pairs)
     system = replace(system, switch_routes=routes)
     return system, draw(schedules(system))
@@ -271,6 +325,18 @@ def assert_as_reference(system, events, requests) -> None:
 @given(disturbed(), many_requests())
 @settings(max_examples=80, deadline=None)
 def test_every_policy_under_events_matches_the_reference(drawn, requests):
+    assert_as_reference(*drawn, requests)
+
+
+@given(disturbed(routings=(Routing.SPLITWISE,)), many_requests())
+@settings(max_examples=60, deadline=None)
+def test_pools_under_events_match_the_reference(drawn, requests):
+    assert_as_reference(*drawn, requests)
+
+
+@given(disturbed(policies=(Batching.REQUEST_LEVEL,)), many_requests())
+@settings(max_examples=40, deadline=None)
+def test_request_level_batches_under_events_match_the_reference(drawn, requests):
     assert_as_reference(*drawn, requests)
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from clusters.cluster import Cluster
+from clusters.fabric import Fabric
 from planner.check import check_deployment
 from planner.objective import Goal
 from planner.search.provisioning.host_units import by_host
@@ -10,16 +12,24 @@ from planner.search.provisioning.method import program_data
 from planner.search.provisioning.optimum import Target
 from planner.simulator.system import Phase
 from tests.planner.search.provisioning.test_program import column
-from tests.planner.tiny_problems import context_of, tiny_cluster, tiny_problem
+from tests.planner.tiny_problems import (
+    context_of,
+    mixed_cluster,
+    shape,
+    tiny_cluster,
+    tiny_problem,
+)
 
 TARGET = Target(goal=Goal.MAX_GOODPUT)
 
 
-def planned(columns, num_nodes=3):
-    problem = replace(tiny_problem(), cluster=tiny_cluster(num_nodes))
+def planned(columns, num_nodes=3, cluster=None, alone=None):
+    problem = replace(tiny_problem(), cluster=cluster or tiny_cluster(num_nodes))
     planner = context_of(problem).evaluator.planner
-    classes = host_classes(problem.cluster, ["tiny"])
-    deployment = by_host(planner, program_data(planner, classes, columns), TARGET)
+    names = [gpu.name for gpu in problem.cluster.gpu_types()]
+    classes = host_classes(problem.cluster, names)
+    data = program_data(planner, classes, columns)
+    deployment = by_host(planner, data, TARGET, alone)
     if deployment is not None:
         check_deployment(problem, deployment)
     return deployment
@@ -40,3 +50,34 @@ def test_replicas_that_span_hosts_are_left_out():
     found = planned([column(Phase.PREFILL, 1.0), wide, narrow])
     assert found.describe().startswith("9P3D")
     assert planned([column(Phase.PREFILL, 1.0), wide]) is None
+
+
+def test_hosts_of_other_classes_share_a_pool():
+    # Two hosts of either class, two GPUs each. Alone a host runs one replica of each
+    # phase; of the pool's four GPUs three prefill 1/s and one decodes 3/s.
+    first, other = mixed_cluster().nodes
+    nodes = tuple(
+        replace(node, name=f"{node.name}_{number}")
+        for node in (first, other)
+        for number in range(2)
+    )
+    cluster = Cluster(name="mixed", nodes=nodes, fabric=Fabric())
+    columns = [
+        replace(column(phase, rate, host_class=index), shape=shape(phase, gpu_type=gpu))
+        for index, gpu in enumerate(("tiny", "other"))
+        for phase, rate in ((Phase.PREFILL, 1.0), (Phase.DECODE, 3.0))
+    ]
+    found = planned(columns, cluster=cluster, alone={0})
+    kinds = {
+        number: sorted(
+            (str(r.shape.phase), r.shape.gpu_type)
+            for r in found.replicas
+            if r.slice == number
+        )
+        for number in range(3)
+    }
+    alone = [("decode", "tiny"), ("prefill", "tiny")]
+    assert kinds[0] == kinds[1] == alone
+    assert kinds[2] == [("decode", "other")] + [("prefill", "other")] * 3
+    # Nothing is left to share a pool where all hosts are alone.
+    assert planned(columns[:2], alone={0}).describe().startswith("9P3D")
