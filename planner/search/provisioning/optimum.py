@@ -89,8 +89,17 @@ class Bound:
     used: tuple[Column, ...] = spec("Columns that it uses.", default=())
 
 
-def allocate(data: ProgramData, target: Target) -> Allocation | None:
-    """The best allocation of whole replicas for both goals; None if none is."""
+def allocate(
+    data: ProgramData,
+    target: Target,
+    *,
+    is_wanted: Callable[[Allocation], bool] = lambda _: True,
+) -> Allocation | None:
+    """The best allocation of whole replicas for both goals; None if none is.
+
+    `is_wanted` is asked about the best for the first goal, and where that is of no use
+    it is the answer: the second goal takes as long again.
+    """
     program = Program(data)
     bounds: list[float | None] = []
 
@@ -113,6 +122,8 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
             return None
         bound = relaxed.value
     best = _allocation_of(program, target, bound)
+    if best is None or not is_wanted(best):
+        return best
     then = target.then
     if then is None and target.goal is Goal.MAX_GOODPUT:
         then = Goal.MIN_GPUS

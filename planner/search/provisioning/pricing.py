@@ -293,15 +293,32 @@ def _solved(
     By way of the programme without leaves, which is solved much faster.
     """
     merged = Merged.of(data)
-    answer = None
     if merged.is_smaller:
-        whole = allocate(merged.data, target)
-        if whole is not None:
-            if waits(merged.columns_of(whole)):
-                return None, True
-            answer = merged.dealt(whole, target)
-    answer = answer or allocate(data, target)
-    return answer, answer is not None and waits(answer.columns)
+        whole, is_waiting = _asked(
+            merged.data, target, lambda each: waits(merged.columns_of(each))
+        )
+        if is_waiting:
+            return None, True
+        answer = None if whole is None else merged.dealt(whole, target)
+        if answer is not None:
+            return answer, False
+    return _asked(data, target, lambda each: waits(each.columns))
+
+
+def _asked(
+    data: ProgramData, target: Target, waits: Callable[[Allocation], bool]
+) -> tuple[Allocation | None, bool]:
+    """The best allocation, and whether it waits: asked for each of the goals."""
+    waiting: list[bool] = []
+
+    def is_wanted(each: Allocation) -> bool:
+        waiting.append(waits(each))
+        return not waiting[-1]
+
+    answer = allocate(data, target, is_wanted=is_wanted)
+    if answer is None:
+        return None, False
+    return answer, waiting[-1] or waits(answer)
 
 
 def tilted(data: ProgramData, factor: float) -> ProgramData:
