@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from clusters.fields import InputError, check_fields, spec
 from planner.capacity import system_capacity_rps
@@ -318,5 +318,5 @@ def _interval(rates: list[float]) -> tuple[float, float]:
     if len(rates) < 2:
         return mean, mean
     error = float(np.std(rates, ddof=1)) / math.sqrt(len(rates))
-    half = float(stats.t.ppf(0.5 + _CONFIDENCE_FRAC / 2, len(rates) - 1)) * error
+    half = float(stdtrit(len(rates) - 1, 0.5 + _CONFIDENCE_FRAC / 2)) * error
     return max(0.0, mean - half), mean + half
