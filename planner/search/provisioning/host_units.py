@@ -1,21 +1,51 @@
-"""Host units: hosts that prefill and decode for themselves, so KV caches stay on them.
+"""Host units: plans whose KV caches stay on hosts, or on links that carry them.
 
 Where NICs are slow, replicas that share a pool over several hosts send each other more
 KV caches than links carry: the programme counts what could be sent, and routers go by
-work. Requests that stay in the slice of one host send none over NICs.
+work. Requests that stay in the slice of one host send none over NICs; those that go by
+the shares of the KV flow send what links carry.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from planner.cells import deal
 from planner.deployment import Deployment, ReplicaShape
+from planner.evaluate import Evaluator
+from planner.flow_routing import may_gain
+from planner.max_kv_flow import routed_by_flow
 from planner.placement import StageGpus
-from planner.search.provisioning.assignment import Placed, assign
+from planner.search.provisioning.assignment import Placed, assign, deploy
 from planner.search.provisioning.optimum import Target, allocate
+from planner.search.provisioning.pricing import PricedProgramme
 from planner.search.provisioning.program import ProgramData
 from planner.serving import Planner
 from planner.simulator.system import Phase
+
+
+def near_plans(
+    evaluator: Evaluator, programme: PricedProgramme, *, is_few: bool
+) -> Iterator[Deployment]:
+    """Plans that send fewer KV caches over slow NICs than queues do.
+
+    Where some classes could make more than their NICs carry and others could not: the
+    answer by the shares of its flow. Then hosts of the former for themselves, and on
+    few GPUs (`is_few`) hosts of all classes. Nothing where a rate is to be served.
+    """
+    data, target = programme.data, programme.target
+    narrow = data.narrow
+    if target.rate_rps is not None or programme.answer is None:
+        return
+    found: list[Deployment | None] = []
+    if 0 < len(narrow) < len({column.host_class for column in data.columns}):
+        answer = deploy(evaluator.planner, data.classes, programme.answer)
+        if answer is not None and may_gain(answer):
+            found.append(routed_by_flow(evaluator, answer))
+    if narrow:
+        found.append(by_host(evaluator.planner, data, target, narrow))
+    if is_few:
+        found.append(by_host(evaluator.planner, data, target))
+    yield from (deployment for deployment in found if deployment is not None)
 
 
 def by_host(

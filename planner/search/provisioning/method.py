@@ -38,12 +38,10 @@ Guarantee heuristic; exact for the programme, whose bound is that of branch and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 
 from clusters.fields import check_fields, spec
 from models.memory import kv_bytes
-from planner.deployment import Deployment
 from planner.plan import AllocationBound
 from planner.problem import Problem
 from planner.search.contract import (
@@ -52,9 +50,9 @@ from planner.search.contract import (
     SearchOutcome,
     why_not_open,
 )
-from planner.search.provisioning.assignment import assign
+from planner.search.provisioning.assignment import deploy
 from planner.search.provisioning.columns import Column, configurations, promises
-from planner.search.provisioning.host_units import by_host
+from planner.search.provisioning.host_units import near_plans
 from planner.search.provisioning.hosts import HostClass, host_classes
 from planner.search.provisioning.network import KvNetwork, kv_network
 from planner.search.provisioning.optimum import Allocation, Target
@@ -238,26 +236,17 @@ class Provisioning:
             self._ask_hosts(simulated, programme)
 
     def _ask_hosts(self, simulated: Simulated, programme: PricedProgramme) -> None:
-        """Hosts for themselves, where KV caches between hosts may be what is slow.
-
-        Those that could make more than their NICs carry, and on few GPUs all of them.
-        """
-        if programme.target.rate_rps is not None:
-            return
+        """Where KV caches between hosts may be what is slow, fewer of them."""
+        context = simulated.context
+        is_few = not is_large(context.problem)
         programme.promises.promise_fastest(programme.data.narrow)
-        narrow = programme.data.narrow
-        asked: list[tuple[int, ...] | None] = [narrow] if narrow else []
-        if not is_large(simulated.context.problem):
-            asked.append(None)
-        planner = simulated.context.evaluator.planner
-        for alone in asked:
-            if simulated.context.should_stop():
+        plans = programme.promised_plans(
+            lambda: list(near_plans(context.evaluator, programme, is_few=is_few))
+        )
+        for deployment in plans:
+            if context.should_stop():
                 return
-            deployment = programme.deployment_by(
-                partial(by_host, planner, target=programme.target, alone=alone)
-            )
-            if deployment is not None:
-                simulated.try_deployment(deployment)
+            simulated.try_deployment(deployment)
 
     def _bound(
         self, context: SearchContext, programmes: Sequence[PricedProgramme]
@@ -358,14 +347,3 @@ def target_rps(problem: Problem) -> float | None:
     """The rate to serve, where the goal asks for one."""
     rate = problem.service.workload.rate_rps
     return rate if problem.objective.needs_rate else None
-
-
-def deploy(
-    planner: Planner, classes: tuple[HostClass, ...], allocation: Allocation
-) -> Deployment | None:
-    """An allocation on concrete GPUs, or None when it does not fit them."""
-    placed = assign(classes, allocation)
-    if placed is None:
-        return None
-    shapes, stages = zip(*placed, strict=True)
-    return planner.deploy_if_joined(shapes, stages)

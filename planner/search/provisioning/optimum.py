@@ -21,6 +21,7 @@ from planner.objective import Goal
 from planner.search.milp import solve_milp, solve_relaxation, whole_value
 from planner.search.provisioning.columns import Column
 from planner.search.provisioning.program import NICS, Program, ProgramData
+from planner.search.provisioning.splits import Split
 
 _WHOLE = 1e-5
 """Distance from a whole number that is the solver's and not the answer's."""
@@ -65,6 +66,10 @@ class Allocation:
     )
     packings: Mapping[int, Sequence[tuple[Mapping[int, int], int]]] = spec(
         "By host class: groups of each width on a host, and on how many hosts."
+    )
+    splits: Mapping[int, Sequence[tuple[Split, int]]] = spec(
+        "By host class with slow NICs: how many hosts have each split.",
+        default_factory=dict,
     )
 
     @property
@@ -221,6 +226,7 @@ def _allocation_of(program: Program, target: Target, bound: float) -> Allocation
             index: tuple((held, whole_value(hosts)) for held, hosts in packed)
             for index, packed in program.packed.items()
         },
+        splits={index: each.used() for index, each in program.splits.items()},
     )
 
 

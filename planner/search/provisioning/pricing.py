@@ -215,16 +215,16 @@ class PricedProgramme:
                 if not is_waiting:
                     return answer
 
-    def deployment_by(
-        self, made: Callable[[ProgramData], Deployment | None]
-    ) -> Deployment | None:
-        """A deployment made from the data, of promised columns."""
-        while (deployment := made(self.data)) is not None:
-            waiting = self.promises.open_in(deployment)
+    def promised_plans(
+        self, made: Callable[[], Sequence[Deployment]]
+    ) -> Sequence[Deployment]:
+        """Deployments made from the data, again until all in them is promised."""
+        while True:
+            plans = made()
+            waiting = {i for each in plans for i in self.promises.open_in(each)}
             if not waiting:
-                break
-            self.promises.promise(waiting)
-        return deployment
+                return plans
+            self.promises.promise(sorted(waiting))
 
     def _step(self, used: Sequence[Column], waits: Waits) -> None:
         """Solve the programme, unless simulations come first."""

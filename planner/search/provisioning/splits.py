@@ -36,6 +36,7 @@ from itertools import product
 import pulp
 
 from clusters.fields import spec
+from planner.search.milp import whole_value
 from planner.search.provisioning.columns import Column
 from planner.search.provisioning.hosts import HostClass
 from planner.simulator.system import Phase
@@ -108,14 +109,15 @@ class HostSplits:
         self.prefilled: list[pulp.LpVariable] = []
         self.decoded: list[pulp.LpVariable] = []
         self.dealt: list[list[pulp.LpVariable]] = [[] for _ in on_class]
-        self.used: list[pulp.LpVariable] = []
+        self.hosts_of: list[tuple[Split, pulp.LpVariable]] = []
         self.nic_rows: list[tuple[str, pulp.LpVariable]] = []
 
     def build(self, splits: Sequence[Split]) -> None:
         """All variables and constraints."""
         for split in splits:
             self.serve(split)
-        self.model += pulp.lpSum(self.used) <= self.hosts.num_hosts, self.name
+        used = pulp.lpSum(hosts for _, hosts in self.hosts_of)
+        self.model += used <= self.hosts.num_hosts, self.name
         self.deal()
 
     def deal(self) -> None:
@@ -129,9 +131,9 @@ class HostSplits:
         prefilled <= sum_c rate_c / pp_c * groups_c over those that prefill, decoded
         likewise, and |prefilled - decoded| <= what the NICs of a host carry * y.
         """
-        name = f"{self.name}_{len(self.used)}"
+        name = f"{self.name}_{len(self.hosts_of)}"
         hosts = self.model.add_variable(name, lowBound=0, cat=pulp.LpInteger)
-        self.used.append(hosts)
+        self.hosts_of.append((split, hosts))
         served = []
         for phase, number in (
             (Phase.PREFILL, split.num_prefill),
@@ -183,6 +185,14 @@ class HostSplits:
                 if column.width >= width
             )
             self.model += wide <= (room // width) * hosts
+
+    def used(self) -> tuple[tuple[Split, int], ...]:
+        """How many hosts have each split in a solution."""
+        return tuple(
+            (split, whole_value(hosts))
+            for split, hosts in self.hosts_of
+            if whole_value(hosts) > 0
+        )
 
     def nic_price(self, prices: Mapping[str, float]) -> float:
         """What one request/s more through the NICs of every host adds to the goal.
