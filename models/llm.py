@@ -186,6 +186,11 @@ class LlmSpec:
     )
     precision: Precision = spec("Weight formats by part and KV format.")
     attention_gate: bool = spec("Attention outputs are gated per head.", default=False)
+    parallel_branches: bool = spec(
+        "Attention and MLP of a layer read the same input, and tensor parallelism "
+        "reduces their sum once (Falcon).",
+        default=False,
+    )
     mla: MlaSpec | None = spec("Latent attention, if any.", default=None)
     indexer: IndexerSpec | None = spec("Sparse attention, if any.", default=None)
     linear: LinearAttentionSpec | None = spec("Linear attention, if any.", default=None)

@@ -18,8 +18,8 @@ from planner.simulator.outcome import SimulationResult
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Batching, Phase, Routing, ServingSystem
 from planner.workload.requests import Requests
+from tests.planner.simulator.disturbances import disturbed, down_intervals, serve
 from tests.planner.simulator.systems import TIMES, many_requests, systems
-from tests.planner.simulator.test_outside import disturbed, down_intervals, serve
 from tests.planner.simulator.test_outside_caches import disturbed_caches
 from tests.planner.simulator.test_prefix_cache import (
     cached_systems,
