@@ -13,11 +13,12 @@ Idea
     programme that does not grow with the cluster: hosts alike are counted, not named.
 
 Steps
-    1. Host classes and, on each, the replicas that run there, with the goodput that a
-       short run promises for one of four that share the arrivals.
+    1. Host classes and, on each, the replicas that run there, with bounds on their
+       goodput. Those that a programme may use get what a short run promises for one of
+       four that share the arrivals (`promises`).
     2. Programmes for separate phases and for aggregated replicas, each with one, two or
        more replicas of a phase, since a pool evens out bursts.
-    3. The programme with the best answer comes first. Replicas that its answer uses and
+    3. The programme with the best bound goes on (`race`). Replicas that it uses and
        that only a short run has priced are simulated long (`pricing`), and it is solved
        again; otherwise the answer is put on concrete GPUs and simulated whole. That
        ends when no programme's bound is better than what has been simulated.
@@ -30,9 +31,10 @@ Differences from the paper
     - phases, SLO-aware rates by simulation, pipelines, exact packing of hosts, KV flow
 
 Assumes   one service with open arrivals
-Cost      one short goodput search a configuration, a long one for each that an answer
-          uses, about 5 whole ones; on large clusters (`refine.is_large`) pools are not
-          told apart by size, and single replicas hardly count
+Cost      a short goodput search for a fifth to a half of the configurations, a long one
+          for each that an answer uses, about 5 whole ones; on large clusters
+          (`refine.is_large`) pools are not told apart by size, and single replicas
+          hardly count
 Guarantee heuristic; exact for the programme, whose bound is that of branch and bound
 """
 

@@ -2,8 +2,9 @@
 
 A short run starts with an empty system and flatters replicas whose requests stay for
 long, decode replicas above all. A long run of every replica takes too long. So columns
-start with what a short run in a pool promises, and those that the programme's answer
-uses are simulated long; a rate can only fall by it. When the answer uses none but
+start with their bounds (`planner.search.provisioning.promises`), those that solutions
+use get what a short run in a pool promises, and those that the programme's answer uses
+then are simulated long; a rate can only fall by it. When the answer uses none but
 these, no allocation at the long rates of all columns would be better, as long as no
 promise of a short run is too low.
 
