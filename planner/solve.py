@@ -251,6 +251,7 @@ def make_plan(
             Alternative(
                 method=c.method,
                 deployment=c.deployment.describe(),
+                routing=c.deployment.routing,
                 is_disaggregated=c.deployment.is_disaggregated,
                 num_gpus=c.deployment.num_gpus,
                 goodput=c.goodput,

@@ -206,6 +206,15 @@ def _routing(plan: Plan) -> Iterator[str]:
             "decode replica is chosen after the prefill, in the same shares. Where a "
             "replica is down, take its routers out of the list."
         )
+        used = {
+            name
+            for route in plan.deployment.routes
+            if route.share_frac
+            for name in (route.source, route.target)
+        }
+        idle = [r.name for r in plan.deployment.replicas if r.name not in used]
+        if idle:
+            yield f"No request goes to {', '.join(idle)}: its share is 0."
     elif plan.deployment.routing in _UNKNOWN_ROUTINGS:
         yield (
             f"The plan was simulated with {plan.deployment.routing} routing, which the "

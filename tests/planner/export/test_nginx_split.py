@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from planner.export.nginx_split import SPLIT_SCRIPT
 from planner.export.vllm import export_vllm
 from planner.export.vllm_rules import caveats
+from planner.flow_routing import with_shares
+from planner.kv_flow import RouteShare
 from tests.planner.export.conftest import Run
 from tests.planner.export.plans import shares, two_slices
 
@@ -80,6 +83,11 @@ def test_an_address_that_would_be_a_directive_stops_the_script(tmp_path, address
 def test_only_plans_by_shares_are_split():
     assert SPLIT_SCRIPT not in export_vllm(two_slices())
     assert any("NGINX" in text for text in caveats(shares()))
+    assert not any("its share is 0" in text for text in caveats(shares()))
+    alone = [RouteShare(source="prefill-1", target="decode-1", share_frac=1.0)]
+    one = replace(shares(), deployment=with_shares(shares().deployment, alone))
+    assert "No request goes to prefill-0, decode-0: its share is 0." in caveats(one)
+    assert SPLIT_SCRIPT not in export_vllm(one)  # one router has nothing to share out
     readme = export_vllm(shares())["README.md"]
     assert "router of 2 replicas, 40.0%" in readme
     assert "Clients talk to its port" in readme
