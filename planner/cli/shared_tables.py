@@ -57,7 +57,8 @@ def unit_table(plan: SharedPlan, evaluation: SharedEvaluation) -> "RenderableTyp
         place = f"{node}:{gpu_ranges(local)}"
         how = _how(unit)
         for i, member in enumerate(unit.members):
-            is_side_by_side = how.endswith("%")
+            is_apart = unit.phase is Phase.DECODE and unit.is_shared
+            is_side_by_side = how.endswith("%") or (is_apart and not unit.cycle_ms)
             share = f"{member.decode_share_frac:.0%}" if is_side_by_side else "-"
             rows.append(
                 [
@@ -90,7 +91,7 @@ def unit_table(plan: SharedPlan, evaluation: SharedEvaluation) -> "RenderableTyp
 def _how(unit: LlmUnit) -> str:
     """SMs of prefills, or how else a unit runs."""
     if unit.phase is not Phase.AGGREGATED:
-        return f"{unit.phase} only"
+        return f"{unit.phase} only" + (", turns" if unit.cycle_ms else "")
     return "turns" if unit.cycle_ms else f"{unit.prefill_share_frac:.0%}"
 
 

@@ -8,19 +8,17 @@ import numpy as np
 
 from clusters.fields import check_fields, spec
 from planner.multiplexing.apart_run import serve_apart
+from planner.multiplexing.dealing import deal, only
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.placed import PlacedUnits
 from planner.multiplexing.problem import SharedProblem
 from planner.multiplexing.traffic import draw_all, span_of
-from planner.multiplexing.unit_run import Scheduling, UnitResult, simulate_unit
-from planner.multiplexing.unit_state import Array
-from planner.simulator.outcome import METRICS, ReplicaStats, SimulationResult
+from planner.multiplexing.unit_load import UnitLoad
+from planner.multiplexing.unit_run import Scheduling, simulate_unit
+from planner.simulator.outcome import METRICS, SimulationResult
 from planner.simulator.system import Phase
 from planner.slo import Attainment
 from planner.workload.requests import Requests
-
-TURNED_AWAY = -1
-"""Where a request goes that the placement does not promise to serve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,20 +55,6 @@ class ServiceOutcome:
         """All that was admitted where the SLO is met, else what was within it."""
         is_met = self.attainment is not None and self.attainment.is_met
         return self.admitted_rps if is_met else self.within_slo_rps
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitLoad:
-    """How busy a unit was."""
-
-    prefill_busy_frac: float = spec("Time in prefill steps.", unit="1", ge=0)
-    decode_busy_frac: tuple[float, ...] = spec(
-        "Time in decode steps of each LLM.", unit="1"
-    )
-    kv_peak_frac: tuple[float, ...] = spec(
-        "Most of its final quota that each LLM held.", unit="1"
-    )
-    num_adaptations: int = spec("Times that quotas moved.", unit="1", ge=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +135,9 @@ def serve(
         target = deal(len(requests), promised, rate)
         for unit, share in enumerate(shares):
             if (own := target == unit).any():
-                share[service.name] = _only(requests, own)
+                share[service.name] = only(requests, own)
         if (own := target == len(shares)).any():
-            apart[service.name] = _only(requests, own)
+            apart[service.name] = only(requests, own)
     budget = problem.engine.limits.max_batch_tokens
     results = [
         simulate_unit(
@@ -163,7 +147,7 @@ def serve(
         else None
         for each, share in zip(placed.units, shares, strict=True)
     ]
-    served_apart = serve_apart(book, placed, apart)
+    served_apart = serve_apart(book, placed, apart, scheduling=scheduling)
     outcomes = []
     for service in problem.services:
         parts = [
@@ -171,16 +155,11 @@ def serve(
             for result, share in zip(results, shares, strict=True)
             if result is not None and service.name in share
         ]
-        if service.name in served_apart:
-            parts.append(served_apart[service.name].result)
+        if service.name in served_apart.services:
+            parts.append(served_apart.services[service.name])
         rate = (service.workload.mean_rate_rps or 0.0) * rate_scale
         num = len(drawn[service.name])
         outcomes.append(_outcome(problem, service.name, parts, rate, num))
-    loads = {
-        index: _load_apart(stats)
-        for each in served_apart.values()
-        for index, stats in each.by_unit.items()
-    }
     return SharedEvaluation(
         scheduling=scheduling,
         span_s=span_s,
@@ -188,67 +167,11 @@ def serve(
         within_slo_rps=sum(each.within_slo_rps for each in outcomes),
         services=tuple(outcomes),
         units=tuple(
-            loads.get(index, _IDLE) if result is None else _load_of(result)
+            served_apart.load_of(index, placed)
+            if result is None
+            else UnitLoad.of_unit(result)
             for index, result in enumerate(results)
         ),
-    )
-
-
-_IDLE = UnitLoad(
-    prefill_busy_frac=0.0,
-    decode_busy_frac=(0.0,),
-    kv_peak_frac=(0.0,),
-    num_adaptations=0,
-)
-
-
-def _load_of(result: UnitResult) -> UnitLoad:
-    """How busy a unit of whole requests was."""
-    return UnitLoad(
-        prefill_busy_frac=result.prefill_busy_frac,
-        decode_busy_frac=tuple(result.decode_busy_frac.values()),
-        kv_peak_frac=tuple(
-            held / result.quota_tokens[name]
-            for name, held in result.peak_held_tokens.items()
-        ),
-        num_adaptations=result.num_adaptations,
-    )
-
-
-def _load_apart(stats: ReplicaStats) -> UnitLoad:
-    """How busy a unit of one phase was."""
-    return UnitLoad(
-        prefill_busy_frac=stats.prefill_busy_frac,
-        decode_busy_frac=(stats.decode_busy_frac,),
-        kv_peak_frac=(stats.kv_peak_frac,),
-        num_adaptations=0,
-    )
-
-
-def deal(num: int, promised_rps: Sequence[float], rate_rps: float) -> Array:
-    """Unit of each of `num` requests in order, or `TURNED_AWAY`; shape (num,).
-
-    Each goes where the promise is furthest from being kept (smooth weighted round
-    robin), so that every unit gets its share of any stretch of the traffic.
-    """
-    promised = np.array([*promised_rps, max(0.0, rate_rps - sum(promised_rps))])
-    weight = promised / promised.sum()
-    credit = np.zeros(len(weight))
-    target = np.empty(num, dtype=np.int64)
-    for i in range(num):
-        credit += weight
-        chosen = int(np.argmax(credit))
-        credit[chosen] -= 1.0
-        target[i] = chosen
-    target[target == len(promised_rps)] = TURNED_AWAY
-    return target
-
-
-def _only(requests: Requests, kept: Array) -> Requests:
-    return Requests(
-        arrival_ms=requests.arrival_ms[kept],
-        input_tokens=requests.input_tokens[kept],
-        output_tokens=requests.output_tokens[kept],
     )
 
 

@@ -10,7 +10,7 @@ from models.flops import num_active_parameters
 from models.latency.contention import SmSharing
 from models.latency.library import LatencyLibrary
 from planner.deployment import gpu_ranges
-from planner.multiplexing.columns import Column, Goals, UnitPool
+from planner.multiplexing.columns import Column, Goals
 from planner.multiplexing.estimate import StandaloneShares
 from planner.multiplexing.exact import ChosenUnits, Settings, choose_units
 from planner.multiplexing.greedy import place_greedily
@@ -23,7 +23,6 @@ from planner.multiplexing.space import UnitSpace
 from planner.multiplexing.unit import LlmUnit
 from planner.multiplexing.unit_model import UnitModel
 from planner.plan import Status
-from planner.simulator.system import Phase
 from planner.stop import MaxEvaluations
 
 GREEDY_START_GROUPS = 300
@@ -123,8 +122,8 @@ def place_services(
     space = space_of(method, whole)
     settings = settings or Settings(gap_frac=GAP_FRAC)
     supply = MeshSupply.of(problem.cluster)
-    model = UnitModel(book, supply, space)
     apart = PhaseUnits(book, supply, space, problem.engine)
+    model = UnitModel(book, supply, space, apart)
     check_fits(
         UnitModel(book, supply, whole),
         PhaseUnits(book, supply, whole, problem.engine),
@@ -133,9 +132,13 @@ def place_services(
     if method is SharingMethod.MUXSERVE:
         chosen = greedy_units(model, goals)
     elif method is SharingMethod.DISAGGREGATED:
-        nothing_else = UnitPool((), num_llms=goals.num_llms)
+        nothing_else = replace(space, shares_space=False, shares_time=False)
         chosen = choose_units(
-            goals, supply, nothing_else, start=apart.columns, settings=settings
+            goals,
+            supply,
+            UnitModel(book, supply, nothing_else, apart),
+            start=apart.columns,
+            settings=settings,
         )
     else:
         start = apart.columns
@@ -143,7 +146,7 @@ def place_services(
             start += greedy_units(model, goals, max_groups=GREEDY_START_GROUPS).units
         chosen = choose_units(goals, supply, model, start=start, settings=settings)
     units = [
-        model.unit(column) if column.phase is Phase.AGGREGATED else apart.unit(column)
+        apart.unit(column) if column.origin is None else model.unit(column)
         for column in chosen.units
     ]
     return plan_of(problem, book, method, chosen, units, time.monotonic() - started)
