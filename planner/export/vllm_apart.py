@@ -12,11 +12,11 @@ from planner.export.gpu_share import GpuShare
 from planner.export.instances import Instance, instances_of
 from planner.export.vllm import VllmExporter, export_vllm
 from planner.multiplexing.apart_run import deployment_of, planner_of
+from planner.multiplexing.clock import SPAN_S
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.shared_phases import sharing_phases
 from planner.multiplexing.shared_plan import SharedPlan
 from planner.multiplexing.solve import book_of
-from planner.multiplexing.traffic import SPAN_S
 from planner.plan import Plan
 from planner.solve import library_for
 

@@ -1,13 +1,14 @@
 """Serving a placement: its services' traffic on its units, held to the SLOs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from clusters.fields import check_fields, spec
 from planner.multiplexing.apart_run import serve_apart
+from planner.multiplexing.clock import changes
 from planner.multiplexing.dealing import deal, only
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.placed import PlacedUnits
@@ -15,6 +16,8 @@ from planner.multiplexing.problem import SharedProblem
 from planner.multiplexing.traffic import draw_all, span_of
 from planner.multiplexing.unit_load import UnitLoad
 from planner.multiplexing.unit_run import Scheduling, simulate_unit
+from planner.multiplexing.worst_window import WindowOutcome, worst_window
+from planner.problem import Service
 from planner.simulator.outcome import METRICS, SimulationResult
 from planner.simulator.system import Phase
 from planner.slo import Attainment
@@ -34,6 +37,9 @@ class ServiceOutcome:
     attainment: Attainment | None = spec(
         "Shares of the admitted requests within the SLO; None: none was admitted.",
         default=None,
+    )
+    worst: WindowOutcome | None = spec(
+        "The worst part of a day or trace; None: rates do not change.", default=None
     )
     num_requests: int = spec("Requests simulated.", unit="requests", ge=0)
     num_preemptions: int = spec("Preemptions.", unit="1", ge=0)
@@ -159,7 +165,12 @@ def serve(
             parts.append(served_apart.services[service.name])
         rate = (service.workload.mean_rate_rps or 0.0) * rate_scale
         num = len(drawn[service.name])
-        outcomes.append(_outcome(problem, service.name, parts, rate, num))
+        outcome = _outcome(service, parts, rate, num)
+        if parts and any(changes(each.workload) for each in problem.services):
+            limits_ms = service.slo.limits_ms
+            worst = worst_window(joined(parts), limits_ms, span_s=span_s)
+            outcome = replace(outcome, worst=worst)
+        outcomes.append(outcome)
     return SharedEvaluation(
         scheduling=scheduling,
         span_s=span_s,
@@ -176,17 +187,15 @@ def serve(
 
 
 def _outcome(
-    problem: SharedProblem,
-    name: str,
+    service: Service,
     parts: Sequence[SimulationResult],
     rate_rps: float,
     num: int,
 ) -> ServiceOutcome:
     """What became of one service on all its units."""
-    service = next(each for each in problem.services if each.name == name)
     if not parts:
         return ServiceOutcome(
-            service=name,
+            service=service.name,
             wanted_rps=rate_rps,
             admitted_rps=0.0,
             within_slo_rps=0.0,
@@ -195,13 +204,13 @@ def _outcome(
         )
     whole = joined(parts)
     good = whole.meets(service.slo.limits_ms)
-    percentiles = {
+    percentiles: dict[str, Any] = {
         f"{metric}_p{percent}_ms": _number(whole.percentile_ms(metric, percent))
         for metric in METRICS
         for percent in (50, 90, 99)
     }
     return ServiceOutcome(
-        service=name,
+        service=service.name,
         wanted_rps=rate_rps,
         admitted_rps=rate_rps * whole.num_arrived / num,
         within_slo_rps=rate_rps * float(good.sum()) / num,

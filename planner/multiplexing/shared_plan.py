@@ -226,7 +226,10 @@ def _plan_of(
     evidence = evidence_of_units(book, best.placed)
     return SharedPlan(
         evidence=evidence,
-        warnings=warnings_of_units(book, best.placed, evidence),
+        warnings=(
+            *warnings_of_units(book, best.placed, evidence),
+            *warnings_of_windows(problem, evaluation),
+        ),
         tool_version=__version__,
         status=status,
         reasons=tuple(reasons),
@@ -251,6 +254,22 @@ def _plan_of(
         ),
         problem=problem,
     )
+
+
+def warnings_of_windows(
+    problem: SharedProblem, evaluation: SharedEvaluation
+) -> tuple[str, ...]:
+    """Services that meet their SLO on the whole, but not in every part of the time."""
+    slos = {service.name: service.slo for service in problem.services}
+    found = []
+    for each in evaluation.services:
+        wanted = slos[each.service].attainment_frac
+        if each.worst is not None and each.worst.attained_frac < wanted:
+            found.append(
+                f"{each.service}: {each.worst} of the simulation, where {wanted:.0%} "
+                "are asked for"
+            )
+    return tuple(found)
 
 
 def verdict_of(ordered: Sequence[Served]) -> str:

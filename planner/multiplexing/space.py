@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clusters.fields import InputError, check_fields, spec
+from planner.multiplexing.rate_windows import RateProfile
 
 _ROUNDING = 1e-9
 
@@ -49,6 +50,9 @@ class UnitSpace:
     splits_phases: bool = spec(
         "Whether prefills and decodes of an LLM may have GPUs of their own.",
         default=True,
+    )
+    rates: RateProfile = spec(
+        "Rates that units are planned for.", default=RateProfile.OVER_TIME
     )
     max_llms: int | None = spec(
         "Most LLMs of a unit; 1: dedicated GPUs. None: any.",
