@@ -1,7 +1,7 @@
 """What is to be placed: several services on one cluster, and what is best."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -153,6 +153,10 @@ class LlmDemand:
             long_output_tokens=long_tokens,
             busy=busy,
         )
+
+    def busier(self, factor: float) -> Self:
+        """The same demand with its rates over a day so many times as high."""
+        return replace(self, busy=tuple(busy * factor for busy in self.busy))
 
     @property
     def long_steps(self) -> float:

@@ -24,8 +24,8 @@ from planner.workload.rate_schedule import PiecewiseRateArrivals
 from planner.workload.requests import FloatArray
 from planner.workload.workload import Workload
 
-NUM_WINDOWS = 60
-"""Windows that a trace is counted in: of a minute for an hour."""
+NUM_WINDOWS = 120
+"""Windows that a trace is counted in: of half a minute for an hour."""
 
 
 class RateProfile(StrEnum):

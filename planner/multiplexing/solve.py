@@ -1,7 +1,7 @@
 """`place_services`: several services on one cluster in, units on GPUs out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -71,6 +71,14 @@ class SharedResult:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def with_gap(self) -> "SharedResult":
+        """The same with the distance of its value to its bound."""
+        if self.value is None or self.bound is None:
+            return replace(self, gap_frac=None)
+        scale = max(abs(self.bound), abs(self.value))
+        gap = max(0.0, self.bound - self.value) / scale if scale else 0.0
+        return replace(self, gap_frac=gap)
+
     def __str__(self) -> str:
         lines = [f"{self.status}: {'; '.join(self.reasons)}" if self.reasons else ""]
         lines[0] = lines[0] or str(self.status)
@@ -96,6 +104,7 @@ def place_services(
     method: SharingMethod = SharingMethod.EXACT,
     space: UnitSpace | None = None,
     settings: Settings | None = None,
+    headroom: Mapping[str, float] | None = None,
 ) -> SharedResult:
     """Find units for all services.
 
@@ -110,6 +119,8 @@ def place_services(
     space, settings
         Which units are considered (None: as the problem says), and how far the exact
         search goes.
+    headroom
+        By service how many times its rates units are to carry; 1 where not named.
 
     Raises
     ------
@@ -117,7 +128,7 @@ def place_services(
         When a service fits no mesh of the cluster at all, with the reasons.
     """
     started = time.monotonic()
-    book = book_of(problem, latency, space)
+    book = book_of(problem, latency, space, headroom=headroom)
     whole = space or problem.search
     space = space_of(method, whole)
     settings = settings or Settings(gap_frac=GAP_FRAC)
@@ -156,6 +167,8 @@ def book_of(
     problem: SharedProblem,
     latency: LatencyLibrary | None = None,
     space: UnitSpace | None = None,
+    *,
+    headroom: Mapping[str, float] | None = None,
 ) -> CostBook:
     """Costs of a problem's LLMs at the SM shares of its units."""
     space = space or problem.search
@@ -165,6 +178,7 @@ def book_of(
         sharing=SmSharing.published(),
         shares=sorted({*space.sm_shares, 1.0}),
         prompts=sorted({1, *(prompts for _, prompts in space.prefills)}),
+        headroom=headroom,
     )
 
 
