@@ -13,7 +13,7 @@ from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.latency.unlike import UnlikeRequest, choose_unlike
 from models.memory import MemoryBreakdown, kv_bytes, memory_of
 from models.parallelism import Parallelism
-from planner.cells import deal, is_large, slices_by_part
+from planner.cells import deal, is_of_cells, slices_by_part
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import Transfer
 from planner.kv_shards import kv_transfer
@@ -26,6 +26,7 @@ from planner.simulator.system import (
     EdgeShare,
     KvRoute,
     Phase,
+    Routing,
     ServingReplica,
     ServingSystem,
 )
@@ -86,7 +87,7 @@ class Planner:
         if placed is None:
             return None
         first = self.deploy_if_joined(ordered, placed)
-        if first is None or not first.routes or is_large(len(shapes)):
+        if first is None or not first.routes or is_of_cells(len(shapes)):
             return first
         near = place_on_few(cluster, ordered, available)
         if near is None or near == placed:
@@ -159,7 +160,10 @@ class Planner:
                 )
             )
             counts[shape.phase] += 1
-        deployment = Deployment(replicas=tuple(replicas), routing=engine.routing)
+        routing = engine.routing
+        if routing is Routing.FLOW_SHARES:  # the shares come when plans are confirmed
+            routing = Routing.SHORTEST_QUEUE
+        deployment = Deployment(replicas=tuple(replicas), routing=routing)
         routes = kv_routes(self.problem, deployment)
         return replace(deployment, routes=routes)
 
@@ -226,7 +230,9 @@ class Planner:
         replicas = deployment.replicas
         phases = [replica.phase for replica in replicas]
         slices = [replica.slice for replica in replicas]
-        pairs = switch_pairs(phases, slices, switching) if switching else ()
+        pairs: tuple[tuple[int, int], ...] = ()
+        if switching:
+            pairs = switch_pairs(phases, slices, switching, deployment.routing)
         return tuple(_route(self.problem, replicas[a], replicas[b]) for a, b in pairs)
 
     def _simulated_routes(
@@ -256,6 +262,7 @@ class Planner:
                 target=index[route.target],
                 latency_ms=route.latency_ms + engine.kv_setup_ms,
                 ms_per_byte=MS_PER_S / (route.bytes_per_s * efficiency),
+                share_frac=route.share_frac or 0.0,
                 edges=tuple(
                     EdgeShare(
                         edge=str(edge),

@@ -93,12 +93,7 @@ class DistServeLow:
                 num_done += 1
             else:
                 ledger.reject("does not fit the nodes")
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
-            is_stopped=context.is_stopped,
-        )
+        return simulated.outcome()
 
 
 def _simulate_unit(simulated: Simulated, unit: Unit) -> bool:

@@ -9,7 +9,13 @@ from planner.goodput import Effort
 from planner.limits import why_over
 from planner.placement import FreeGpus
 from planner.problem import Problem
-from planner.search.contract import STOPPED, Candidate, Ledger, SearchContext
+from planner.search.contract import (
+    STOPPED,
+    Candidate,
+    Ledger,
+    SearchContext,
+    SearchOutcome,
+)
 from planner.search.ratios import gpu_budget
 from planner.simulator.system import Phase
 
@@ -88,6 +94,16 @@ class Simulated:
                 self.candidates.values(),
                 key=lambda c: (c.rank(problem), c.deployment.describe()),
             )
+        )
+
+    def outcome(self, *, has_unlike: bool = False) -> SearchOutcome:
+        """What the method found, with all that it simulated."""
+        return SearchOutcome(
+            method=self.method,
+            candidates=self.ranked,
+            ledger=self.ledger,
+            is_stopped=self.context.is_stopped,
+            has_unlike=has_unlike,
         )
 
 
