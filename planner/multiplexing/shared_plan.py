@@ -1,6 +1,6 @@
 """`plan_services`: several services in, a simulated plan of units out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from clusters.fields import check_fields, spec
@@ -31,6 +31,8 @@ METHODS = {
 
 LESS_FRAC = 0.9
 """What an LLM that misses its SLO keeps of its load, each time it is simulated."""
+MORE_RATE = 1.15
+"""What units are to carry more of such an LLM, where all is to be served."""
 MAX_ROUNDS = 8
 TIE_FRAC = 0.01
 """Loads this close count as equal in the verdict, and sizes are compared."""
@@ -143,16 +145,54 @@ def plan_services(
     results: list[SharedResult] = []
     served: list[Served] = []
     for each in METHODS[method]:
-        progress(f"searching: {each}")
-        found = place_services(problem, library, method=each, settings=settings)
-        results.append(found)
-        if found.placed is not None:
-            progress(f"simulating: {each}")
-            served.append(hold(problem, book, found, seed=seed))
+
+        def searched(
+            headroom: Mapping[str, float], method: SharingMethod = each
+        ) -> SharedResult:
+            progress(f"searching: {method}")
+            return place_services(
+                problem, library, method=method, settings=settings, headroom=headroom
+            )
+
+        def simulated(found: SharedResult, method: SharingMethod = each) -> Served:
+            progress(f"simulating: {method}")
+            return hold(problem, book, found, seed=seed)
+
+        result, confirmed = search_and_confirm(problem, searched, simulated)
+        results.append(result)
+        served += confirmed
     if not served:
         return results[0]
     ordered = sorted(served, key=lambda each: _rank(problem, each))
     return _plan_of(problem, book, ordered, seed)
+
+
+def search_and_confirm(
+    problem: SharedProblem,
+    searched: Callable[[Mapping[str, float]], SharedResult],
+    simulated: Callable[[SharedResult], Served],
+) -> tuple[SharedResult, list[Served]]:
+    """The result of a search, and its placement as simulated, if it has one.
+
+    Where everything is to be served, LLMs that miss their SLO are planned with more
+    headroom, and again: bursts shorter than the windows of a trace are in no estimate.
+    """
+    first = found = searched({})
+    headroom: dict[str, float] = {}
+    served: list[Served] = []
+    for _ in range(MAX_ROUNDS):
+        if found.placed is None:
+            break
+        served = [simulated(found)]
+        missed = served[0].evaluation.missed
+        if not missed or problem.goal is not SharedGoal.MIN_COST:
+            break
+        headroom |= {name: headroom.get(name, 1.0) * MORE_RATE for name in missed}
+        found = searched(headroom)
+    if served and first.bound is not None:  # without headroom: the one that holds
+        own = replace(served[0].found, bound=first.bound)
+        served = [replace(served[0], found=own.with_gap())]
+    return first, served
 
 
 def hold(
@@ -226,7 +266,10 @@ def _plan_of(
     evidence = evidence_of_units(book, best.placed)
     return SharedPlan(
         evidence=evidence,
-        warnings=warnings_of_units(book, best.placed, evidence),
+        warnings=(
+            *warnings_of_units(book, best.placed, evidence),
+            *warnings_of_windows(problem, evaluation),
+        ),
         tool_version=__version__,
         status=status,
         reasons=tuple(reasons),
@@ -251,6 +294,22 @@ def _plan_of(
         ),
         problem=problem,
     )
+
+
+def warnings_of_windows(
+    problem: SharedProblem, evaluation: SharedEvaluation
+) -> tuple[str, ...]:
+    """Services that meet their SLO on the whole, but not in every part of the time."""
+    slos = {service.name: service.slo for service in problem.services}
+    found = []
+    for each in evaluation.services:
+        wanted = slos[each.service].attainment_frac
+        if each.worst is not None and each.worst.attained_frac < wanted:
+            found.append(
+                f"{each.service}: {each.worst} of the simulation, where {wanted:.0%} "
+                "are asked for"
+            )
+    return tuple(found)
 
 
 def verdict_of(ordered: Sequence[Served]) -> str:
