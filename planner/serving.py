@@ -18,6 +18,7 @@ from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import Transfer
 from planner.kv_shards import kv_transfer
 from planner.placement import StageGpus, place, place_on_few
+from planner.places.search import PlaceSearch
 from planner.problem import Problem
 from planner.simulator.outside_schedule import switch_pairs
 from planner.simulator.prefix_settings import EarlyRejection
@@ -38,6 +39,12 @@ class Planner:
     problem: Problem = spec("The problem.")
     library: LatencyLibrary = spec("Where step latencies come from.")
     _known: dict[tuple[Parallelism, StageGpus], LatencyChoice] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _search: "list[PlaceSearch]" = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+    _deployed: dict[tuple[ReplicaShape, ...], Deployment | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -77,22 +84,64 @@ class Planner:
         )
         return self.library.choose(request)
 
+    @property
+    def place_search(self) -> PlaceSearch:
+        """What finds places in this problem."""
+        if not self._search:
+            self._search.append(PlaceSearch(self))
+        return self._search[0]
+
     def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
-        """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
-        ordered = sorted(shapes, key=place_in_order)
-        available = self.problem.search.available_gpus
-        cluster = self.problem.cluster
-        placed = place(cluster, ordered, available)
-        if placed is None:
-            return None
-        first = self.deploy_if_joined(ordered, placed)
-        if first is None or not first.routes or is_large(len(shapes)):
+        """A deployment of `shapes` on concrete GPUs; None when they do not fit.
+
+        Where hosts are unlike, on those that the KV flow is highest on.
+        """
+        ordered = tuple(sorted(shapes, key=place_in_order))
+        if ordered not in self._deployed:
+            self._deployed[ordered] = self._deployed_anew(ordered)
+        return self._deployed[ordered]
+
+    def _deployed_anew(self, ordered: Sequence[ReplicaShape]) -> Deployment | None:
+        starts = self._by_rules(ordered)
+        first = self.deploy_if_joined(ordered, starts[0]) if starts else None
+        if first is None or not first.routes or is_large(len(ordered)):
             return first
-        near = place_on_few(cluster, ordered, available)
-        if near is None or near == placed:
-            return first
-        second = self.deploy_if_joined(ordered, near)
+        if not self.place_search.grounds.is_uniform:
+            found = self.place_search.best(ordered, starts)
+            if found is not None:
+                return self.deploy_at(ordered, found.place, found.slices)
+        second = self.deploy_if_joined(ordered, starts[-1])
         return first if second is None else min(first, second, key=_slowness)
+
+    def _by_rules(self, shapes: Sequence[ReplicaShape]) -> list[list[StageGpus]]:
+        """Places by `planner.placement`: in any order of hosts, and on few of them."""
+        available, cluster = self.problem.search.available_gpus, self.problem.cluster
+        placed = place(cluster, shapes, available)
+        if placed is None:
+            return []
+        is_split = any(shape.phase is Phase.PREFILL for shape in shapes)
+        if not is_split or is_large(len(shapes)):
+            return [placed]
+        near = place_on_few(cluster, shapes, available)
+        return [placed] if near is None or near == placed else [placed, near]
+
+    def other_places(self, deployment: Deployment, num: int) -> list[Deployment]:
+        """The same replicas where the KV flow is highest: `num` places.
+
+        Half of them without slices, the others with, and those that rules give.
+        """
+        replicas = deployment.replicas
+        if not deployment.routes or is_large(len(replicas)):
+            return []
+        shapes = [replica.shape for replica in replicas]
+        ruled = self._by_rules(shapes)
+        starts = [[replica.stage_gpus for replica in replicas], *ruled]
+        found = self.place_search.places(shapes, starts)
+        whole = [each for each in found if each.slices is None]
+        parted = [each for each in found if each.slices is not None]
+        chosen = [*whole[: num - num // 2], *parted[: num // 2]]
+        chosen += [each for each in whole if list(each.place) in ruled]
+        return [self.deploy_at(shapes, each.place, each.slices) for each in chosen]
 
     def deploy_if_joined(
         self,

@@ -123,6 +123,7 @@ class LocalSearch:
                     break
             if best is start:
                 break
+        simulated.try_other_places()
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,

@@ -25,6 +25,9 @@ _FEW = 2
 LARGE_POOL = 8
 """Pools beyond this size change by more than one replica a step."""
 
+_NUM_PLACED, _NUM_PLACES = 4, 4
+"""Best numbers of replicas that are simulated in other places, and places of each."""
+
 ShapeCounts = tuple[tuple[ReplicaShape, int], ...]
 
 
@@ -79,6 +82,25 @@ class Simulated:
             self.best = candidate
         return candidate
 
+    def try_other_places(self) -> None:
+        """Simulate the best numbers of replicas on other GPUs of unlike hosts too.
+
+        The places are those of the highest KV flows, which know no queues.
+        """
+        context = self.context
+        planner = context.evaluator.planner
+        if is_large(context.problem) or planner.place_search.grounds.is_uniform:
+            return
+        best: dict[str, Candidate] = {}
+        for candidate in self.ranked:
+            if candidate.deployment.routes:
+                best.setdefault(candidate.deployment.describe(), candidate)
+        for candidate in list(best.values())[:_NUM_PLACED]:
+            for deployment in planner.other_places(candidate.deployment, _NUM_PLACES):
+                if context.should_stop():
+                    return
+                self.try_deployment(deployment)
+
     @property
     def ranked(self) -> tuple[Candidate, ...]:
         """All simulated candidates, best first."""
@@ -105,6 +127,7 @@ def refine(
     """
     simulate_promising(simulated, promised, num_finalists=num_finalists)
     climb(simulated, extras=extras)
+    simulated.try_other_places()
     # Counted last: the climb may have come across some of them.
     left = sum(1 for counts in promised if counts not in simulated.known)
     is_cut_short = simulated.context.is_stopped

@@ -145,6 +145,7 @@ class Provisioning:
         # 5. Neighbours of the best.
         if not is_large(context.problem):
             climb(simulated)
+        simulated.try_other_places()
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,

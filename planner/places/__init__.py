@@ -1,0 +1,1 @@
+"""Places: which GPUs of unlike hosts serve which replicas, by the KV flow."""
