@@ -13,11 +13,12 @@ from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.latency.unlike import UnlikeRequest, choose_unlike
 from models.memory import MemoryBreakdown, kv_bytes, memory_of
 from models.parallelism import Parallelism
-from planner.cells import deal, is_large, slices_by_part
+from planner.cells import deal, slices_by_part
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import Transfer
 from planner.kv_shards import kv_transfer
-from planner.placement import StageGpus, place, place_on_few
+from planner.placement import StageGpus
+from planner.places.deployments import deployed
 from planner.places.search import PlaceSearch
 from planner.problem import Problem
 from planner.simulator.outside_schedule import switch_pairs
@@ -92,56 +93,11 @@ class Planner:
         return self._search[0]
 
     def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
-        """A deployment of `shapes` on concrete GPUs; None when they do not fit.
-
-        Where hosts are unlike, on those that the KV flow is highest on.
-        """
+        """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
         ordered = tuple(sorted(shapes, key=place_in_order))
         if ordered not in self._deployed:
-            self._deployed[ordered] = self._deployed_anew(ordered)
+            self._deployed[ordered] = deployed(self, ordered)
         return self._deployed[ordered]
-
-    def _deployed_anew(self, ordered: Sequence[ReplicaShape]) -> Deployment | None:
-        starts = self._by_rules(ordered)
-        first = self.deploy_if_joined(ordered, starts[0]) if starts else None
-        if first is None or not first.routes or is_large(len(ordered)):
-            return first
-        if not self.place_search.grounds.is_uniform:
-            found = self.place_search.best(ordered, starts)
-            if found is not None:
-                return self.deploy_at(ordered, found.place, found.slices)
-        second = self.deploy_if_joined(ordered, starts[-1])
-        return first if second is None else min(first, second, key=_slowness)
-
-    def _by_rules(self, shapes: Sequence[ReplicaShape]) -> list[list[StageGpus]]:
-        """Places by `planner.placement`: in any order of hosts, and on few of them."""
-        available, cluster = self.problem.search.available_gpus, self.problem.cluster
-        placed = place(cluster, shapes, available)
-        if placed is None:
-            return []
-        is_split = any(shape.phase is Phase.PREFILL for shape in shapes)
-        if not is_split or is_large(len(shapes)):
-            return [placed]
-        near = place_on_few(cluster, shapes, available)
-        return [placed] if near is None or near == placed else [placed, near]
-
-    def other_places(self, deployment: Deployment, num: int) -> list[Deployment]:
-        """The same replicas where the KV flow is highest: `num` places.
-
-        Half of them without slices, the others with, and those that rules give.
-        """
-        replicas = deployment.replicas
-        if not deployment.routes or is_large(len(replicas)):
-            return []
-        shapes = [replica.shape for replica in replicas]
-        ruled = self._by_rules(shapes)
-        starts = [[replica.stage_gpus for replica in replicas], *ruled]
-        found = self.place_search.places(shapes, starts)
-        whole = [each for each in found if each.slices is None]
-        parted = [each for each in found if each.slices is not None]
-        chosen = [*whole[: num - num // 2], *parted[: num // 2]]
-        chosen += [each for each in whole if list(each.place) in ruled]
-        return [self.deploy_at(shapes, each.place, each.slices) for each in chosen]
 
     def deploy_if_joined(
         self,
@@ -325,11 +281,6 @@ def place_in_order(shape: ReplicaShape) -> tuple[bool, int, str]:
     """Sort key of replicas in a deployment: prefill first, then the largest."""
     is_prefill = shape.phase is Phase.PREFILL
     return (not is_prefill, -shape.parallelism.num_gpus, repr(shape))
-
-
-def _slowness(deployment: Deployment) -> float:
-    """Time of a byte of KV cache on every route, added up."""
-    return sum(1.0 / route.bytes_per_s for route in deployment.routes)
 
 
 def stage_types(topology: Topology, stage_gpus: StageGpus) -> tuple[GpuType, ...]:

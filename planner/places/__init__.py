@@ -1,1 +1,1 @@
-"""Places: which GPUs of unlike hosts serve which replicas, by the KV flow."""
+"""Places: which GPUs serve which replicas where links are short, by the KV flow."""

@@ -227,7 +227,9 @@ class PlaceFlows:
         return self._seen[shape, stages]
 
     def _way(
-        self, source: tuple[ReplicaShape, StageGpus], target: tuple[ReplicaShape, StageGpus]
+        self,
+        source: tuple[ReplicaShape, StageGpus],
+        target: tuple[ReplicaShape, StageGpus],
     ) -> "_Way":
         key = (source[0].parallelism, source[1], target[0].parallelism, target[1])
         if key not in self._ways:

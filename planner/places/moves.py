@@ -52,11 +52,6 @@ class Grounds:
                     grounds.island_of[gpu] = island_number
         return grounds
 
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all hosts are alike, with GPUs that are alike."""
-        return len(set(self.kinds)) == 1 and len(self.hosts[0]) == 1
-
     def members(self, host: int) -> list[int]:
         """GPUs of a host."""
         return [gpu for island in self.hosts[host] for gpu in island]

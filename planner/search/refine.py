@@ -8,9 +8,11 @@ from planner.deployment import Deployment, ReplicaShape
 from planner.goodput import Effort
 from planner.limits import why_over
 from planner.placement import FreeGpus
+from planner.places.deployments import deployed_apart, other_places
 from planner.problem import Problem
 from planner.search.contract import STOPPED, Candidate, Ledger, SearchContext
 from planner.search.ratios import gpu_budget
+from planner.serving import place_in_order
 from planner.simulator.system import Phase
 
 MAX_STEPS = 40
@@ -55,8 +57,23 @@ class Simulated:
             self.ledger.reject("does not fit the nodes")
             self.known[counts] = None
             return None
-        self.known[counts] = self.try_deployment(deployment)
-        return self.known[counts]
+        found = self.try_deployment(deployment)
+        apart = self.try_apart(shapes)
+        problem = self.context.problem
+        if found is None or (apart and apart.rank(problem) < found.rank(problem)):
+            found = apart
+        self.known[counts] = found
+        return found
+
+    def try_apart(self, shapes: Sequence[ReplicaShape]) -> Candidate | None:
+        """Simulate replicas in slices, where KV flows promise more of that."""
+        context = self.context
+        if is_large(context.problem) or context.should_stop():
+            return None
+        planner = context.evaluator.planner
+        ordered = sorted(shapes, key=place_in_order)
+        apart = deployed_apart(planner, ordered)
+        return None if apart is None else self.try_deployment(apart)
 
     def try_deployment(self, deployment: Deployment) -> Candidate | None:
         """Simulate a deployment, if it has not been; None beyond the plan's limits."""
@@ -89,14 +106,14 @@ class Simulated:
         """
         context = self.context
         planner = context.evaluator.planner
-        if is_large(context.problem) or planner.place_search.grounds.is_uniform:
+        if is_large(context.problem):
             return
         best: dict[str, Candidate] = {}
         for candidate in self.ranked:
             if candidate.deployment.routes:
                 best.setdefault(candidate.deployment.describe(), candidate)
         for candidate in list(best.values())[:_NUM_PLACED]:
-            for deployment in planner.other_places(candidate.deployment, _NUM_PLACES):
+            for deployment in other_places(planner, candidate.deployment, _NUM_PLACES):
                 if context.should_stop():
                     return
                 self.try_deployment(deployment)

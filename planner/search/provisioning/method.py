@@ -313,7 +313,8 @@ class Provisioning:
             candidate = simulated.try_deployment(deployment)
             if candidate is None:
                 return rate_rps
-            rate_rps = candidate.goodput.rate_rps
+            apart = simulated.try_apart([r.shape for r in deployment.replicas])
+            rate_rps = max(each.goodput.rate_rps for each in (candidate, apart) if each)
             if wanted is None or target.rate_rps is None or rate_rps >= wanted:
                 return rate_rps
             if rate_rps <= 0 or simulated.context.should_stop():
