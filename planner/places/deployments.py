@@ -19,18 +19,29 @@ def deployed(planner: "Planner", shapes: Sequence[ReplicaShape]) -> Deployment |
     None when they do not fit. `shapes` are in the order of a deployment.
     """
     starts = by_rules(planner, shapes)
-    joined = [planner.deploy_if_joined(shapes, start) for start in starts[:2]]
-    known = [each for each in joined if each is not None]
-    if not starts or joined[0] is None or not joined[0].routes:
-        return joined[0] if joined else None
-    ruled = min(known, key=_slowness)
-    if is_large(len(shapes)):
+    ruled = _by_rules_alone(planner, shapes, starts)
+    if ruled is None or not ruled.routes or is_large(len(shapes)):
         return ruled
-    start = starts[joined.index(ruled)]
-    found = planner.place_search.best(shapes, [start, *starts])
-    if found is None or found.place == tuple(start):
+    if any(replica.slice for replica in ruled.replicas):
+        return ruled  # parts of the cluster that nothing joins
+    first = [replica.stage_gpus for replica in ruled.replicas]
+    found = planner.place_search.best(shapes, [first, *starts])
+    if found is None or found.place == tuple(first):
         return ruled
     return _at(planner, shapes, found)
+
+
+def _by_rules_alone(
+    planner: "Planner",
+    shapes: Sequence[ReplicaShape],
+    starts: Sequence[Sequence[StageGpus]],
+) -> Deployment | None:
+    """By the first of the rules, or the second if its links are quicker."""
+    joined = [planner.deploy_if_joined(shapes, start) for start in starts[:2]]
+    known = [each for each in joined if each is not None]
+    if not joined or joined[0] is None:
+        return None
+    return min(known, key=_slowness)
 
 
 def deployed_apart(
@@ -49,7 +60,7 @@ def other_places(
 ) -> list[Deployment]:
     """The same replicas where the KV flow is highest; none where links are ample.
 
-    Half of `num` without slices, the others with, and those that rules give.
+    Half of `num` without slices, the others with, and the one that rules give.
     """
     replicas = deployment.replicas
     if not deployment.routes or is_large(len(replicas)):
@@ -63,8 +74,9 @@ def other_places(
     if not apart:
         return []
     chosen = [*whole[: num - num // 2], *apart[: num // 2]]
-    chosen += [each for each in whole if list(each.place) in ruled]
-    return [_at(planner, shapes, each) for each in chosen]
+    by_flow = [_at(planner, shapes, each) for each in chosen]
+    ruled_alone = _by_rules_alone(planner, shapes, ruled)
+    return by_flow if ruled_alone is None else [*by_flow, ruled_alone]
 
 
 def by_rules(

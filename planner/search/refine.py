@@ -30,6 +30,9 @@ LARGE_POOL = 8
 _NUM_PLACED, _NUM_PLACES = 4, 4
 """Best numbers of replicas that are simulated in other places, and places of each."""
 
+_SMALL_CLUSTER = 16
+"""On more GPUs only the best numbers of replicas are."""
+
 ShapeCounts = tuple[tuple[ReplicaShape, int], ...]
 
 
@@ -58,22 +61,37 @@ class Simulated:
             self.known[counts] = None
             return None
         found = self.try_deployment(deployment)
-        apart = self.try_apart(shapes)
+        apart = self.try_apart(shapes, found)
         problem = self.context.problem
         if found is None or (apart and apart.rank(problem) < found.rank(problem)):
             found = apart
         self.known[counts] = found
         return found
 
-    def try_apart(self, shapes: Sequence[ReplicaShape]) -> Candidate | None:
-        """Simulate replicas in slices, where KV flows promise more of that."""
+    def try_apart(
+        self, shapes: Sequence[ReplicaShape], whole: Candidate | None
+    ) -> Candidate | None:
+        """Simulate replicas in slices too, where KV flows promise no less of that."""
         context = self.context
         if is_large(context.problem) or context.should_stop():
             return None
         planner = context.evaluator.planner
         ordered = sorted(shapes, key=place_in_order)
         apart = deployed_apart(planner, ordered)
-        return None if apart is None else self.try_deployment(apart)
+        return None if apart is None else self._try_elsewhere(apart, whole)
+
+    def _try_elsewhere(
+        self, deployment: Deployment, known: Candidate | None
+    ) -> Candidate | None:
+        """Simulate replicas in another place, if one run there is not worse."""
+        rate_rps = 0.0 if known is None else known.goodput.rate_rps
+        evaluator = self.context.evaluator
+        if deployment in self.candidates:
+            return self.candidates[deployment]
+        if rate_rps > 0 and not evaluator.is_met_at(deployment, rate_rps):
+            self.ledger.reject("serves less than in another place")
+            return None
+        return self.try_deployment(deployment)
 
     def try_deployment(self, deployment: Deployment) -> Candidate | None:
         """Simulate a deployment, if it has not been; None beyond the plan's limits."""
@@ -112,11 +130,13 @@ class Simulated:
         for candidate in self.ranked:
             if candidate.deployment.routes:
                 best.setdefault(candidate.deployment.describe(), candidate)
-        for candidate in list(best.values())[:_NUM_PLACED]:
+        is_small = gpu_budget(context.problem) <= _SMALL_CLUSTER
+        most = _NUM_PLACED if is_small else 1
+        for candidate in list(best.values())[:most]:
             for deployment in other_places(planner, candidate.deployment, _NUM_PLACES):
                 if context.should_stop():
                     return
-                self.try_deployment(deployment)
+                self._try_elsewhere(deployment, candidate)
 
     @property
     def ranked(self) -> tuple[Candidate, ...]:

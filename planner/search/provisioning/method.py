@@ -313,7 +313,8 @@ class Provisioning:
             candidate = simulated.try_deployment(deployment)
             if candidate is None:
                 return rate_rps
-            apart = simulated.try_apart([r.shape for r in deployment.replicas])
+            shapes = [replica.shape for replica in deployment.replicas]
+            apart = simulated.try_apart(shapes, candidate)
             rate_rps = max(each.goodput.rate_rps for each in (candidate, apart) if each)
             if wanted is None or target.rate_rps is None or rate_rps >= wanted:
                 return rate_rps
