@@ -41,8 +41,11 @@ from planner.simulator.system import Phase
 if TYPE_CHECKING:
     from planner.serving import Planner
 
-MAX_TRIED, MOST_ROUTES = 60, 1_500
+MAX_TRIED, MOST_ROUTES = 60, 600
 """Places that one climb looks at, and the routes of all of them together."""
+
+_SMALL_CLUSTER, _FEW = 16, 6
+"""On more GPUs it looks at few, since rules do nearly as well on many replicas."""
 
 _AMPLE = 8.0
 """Links that carry so many times what replicas serve are not worth a search."""
@@ -145,7 +148,8 @@ class PlaceSearch:
             if found is not None and _is_ample(found):
                 break
         best = max(known.values(), key=_order, default=None)
-        left = _num_tried(shapes)
+        num_gpus = len(self.grounds.host_of)
+        left = _num_tried(shapes, MAX_TRIED if num_gpus <= _SMALL_CLUSTER else _FEW)
         while best is not None and left > 0 and not _is_ample(best):
             before = best
             for place in neighbours(self.grounds, shapes, before.place):
@@ -182,10 +186,10 @@ class PlaceSearch:
         return max(found, key=_order, default=None)
 
 
-def _num_tried(shapes: Sequence[ReplicaShape]) -> int:
+def _num_tried(shapes: Sequence[ReplicaShape], most: int) -> int:
     """Places that one climb looks at: fewer where there are many routes."""
     numbers = [sum(s.phase is p for s in shapes) for p in (Phase.PREFILL, Phase.DECODE)]
-    return min(MAX_TRIED, MOST_ROUTES // max(1, numbers[0] * numbers[1]))
+    return min(most, MOST_ROUTES // max(1, numbers[0] * numbers[1]))
 
 
 def _is_ample(found: Found) -> bool:
