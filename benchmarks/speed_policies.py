@@ -88,6 +88,14 @@ def split_system(one: ServingReplica, **changes: object) -> ServingSystem:
     )
 
 
+def shared_out(one: ServingReplica) -> ServingSystem:
+    """Every route with the same planned share of the requests."""
+    system = split_system(one, routing=Routing.FLOW_SHARES)
+    share = 1.0 / len(system.routes)
+    routes = tuple(replace(route, share_frac=share) for route in system.routes)
+    return replace(system, routes=routes)
+
+
 def sent(
     mode: TransferMode, sharing: LinkSharing = LinkSharing.FIRST_COME
 ) -> KvTransfer:
@@ -171,6 +179,7 @@ CASES = {
         system=lambda one: split_system(one, routing=Routing.SPLITWISE)
     ),
     "tetriinfer": PolicyCase(system=tetriinfer),
+    "flow_shares": PolicyCase(system=shared_out),
     "chunked_pipeline": PolicyCase(system=pipeline),
     "prefix_cache_global": PolicyCase(
         system=lambda one: cached(one, GLOBAL), prepare=with_prefixes

@@ -1,4 +1,4 @@
-"""Time of the messages between GPUs: collectives, pipeline hops and KV transfers.
+"""Time of the messages between GPUs: collectives and pipeline hops.
 
 Every form is ``fixed + bytes / rate``: linear in bytes, so that a step table stays
 piecewise linear. Collectives take the tree's latency and the ring's bandwidth, because
@@ -174,10 +174,3 @@ def pipeline_hop_ms(
     rate = efficiency.point_to_point_frac * link.bytes_per_s
     fixed_ms = efficiency.floor_ms + link.latency_ms
     return fixed_ms + transfer_ms(1.0, rate) * num_bytes
-
-
-def kv_transfer_ms(
-    num_bytes: float, *, bytes_per_s: float, latency_ms: float = 0.0
-) -> float:
-    """Moving a request's KV cache in one piece after its prefill, in ms."""
-    return latency_ms + transfer_ms(num_bytes, bytes_per_s)

@@ -221,6 +221,7 @@ def _stage(
         ),
         # A tied head needs its own copy once it sits on another stage.
         head_is_copy=not llm.tied_embeddings or parallelism.pp > 1,
+        sums_branches=llm.parallel_branches,
     )
 
 

@@ -78,6 +78,7 @@ def llm_from_config(config: object, *, name: str) -> LlmSpec:
         joint_qk_norm=text.get("qk_norm_type") == "per_layer",
         precision=precision_of(text),
         attention_gate=_has_gate(text, model_type),
+        parallel_branches=_has_parallel_branches(text, model_type),
         mla=_mla(text),
         indexer=_indexer(text),
         linear=_linear(text, model_type),
@@ -171,6 +172,14 @@ def _mla(config: Config) -> MlaSpec | None:
 
 def _has_gate(config: Config, model_type: str) -> bool:
     return bool(config.get("attn_output_gate", model_type in DELTA_RULE_TYPES))
+
+
+def _has_parallel_branches(config: Config, model_type: str) -> bool:
+    """Falcon's layers; engines sum both branches before they reduce."""
+    if model_type != "falcon":
+        return False
+    is_new = bool(config.get("new_decoder_architecture"))
+    return is_new or bool(config.get("parallel_attn", True))
 
 
 def _indexer(config: Config) -> IndexerSpec | None:

@@ -5,7 +5,6 @@ shipped catalogue of such files by name. Matrix shapes follow in `models.flops`,
 in `models.memory`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -187,6 +186,11 @@ class LlmSpec:
     )
     precision: Precision = spec("Weight formats by part and KV format.")
     attention_gate: bool = spec("Attention outputs are gated per head.", default=False)
+    parallel_branches: bool = spec(
+        "Attention and MLP of a layer read the same input, and tensor parallelism "
+        "reduces their sum once (Falcon).",
+        default=False,
+    )
     mla: MlaSpec | None = spec("Latent attention, if any.", default=None)
     indexer: IndexerSpec | None = spec("Sparse attention, if any.", default=None)
     linear: LinearAttentionSpec | None = spec("Linear attention, if any.", default=None)
@@ -297,12 +301,6 @@ class LlmSpec:
 def catalog_names() -> tuple[str, ...]:
     """Names of the shipped models, sorted."""
     return tuple(sorted(path.stem for path in CATALOG.glob("*.json")))
-
-
-def iter_catalog() -> Iterator[LlmSpec]:
-    """Every shipped model, by name."""
-    for name in catalog_names():
-        yield LlmSpec.load(name)
 
 
 @cache

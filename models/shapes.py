@@ -194,6 +194,10 @@ class StageShapes:
     head: Gemm | None = spec("LM head, on the last stage.")
     head_is_copy: bool = spec("The head has its own weights here (not tied).")
     ranks: Ranks = spec("Groups of `tp` GPUs with different tokens.", default=Ranks())
+    sums_branches: bool = spec(
+        "Attention and MLP of a layer are summed before they are reduced.",
+        default=False,
+    )
 
     @property
     def num_gpus(self) -> int:
@@ -222,8 +226,13 @@ class StageShapes:
         """All-reduces of a step: after attention and after the MLP of each layer.
 
         Between ranks the exchange of an expert layer takes the place of the second.
+        Branches in parallel are reduced once.
         """
-        return 2 * self.num_layers - self.exchanges if self.tp > 1 else 0
+        if self.tp == 1:
+            return 0
+        if self.sums_branches:
+            return self.num_layers
+        return 2 * self.num_layers - self.exchanges
 
     @property
     def norm_reduces(self) -> int:

@@ -157,15 +157,18 @@ def system_capacity_rps(
     """Rate the whole system cannot exceed for long, in requests/s.
 
     With an `slo`, a rate at which it cannot be met for long. Replicas that are lent
-    count in both phases, as if they did nothing else in each.
+    count in both phases, as if they did nothing else in each. Under planned shares a
+    replica gets its own and no other, so the one that is full first decides.
     """
     known: dict[tuple[object, ...], float] = {}
     by_phase: dict[Phase, float] = {}
+    shares = system.replica_shares() or ()
+    rates: list[float] = []
     replicas = list(system.replicas)
     if system.routing is Routing.SPLITWISE and system.is_split:
         both = (Phase.PREFILL, Phase.DECODE)
         replicas = [replace(r, phase=p) for r in system.replicas for p in both]
-    for replica in replicas:
+    for index, replica in enumerate(replicas):
         # Replicas of a shape share their tables: those are told by identity.
         tables = tuple(id(stage) for stage in replica.stages)
         kv_sizes = (replica.kv_capacity_tokens, replica.kv_block_tokens)
@@ -173,6 +176,9 @@ def system_capacity_rps(
         if key not in known:
             known[key] = replica_capacity_rps(replica, requests, slo)
         by_phase[replica.phase] = by_phase.get(replica.phase, 0.0) + known[key]
-    if slo is None:  # a phase that can hold no request refuses all, at any rate
-        return min(rate or UNLIMITED_RPS for rate in by_phase.values())
-    return min(by_phase.values())
+        if shares and shares[index] > 0:
+            rates.append(known[key] / shares[index])
+    rates += by_phase.values()
+    if slo is None:  # who can hold no request refuses all, at any rate
+        return min(rate or UNLIMITED_RPS for rate in rates)
+    return min(rates)

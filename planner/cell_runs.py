@@ -20,6 +20,7 @@ from planner.simulator.build import SimulationOptions
 from planner.simulator.outcome import ReplicaStats, SimulationResult
 from planner.simulator.outside_schedule import OutsideEvent, OutsideKind
 from planner.simulator.simulate import simulate
+from planner.simulator.token_gaps import GapHistogram
 from planner.workload.requests import Requests
 
 _SAMPLE_REQUESTS = 2000
@@ -31,6 +32,7 @@ def simulate_cells(
     *,
     seed: int,
     events: Sequence[OutsideEvent] = (),
+    is_itl_counted: bool = False,
 ) -> SimulationResult:
     """Simulate `requests` on one cell of each kind, and put the cells together.
 
@@ -40,6 +42,8 @@ def simulate_cells(
         The cells, their requests, and the seed by which these are dealt.
     events
         What happens from outside, with the replicas' indices in the whole deployment.
+    is_itl_counted
+        Count the gaps between tokens.
 
     Raises
     ------
@@ -61,7 +65,7 @@ def simulate_cells(
             cells = sum(len(each.cells) for each in kinds)
             raise InputError("num_requests", len(requests), f"more for {cells} cells")
         own = _events_of(kind.cells[0], events)
-        options = SimulationOptions(events=own)
+        options = SimulationOptions(events=own, is_itl_counted=is_itl_counted)
         results.append(simulate(kind.system, requests.take(mine), options=options))
         first += len(kind.cells)
     return _joined(kinds, results)
@@ -125,8 +129,14 @@ def _joined(
             replicas |= dict(zip(members, result.replicas, strict=True))
     for name in ("prefill_replica", "decode_replica"):
         joined[name] = _placed(kinds, results, name)
+    gaps = [
+        (result.token_gaps, n)
+        for result, n in zip(results, copies, strict=True)
+        if result.token_gaps is not None
+    ]
     return SimulationResult(
         **{name: values[order] for name, values in joined.items()},
+        token_gaps=GapHistogram.joined(gaps) if gaps else None,
         num_preemptions=sum(
             r.num_preemptions * n for r, n in zip(results, copies, strict=True)
         ),

@@ -49,7 +49,7 @@ class CellKind:
     )
 
 
-def is_large(num_replicas: int) -> bool:
+def is_of_cells(num_replicas: int) -> bool:
     """Whether as many replicas are more than one cell."""
     return num_replicas > MOST_REPLICAS
 

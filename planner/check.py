@@ -11,7 +11,7 @@ from planner.limits import why_over
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.serving import replica_memory, stage_types
-from planner.simulator.system import Phase, kv_phases
+from planner.simulator.system import Phase, Routing, kv_phases
 
 
 def check_plan(plan: Plan) -> None:
@@ -142,6 +142,11 @@ def _check_routes(problem: Problem, deployment: Deployment) -> None:
                 f"{where}.bytes_per_s", route.bytes_per_s, f"{path.bytes_per_s:g}"
             )
         known.add((route.source, route.target))
+    if deployment.routing is Routing.FLOW_SHARES:
+        total = sum(route.share_frac or 0.0 for route in deployment.routes)
+        if not math.isclose(total, 1.0, rel_tol=1e-6):
+            form = "shares of the routes that add up to 1"
+            raise InputError("deployment.routes", f"{total:g}", form)
     slices = {replica.slice for replica in deployment.of_phase(Phase.DECODE)}
     for source in deployment.of_phase(Phase.PREFILL):
         if source.slice not in slices:

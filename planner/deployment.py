@@ -1,5 +1,6 @@
 """Deployment: which GPUs run which replica, and over which links the KV cache goes."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -100,6 +101,15 @@ class ReplicaShape:
         return self.stage_gpu_types or (self.gpu_type,) * self.parallelism.pp
 
     @property
+    def gpus_by_type(self) -> Mapping[str, int]:
+        """GPUs of a replica of each type."""
+        found: Counter[str] = Counter()
+        widths = self.parallelism.stage_widths
+        for name, width in zip(self.gpu_types, widths, strict=True):
+            found[name] += width
+        return found
+
+    @property
     def has_unlike_stages(self) -> bool:
         """Whether stages have GPU types or tensor parallelism of their own."""
         return self.stage_gpu_types is not None or self.parallelism.stage_tp is not None
@@ -159,9 +169,23 @@ class Route:
     latency_ms: float = spec("Fixed time of a transfer.", unit="ms", ge=0)
     kind: str = spec("Slowest kind of link on it (nvlink, pcie, network).")
     edges: tuple[int, ...] = spec("Links it crosses (indices in the topology).")
+    share_frac: float | None = spec(
+        "Share of all requests that the routing flow_shares sends over it.",
+        unit="1",
+        ge=0,
+        le=1,
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def to_file_form(self) -> Mapping[str, Any]:
+        """All fields, `share_frac` only where there is one."""
+        fields: dict[str, Any] = fields_to_mapping(self)
+        if self.share_frac is None:
+            del fields["share_frac"]
+        return fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

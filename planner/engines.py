@@ -5,18 +5,14 @@ Two files of the catalogue: ``engines.yaml`` has the defaults of the engines' se
 ``benchmarks/accuracy/silicon.py --fit``, with their error on models and GPUs left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
-from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, Self
 
-from clusters.fields import InputError, check_fields, spec
+from clusters.fields import check_fields, spec
 from clusters.gpu import GpuType
-from clusters.mapping import from_mapping, nearest
-from clusters.serde import read_mapping
 from clusters.units import GB
 from models.flops import stage_shapes
 from models.latency.fitted import FittedSource
@@ -26,9 +22,9 @@ from models.llm import LlmSpec
 from models.memory import MemoryBreakdown, MemorySettings, memory_of
 from models.parallelism import Parallelism
 from planner.engine_overheads import EngineOverheads, VersionSkew, engine_table
+from planner.presets import check_preset, load_preset, preset_entries
 from planner.simulator.system import Batching, BatchLimits
 
-CATALOG = Path(__file__).parent / "catalog"
 LARGE_GPU_BYTES = 160 * GB
 """Memory from which SGLang takes larger steps by default."""
 
@@ -138,17 +134,14 @@ class EnginePreset:
         InputError
             Naming the nearest preset, if there is none of that name.
         """
-        entries = _entries("engines.yaml")
-        if name not in entries:
-            raise InputError("engine", name, f"an engine ({nearest(name, entries)})")
-        fits = _entries("engine_overheads.yaml")
-        data = {"name": name, **entries[name], "fit": fits.get(name, {"overheads": {}})}
-        return from_mapping(cls, data, where=name, file=str(CATALOG / "engines.yaml"))
+        check_preset("engine", name, cls.names(), "an engine")
+        fit = preset_entries("engine_overheads.yaml").get(name, {"overheads": {}})
+        return load_preset(cls, "engines.yaml", name, {"name": name, "fit": fit})
 
     @staticmethod
     def names() -> tuple[str, ...]:
         """Names of the shipped presets."""
-        return tuple(sorted(_entries("engines.yaml")))
+        return tuple(sorted(preset_entries("engines.yaml")))
 
     @property
     def captured(self) -> tuple[int, ...]:
@@ -282,8 +275,3 @@ def engine_sources() -> tuple[EngineSource, ...]:
     return tuple(
         EngineSource(preset=EnginePreset.load(name)) for name in EnginePreset.names()
     )
-
-
-@cache
-def _entries(file: str) -> Mapping[str, Any]:
-    return read_mapping(CATALOG / file)

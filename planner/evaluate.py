@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from planner.cell_runs import simulate_cells
-from planner.cells import CellKind, cell_kinds, is_large
+from planner.cells import CellKind, cell_kinds, is_of_cells
 from planner.deployment import Deployment
 from planner.evaluation import Evaluation, summarize
 from planner.goodput import (
@@ -52,7 +52,7 @@ class Evaluator:
         Cells of a large deployment (`planner.cells`) are judged apart and add up.
         """
         slo = self.planner.problem.service.slo
-        if is_large(len(deployment.replicas)):
+        if is_of_cells(len(deployment.replicas)):
             parts = [
                 (self.system_goodput(kind.system, slo, effort=effort), len(kind.cells))
                 for kind in self._kinds(deployment)
@@ -182,8 +182,7 @@ class Evaluator:
     ) -> SimulationResult:
         """Simulate `requests` to the end, with the first `max_spans` steps on record.
 
-        Large deployments are simulated by their cells, without a record and without
-        gaps between tokens.
+        Large deployments are simulated by their cells, without a record.
 
         Raises
         ------
@@ -198,9 +197,10 @@ class Evaluator:
             is_itl_counted=True,
             max_spans=max_spans,
         )
-        is_parted = is_large(len(deployment.replicas)) and options.concurrency is None
-        if is_parted:
+        if is_of_cells(len(deployment.replicas)) and options.concurrency is None:
             kinds = self._kinds(deployment)
-            return simulate_cells(kinds, requests, seed=self.seed, events=events)
+            return simulate_cells(
+                kinds, requests, seed=self.seed, events=events, is_itl_counted=True
+            )
         system = self.planner.system(deployment, switching=flipped(events))
         return simulate(system, requests, options=options)

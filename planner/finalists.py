@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from planner.cells import is_large as is_of_cells
+from planner.cells import is_of_cells
 from planner.evaluate import Evaluator
+from planner.flow_routing import may_gain
 from planner.goodput import Effort
+from planner.max_kv_flow import routed_by_flow
 from planner.problem import Problem
 from planner.search.contract import Candidate, SearchOutcome
+from planner.simulator.system import Routing
 
 NUM_FINALISTS = 3
 """Deployments of each kind that are simulated long and on several seeds."""
@@ -127,5 +130,30 @@ def verify_kind(
             if is_large or len(verified) >= MAX_FINALISTS or not promises_more:
                 break
         whole = evaluator.goodput(candidate.deployment, effort=effort)
-        verified.append(replace(candidate, goodput=whole))
+        confirmed = replace(candidate, goodput=whole)
+        verified.append(better_routed(evaluator, confirmed, effort))
     return verified
+
+
+def better_routed(
+    evaluator: Evaluator, candidate: Candidate, effort: Effort
+) -> Candidate:
+    """The candidate, or the same routed by the shares of its flow if that is better.
+
+    Where the problem asks for shares, always the latter.
+    """
+    problem = evaluator.planner.problem
+    is_asked = problem.engine.routing is Routing.FLOW_SHARES
+    if not is_asked and not may_gain(candidate.deployment):
+        return candidate
+    routed = routed_by_flow(evaluator, candidate.deployment)
+    if routed is None:
+        return candidate
+    floor = 0.0 if is_asked else candidate.goodput.rate_rps
+    shared = replace(
+        candidate,
+        deployment=routed,
+        goodput=evaluator.goodput(routed, effort=effort, floor_rps=floor),
+    )
+    is_better = shared.rank(problem) < candidate.rank(problem)
+    return shared if is_asked or is_better else candidate

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Self
 
 from clusters.fields import InputError, check_fields, spec
-from clusters.mapping import from_mapping, nearest
-from clusters.serde import read_mapping
+from planner.presets import check_preset, load_preset, preset_entries
 
-_CATALOG = Path(__file__).parent / "catalog" / "kv_connectors.yaml"
+_CATALOG = "kv_connectors.yaml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +38,13 @@ class KvConnector:
         InputError
             Naming the nearest one, if there is none.
         """
-        entries = _entries()
-        if name not in entries:
-            hint = nearest(name, entries)
-            raise InputError("connector", name, f"a KV connector ({hint})")
-        data = {"name": name, **entries[name]}
-        return from_mapping(cls, data, where=name, file=str(_CATALOG))
+        check_preset("connector", name, cls.names(), "a KV connector")
+        return load_preset(cls, _CATALOG, name, {"name": name})
 
     @staticmethod
     def names() -> tuple[str, ...]:
         """Names of the shipped presets."""
-        return tuple(_entries())
+        return tuple(preset_entries(_CATALOG))
 
 
 def with_connector(engine: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,8 +69,3 @@ def with_connector(engine: Mapping[str, Any]) -> dict[str, Any]:
         **settings,
         "kv_transfer": {"block_ms": connector.block_ms, **transfer},
     }
-
-
-@cache
-def _entries() -> Mapping[str, Any]:
-    return read_mapping(_CATALOG)

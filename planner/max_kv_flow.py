@@ -13,9 +13,11 @@ Idea
 Steps
     1. The rate of each replica for its phase alone, its pool sharing the arrivals.
     2. The most requests/s over all routes, within replicas, routes and shared links.
-    3. Of all such flows the one whose transfers take the least time: the shares of the
-       routes.
-    4. What has a price in 2 is the cut. Where links are in it, what the tighter phase
+    3. Of all such flows one that loads the replicas of each phase evenly: a phase with
+       room to spare could be full on some of them and idle on others.
+    4. Of all flows that are at least half as even, the one whose transfers take the
+       least time: the shares of the routes (`planner.flow_routing`).
+    5. What has a price in 2 is the cut. Where links are in it, what the tighter phase
        could serve without them is stranded behind them.
 
 Differences from the reference
@@ -23,7 +25,7 @@ Differences from the reference
       route may use several links of a kind in parallel
 
 Assumes   separate phases, no replica lent to the other; at most `MOST_ROUTES` routes
-Cost      a goodput search a pool; two linear programmes with a column a route
+Cost      a goodput search a pool; three linear programmes with a column a route
 Guarantee exact for these rates; the simulator knows queues and a joint SLO besides
 """
 
@@ -35,13 +37,15 @@ from scipy.optimize import linprog
 from clusters.units import GB
 from models.memory import kv_bytes
 from planner.capacity import replica_capacity_rps
+from planner.cells import is_of_cells
 from planner.deployment import Deployment, Pool, Replica
 from planner.evaluate import Evaluator
+from planner.flow_routing import with_shares
 from planner.kv_flow import Binding, KvFlow, RouteShare
 from planner.kv_shards import kv_transfer
 from planner.search.phases import phase_slo
 from planner.serving import Planner
-from planner.simulator.system import Phase
+from planner.simulator.system import Phase, Routing
 from planner.step_costs import FloatArray
 
 MOST_ROUTES = 2_048
@@ -67,6 +71,17 @@ def kv_flow_of(evaluator: Evaluator, deployment: Deployment) -> KvFlow | None:
     return solve_flow(evaluator.planner, deployment, rates)
 
 
+def routed_by_flow(evaluator: Evaluator, deployment: Deployment) -> Deployment | None:
+    """The same, routed by the shares of its highest flow; None where it has none.
+
+    Large deployments are cells, and a flow goes over the whole.
+    """
+    if is_of_cells(len(deployment.replicas)) or deployment.routing is Routing.SPLITWISE:
+        return None
+    flow = kv_flow_of(evaluator, deployment)
+    return None if flow is None else with_shares(deployment, flow.routes)
+
+
 def solve_flow(
     planner: Planner, deployment: Deployment, rates_rps: Mapping[str, float]
 ) -> KvFlow | None:
@@ -81,14 +96,15 @@ def solve_flow(
     value = -float(most.fun or 0.0)
     if value <= 0 or most.x is None:
         return None
-    # 3. The quickest of that value.
+    # 3. and 4. The quickest of that value, evenly loaded.
+    whole = -value * (1.0 - _ROUNDING)
     quickest = linprog(
         problem.transfer_s,
         A_ub=np.vstack([problem.rows, -np.ones(problem.num_routes)]),
-        b_ub=np.append(problem.limits, -value * (1.0 - _ROUNDING)),
+        b_ub=np.append(problem.even_limits(whole), whole),
     )
     flows = most.x if quickest.x is None else quickest.x
-    # 4. The cut.
+    # 5. The cut.
     prices = -np.asarray(most.ineqlin.marginals)
     return problem.result(value, flows, prices)
 
@@ -138,6 +154,37 @@ class _Routes:
         self.transfer_s: FloatArray = np.array(
             [bytes_each / (r.bytes_per_s * efficiency) for r in self._routes]
         )
+
+    def even_limits(self, whole: float) -> FloatArray:
+        """The limits, those of replicas nearer to loads that are alike in a phase.
+
+        `whole` is minus the flow. The least load of the fullest replica of a phase, as
+        a share of its rate, is found; halfway from there to all of it is allowed.
+        """
+        phases = [Phase.PREFILL, Phase.DECODE]
+        num, num_replicas = self.num_routes, len(self._replicas)
+        loads = np.zeros((len(self.rows), len(phases)))
+        for row, replica in enumerate(self.deployment.replicas):
+            loads[row, phases.index(replica.phase)] = -self.limits[row]
+        limits = np.where(np.arange(len(self.rows)) < num_replicas, 0.0, self.limits)
+        even = linprog(
+            np.append(np.zeros(num), np.ones(len(phases))),
+            A_ub=np.vstack(
+                [
+                    np.hstack([self.rows, loads]),
+                    np.append(-np.ones(num), np.zeros(len(phases))),
+                ]
+            ),
+            b_ub=np.append(limits, whole),
+            bounds=[(0, None)] * num + [(0, 1)] * len(phases),
+        )
+        if even.x is None:
+            return self.limits
+        allowed = 0.5 * (1.0 + even.x[num:])
+        limits = self.limits.copy()
+        for row, replica in enumerate(self.deployment.replicas):
+            limits[row] *= allowed[phases.index(replica.phase)]
+        return limits
 
     def result(self, value: float, flows: FloatArray, prices: FloatArray) -> KvFlow:
         """What the solution says."""

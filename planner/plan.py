@@ -10,6 +10,7 @@ from planner.evaluation import Evaluation
 from planner.goodput import Goodput
 from planner.kv_flow import KvFlow
 from planner.problem import Problem
+from planner.simulator.system import Routing
 from planner.slo import Slo
 
 PLAN_VERSION = "phaseplan/plan-v1"
@@ -59,6 +60,9 @@ class Alternative:
     method: str = spec("Search method.")
     deployment: str = spec("What it deploys.")
     is_disaggregated: bool = spec("Whether phases are separate.")
+    routing: Routing = spec(
+        "How its requests were routed.", default=Routing.SHORTEST_QUEUE
+    )
     num_gpus: int = spec("GPUs.", unit="GPUs", ge=1)
     goodput: Goodput = spec("Its goodput, as long and on as many seeds as the plan's.")
     usd_per_hour: float | None = spec("Price.", unit="usd/h", default=None)

@@ -9,13 +9,15 @@ from planner.deployment import Deployment
 from planner.engines import EnginePreset, EngineSource
 from planner.evaluate import Evaluator
 from planner.evaluation import Evaluation, summarize
+from planner.flow_routing import with_shares
 from planner.objective import Objective
 from planner.plan import Plan
 from planner.problem import EngineSettings
-from planner.serving import Planner, stage_types
+from planner.serving import Planner, kv_routes, stage_types
 from planner.simulator.outcome import SimulationResult
 from planner.simulator.outside_schedule import OutsideEvent, OutsideSchedule
 from planner.simulator.prefix_settings import AdmissionRule
+from planner.simulator.system import Routing
 from planner.solve import library_for
 from planner.workload.arrivals import ClosedLoop
 from planner.workload.lengths import EmpiricalLengths
@@ -60,6 +62,11 @@ class ReplayOptions:
         default=None,
     )
 
+    routing: str | None = spec(
+        "Routing policy; flow_shares: by the shares of the plan's KV flow. None: as "
+        "planned.",
+        default=None,
+    )
     max_spans: int = spec(
         "Steps, or runs of steps, kept for a timeline, the first ones.",
         unit="1",
@@ -76,6 +83,9 @@ class ReplayOptions:
         rules = ("none", *map(str, AdmissionRule))
         if self.admission is not None and self.admission not in rules:
             raise InputError("admission", self.admission, f"one of {', '.join(rules)}")
+        if self.routing is not None and self.routing not in tuple(Routing):
+            form = f"one of {', '.join(Routing)}"
+            raise InputError("routing", self.routing, form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,7 +142,7 @@ def replay_whole(
     if options.trace is not None and workload.trace is not None:
         num_requests = len(workload.trace)
     requests = workload.draw(num_requests, seed=seed, rate_rps=rate)
-    deployment = plan.deployment
+    deployment = _routed(plan, options.routing)
     events = _events(options.events, deployment)
     if preset is not None:
         deployment = with_engine(preset, planner, deployment)
@@ -164,6 +174,26 @@ def _admitting(engine: EngineSettings, rule: str | None) -> EngineSettings:
         return engine
     admission = None if rule == "none" else Admission(rule=AdmissionRule(rule))
     return replace(engine, admission=admission)
+
+
+def _routed(plan: Plan, routing: str | None) -> Deployment:
+    """The plan's deployment with another routing policy.
+
+    Raises
+    ------
+    InputError
+        For the shares of a flow that the plan does not have.
+    """
+    if routing is None or routing == plan.deployment.routing:
+        return plan.deployment
+    wanted = Routing(routing)
+    deployment = replace(plan.deployment, routing=wanted)
+    deployment = replace(deployment, routes=kv_routes(plan.problem, deployment))
+    if wanted is not Routing.FLOW_SHARES:
+        return deployment
+    if plan.kv_flow is None:
+        raise InputError("routing", routing, "a plan with a KV flow")
+    return with_shares(deployment, plan.kv_flow.routes)
 
 
 def _events(path: str | None, deployment: Deployment) -> tuple[OutsideEvent, ...]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from clusters.fields import check_fields, spec
+from planner.flow_routing import describe_routing
 from planner.objective import Goal
 from planner.plan import AllocationBound, MethodCounts, Plan, Status
 
@@ -63,8 +64,10 @@ def _plan_lines(plan: Plan) -> list[str]:
     )
     power = "" if plan.power_w is None else f", {plan.power_w:.0f} W"
     attained = plan.evaluation.attainment.joint_frac
+    routing = describe_routing(plan.deployment, plan.problem.engine.routing)
     return [
         f"plan      {plan.deployment.describe()}",
+        *([] if routing is None else [f"routed    {routing}"]),
         f"goodput   {goodput.rate_rps:.3f} requests/s "
         f"[{goodput.low_rps:.3f}, {goodput.high_rps:.3f}], "
         f"{goodput.rate_rps / gpus:.3f} per GPU",

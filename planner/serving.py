@@ -28,6 +28,7 @@ from planner.simulator.system import (
     EdgeShare,
     KvRoute,
     Phase,
+    Routing,
     ServingReplica,
     ServingSystem,
 )
@@ -164,7 +165,10 @@ class Planner:
                 )
             )
             counts[shape.phase] += 1
-        deployment = Deployment(replicas=tuple(replicas), routing=engine.routing)
+        routing = engine.routing
+        if routing is Routing.FLOW_SHARES:  # the shares come when plans are confirmed
+            routing = Routing.SHORTEST_QUEUE
+        deployment = Deployment(replicas=tuple(replicas), routing=routing)
         routes = kv_routes(self.problem, deployment)
         return replace(deployment, routes=routes)
 
@@ -231,7 +235,9 @@ class Planner:
         replicas = deployment.replicas
         phases = [replica.phase for replica in replicas]
         slices = [replica.slice for replica in replicas]
-        pairs = switch_pairs(phases, slices, switching) if switching else ()
+        pairs: tuple[tuple[int, int], ...] = ()
+        if switching:
+            pairs = switch_pairs(phases, slices, switching, deployment.routing)
         return tuple(_route(self.problem, replicas[a], replicas[b]) for a, b in pairs)
 
     def _simulated_routes(
@@ -261,6 +267,7 @@ class Planner:
                 target=index[route.target],
                 latency_ms=route.latency_ms + engine.kv_setup_ms,
                 ms_per_byte=MS_PER_S / (route.bytes_per_s * efficiency),
+                share_frac=route.share_frac or 0.0,
                 edges=tuple(
                     EdgeShare(
                         edge=str(edge),

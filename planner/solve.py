@@ -9,7 +9,7 @@ from typing import Protocol
 from models.latency.library import LatencyLibrary
 from models.latency.measured import MeasuredSource
 from planner.bound import gpu_rates, rate_bound, shape_rates
-from planner.cells import is_large as is_of_cells
+from planner.cells import is_of_cells
 from planner.check import check_deployment
 from planner.engines import engine_sources
 from planner.errors import UnsupportedProblemError
@@ -251,6 +251,7 @@ def make_plan(
             Alternative(
                 method=c.method,
                 deployment=c.deployment.describe(),
+                routing=c.deployment.routing,
                 is_disaggregated=c.deployment.is_disaggregated,
                 num_gpus=c.deployment.num_gpus,
                 goodput=c.goodput,

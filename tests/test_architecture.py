@@ -43,6 +43,7 @@ CONVERSIONS_IN_PRODUCTS = {1000, 1024, 1e6, 1e12}
 SEARCH_SUPPORT = {
     "batching",
     "contract",
+    "local_moves",
     "milp",
     "phases",
     "ratios",

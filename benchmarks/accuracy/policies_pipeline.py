@@ -32,9 +32,13 @@ FABRIC_LATENCY_MS = 0.002
 NETWORK_LATENCY_MS = 0.024
 INFINIBAND_BYTES_PER_S, ETHERNET_BYTES_PER_S = 7.8e9, 2.4e9
 """Sends between two nodes, measured: DGX A100, and four A100 on 100 Gbit/s Ethernet."""
+PAIRS_BYTES_PER_S = 24e9
+"""All-reduces of four A100 of which two each are joined by NVLink, measured (Vidur)."""
 
 GPT3, PIPELINE, MICRO_BATCH = "opt-175b", Parallelism(tp=8, pp=8), 27
-NUM_REQUESTS = 1500
+TENSOR_PLACES = 11
+"""Requests that fit eight GPUs without a pipeline."""
+NUM_REQUESTS = 10_000
 ROOM_TOKENS = 10**7
 WHOLE = BatchLimits(
     policy=Batching.ORCA, max_num_seqs=PIPELINE.pp * MICRO_BATCH, max_step_prompts=1
@@ -56,17 +60,22 @@ def pipeline(
     gpu: str,
     parallelism: Parallelism,
     network_bytes_per_s: float = INFINIBAND_BYTES_PER_S,
+    ring_bytes_per_s: float | None = None,
 ) -> tuple[StepTable, ...]:
-    """Stages of a replica: tensor groups by NVLink, one network link between two."""
+    """Stages of a replica: tensor groups by NVLink, one network link between two.
+
+    `ring_bytes_per_s` is the bus bandwidth of an all-reduce where it is not NVLink's.
+    """
     kind = GpuType.load(gpu)
-    inside = GroupLink(
-        bytes_per_s=kind.nvlink_bytes_per_s or kind.pcie_bytes_per_s,
-        latency_ms=FABRIC_LATENCY_MS,
-    )
-    # The network's rate is one that was reached, so nothing is lost of it again.
-    lost = CommunicationEfficiency().point_to_point_frac
+    # Rates that were reached: nothing is lost of them again.
+    kept = CommunicationEfficiency()
+    peak_bytes_per_s = kind.nvlink_bytes_per_s or kind.pcie_bytes_per_s
+    if ring_bytes_per_s is not None:
+        peak_bytes_per_s = ring_bytes_per_s / kept.collective_frac
+    inside = GroupLink(bytes_per_s=peak_bytes_per_s, latency_ms=FABRIC_LATENCY_MS)
     between = GroupLink(
-        bytes_per_s=network_bytes_per_s / lost, latency_ms=NETWORK_LATENCY_MS
+        bytes_per_s=network_bytes_per_s / kept.point_to_point_frac,
+        latency_ms=NETWORK_LATENCY_MS,
     )
     request = LatencyRequest(
         llm=LlmSpec.load(llm),
@@ -96,7 +105,7 @@ def bubbles(number: int = NUM_REQUESTS) -> list[Check]:
     requests = zipf_requests(number)
     orca, sarathi = (traced(stages, each, requests) for each in (WHOLE, CHUNKS))
     eighth = at_once(requests.input_tokens[::8], requests.output_tokens[::8])
-    few = replace(WHOLE, max_num_seqs=11)
+    few = replace(WHOLE, max_num_seqs=TENSOR_PLACES)
     tensor_ms = served([alone], few, eighth, ROOM_TOKENS).end_ms
     idle = [bubble_ms(result, stages) for result in (orca, sarathi)]
     medians = [float(np.median(each)) for each in idle]

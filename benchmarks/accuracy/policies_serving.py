@@ -5,18 +5,21 @@
 * Sarathi-Serve (Agrawal et al., OSDI 2024, arXiv 2403.02310): Mistral-7B, Yi-34B and
   Falcon-180B on A100, lengths by the medians and 90th percentiles of its Table 2 up to
   the longest it keeps (section 5), limits of its Table 3, budgets of 512 and 2,048.
+  Its released experiments say the rest: 2,048 requests a run, 128 places, hosts of four
+  A100 that NVLink joins in pairs (so Falcon's all-reduces cross PCIe).
 
 Nothing is fitted to the figures.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from policies_check import OF_THEN, Check, close, served
 from policies_pipeline import (
     ETHERNET_BYTES_PER_S,
     INFINIBAND_BYTES_PER_S,
+    PAIRS_BYTES_PER_S,
     pipeline,
 )
 
@@ -31,7 +34,8 @@ from planner.simulator.system import Batching, BatchLimits
 from planner.workload.requests import Requests
 
 ORCA = Batching.ORCA
-NUM_REQUESTS = 400
+NUM_REQUESTS = 2048
+"""Of each run, as in the experiments that Sarathi-Serve has released."""
 
 # --- Orca -----------------------------------------------------------------------------
 
@@ -110,6 +114,34 @@ class Served:
     largest: float
     printed: Published
     network_bytes_per_s: float = INFINIBAND_BYTES_PER_S
+    ring_bytes_per_s: float | None = None
+    host_ms: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The model, and what each step of a stage takes beside its kernels."""
+        return (
+            f"{self.llm}, {self.host_ms:g} ms more a step" if self.host_ms else self.llm
+        )
+
+    def stages(self) -> tuple[StepTable, ...]:
+        """Its stages on A100."""
+        tables = pipeline(
+            OF_THEN,
+            self.llm,
+            "a100_sxm",
+            self.parallelism,
+            self.network_bytes_per_s,
+            self.ring_bytes_per_s,
+        )
+        return tuple(
+            replace(
+                table,
+                prefill_ms=tuple(ms + self.host_ms for ms in table.prefill_ms),
+                decode_ms=tuple(ms + self.host_ms for ms in table.decode_ms),
+            )
+            for table in tables
+        )
 
 
 CASES = (
@@ -137,18 +169,29 @@ CASES = (
         largest=5.6,
         printed={("sharegpt4", "strict"): 3.6, ("sharegpt4", "relaxed"): 1.48},
         network_bytes_per_s=ETHERNET_BYTES_PER_S,
+        ring_bytes_per_s=PAIRS_BYTES_PER_S,
+    ),
+    Served(
+        llm="falcon-180b",
+        parallelism=Parallelism(tp=4, pp=2),
+        strict_ms=1000.0,
+        relaxed_ms=5000.0,
+        largest=5.6,
+        printed={},
+        network_bytes_per_s=ETHERNET_BYTES_PER_S,
+        ring_bytes_per_s=PAIRS_BYTES_PER_S,
+        host_ms=58.0,
     ),
 )
+"""The last one has the printed decode step of 200 ms, a fifth of the strict limit."""
 
 
-def capacities(cases: Sequence[int] = (0, 1, 2)) -> list[Check]:
+def capacities(cases: Sequence[int] = (0, 1, 2, 3)) -> list[Check]:
     """Capacity under a limit on the 99th percentile of gaps, over vLLM's."""
     found = []
     for case in (CASES[i] for i in cases):
         gpu, shape = GpuType.load("a100_sxm"), case.parallelism
-        stages = pipeline(
-            OF_THEN, case.llm, "a100_sxm", shape, case.network_bytes_per_s
-        )
+        stages = case.stages()
         room = memory_of(LlmSpec.load(case.llm), shape, gpu).max_kv_tokens
         gains = []
         for name, dataset in DATASETS.items():
@@ -173,15 +216,18 @@ def capacities(cases: Sequence[int] = (0, 1, 2)) -> list[Check]:
                     )
                 ]
                 gains.append(rates[1] / rates[0] if rates[0] > 0 else float("inf"))
-                text = f"{case.llm}, {name}, {word}: {rates[1]:.2f} over {rates[0]:.2f}"
+                text = (
+                    f"{case.name}, {name}, {word}: {rates[1]:.2f} over {rates[0]:.2f}"
+                )
                 printed = case.printed.get((name, word))
                 found.append(
                     Check(item="capacity", name=text, published=None, ours=gains[-1])
                     if printed is None
                     else close("capacity", text, printed, gains[-1])
                 )
-        name = f"{case.llm}: largest capacity over prefill first, times"
-        found.append(close("capacity", name, case.largest, max(gains)))
+        name = f"{case.name}: largest capacity over prefill first, times"
+        if case.host_ms == 0:
+            found.append(close("capacity", name, case.largest, max(gains)))
     return found
 
 

@@ -12,7 +12,7 @@ ten seeds.
 * `admission`: when a decode replica fetches a request, with a third of the KV cache;
 * `colocated`: the same six GPUs, prefill first, against TetriInfer's parts together;
 * `end_to_end`: one replica that does both against 1P1D, 128 requests at once, by class
-  of prompts and answers, with 16 and with 256 places to decode;
+  of prompts and answers, by the places to decode of the first and of the second;
 * `interference`: steps of the latency model beside the slowdowns that the paper
   measured on another GPU. Reported, not compared.
 """
@@ -56,6 +56,8 @@ GAP_MS = 170.0
 NVLINK_MS_PER_BYTE = 1e3 / 300e9
 CHUNK_TOKENS = 512
 NUM_AT_ONCE = 128
+PLACES = ((16, 16), (16, 32), (16, 48), (16, 256), (64, 256), (256, 256))
+"""Requests at a time of the replica that does both, and of the one that decodes."""
 FIGURES = ("ttft_mean", "ttft_p90", "tpot_p90", "tpot_p99", "e2e_mean", "preemptions")
 
 
@@ -217,13 +219,15 @@ def admission() -> dict[str, dict[str, float]]:
 def end_to_end() -> dict[str, dict[str, float]]:
     """Changes of mean TTFT, mean E2E and GPU time from one replica to 1P1D."""
     found = {}
-    for places, prompts, answers in product((16, 256), *[("light", "heavy")] * 2):
+    for places, prompts, answers in product(PLACES, *[("light", "heavy")] * 2):
         rows = [
-            changes(places, requests_of(prompts, answers, seed))
+            changes(*places, requests_of(prompts, answers, seed))
             for seed in range(NUM_SEEDS)
         ]
         means = np.mean(rows, axis=0)
-        found[f"{places} places, {prompts} prompts, {answers} answers"] = {
+        together, apart = places
+        name = f"{together} and {apart} places, {prompts} prompts, {answers} answers"
+        found[name] = {
             name: float(value)
             for name, value in zip(("ttft", "e2e", "gpu_time"), means, strict=True)
         }
@@ -242,7 +246,9 @@ def requests_of(prompts: str, answers: str, seed: int) -> Requests:
     )
 
 
-def changes(places: int, requests: Requests) -> tuple[float, float, float]:
+def changes(
+    together: int, apart: int, requests: Requests
+) -> tuple[float, float, float]:
     """Relative changes; a GPU of 1P1D is paid for while its phase has work."""
     chunks = BatchLimits(
         policy=Batching.PREFILL_FIRST_CHUNKED,
@@ -259,16 +265,16 @@ def changes(places: int, requests: Requests) -> tuple[float, float, float]:
                 for r in system.replicas[: 2 if system is split else 1]
             ),
         )
-        for system in (colocated_system(), split)
+        for system, places in ((colocated_system(), together), (split, apart))
     ]
-    both, apart = (simulate(system, requests) for system in systems)
-    spent_ms = float(np.nanmax(apart.first_token_ms)) + (
-        apart.end_ms - float(np.nanmin(apart.decode_ready_ms))
+    one, two = (simulate(system, requests) for system in systems)
+    spent_ms = float(np.nanmax(two.first_token_ms)) + (
+        two.end_ms - float(np.nanmin(two.decode_ready_ms))
     )
     return (
-        float(apart.ttft_ms.mean() / both.ttft_ms.mean()) - 1.0,
-        float(apart.e2e_ms.mean() / both.e2e_ms.mean()) - 1.0,
-        spent_ms / both.end_ms - 1.0,
+        float(two.ttft_ms.mean() / one.ttft_ms.mean()) - 1.0,
+        float(two.e2e_ms.mean() / one.e2e_ms.mean()) - 1.0,
+        spent_ms / one.end_ms - 1.0,
     )
 
 

@@ -33,7 +33,8 @@ from models.llm import LlmSpec
 from models.shapes import ACTIVATION_BYTES
 
 _ALL_REDUCES = 2
-"""Of a tensor-parallel layer: after attention and after the feed-forward."""
+"""Of a tensor-parallel layer: after attention and after the feed-forward; one where
+both run on the same input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ class MeasuredSource:
                 num_bytes, ring, num_gpus=tp, efficiency=self.efficiency
             )
 
-        calls = _ALL_REDUCES * num_layers
+        calls = (1 if request.llm.parallel_branches else _ALL_REDUCES) * num_layers
         fixed_ms = calls * one_ms(0.0)
         token_bytes = float(ACTIVATION_BYTES * request.llm.hidden)
         return plus_line(table, fixed_ms, calls * one_ms(token_bytes) - fixed_ms)

@@ -7,6 +7,7 @@ from clusters.units import GB
 from planner.cli.tables import facts_table, sections, table_of
 from planner.deployment import gpu_ranges
 from planner.evaluation import Evaluation
+from planner.flow_routing import describe_routing
 from planner.objective import Amounts, Goal
 from planner.plan import AllocationBound, Alternative, Plan
 from planner.problem import Problem
@@ -73,6 +74,9 @@ def summary_table(plan: Plan) -> "RenderableType":
         rows.append(("Bound", bound_text(plan)))
     if plan.kv_flow is not None:
         rows.append(("KV flow", plan.kv_flow.describe()))
+    routing = describe_routing(plan.deployment, plan.problem.engine.routing)
+    if routing is not None:
+        rows.append(("Routing", routing))
     if plan.allocation is not None:
         rows += allocation_rows(plan.allocation, plan.problem.objective.goal)
     shapes = {evidence.shape for evidence in plan.evidence}

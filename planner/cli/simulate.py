@@ -16,6 +16,18 @@ from planner.cli.timeline_file import MAX_SPANS, check_timeline, write_timeline
 
 ADMISSIONS = ("none", "current", "predicted")
 """What `--admission` takes: let everyone in, or a rule of early rejection."""
+ROUTINGS = (
+    "shortest_queue",
+    "flow_shares",
+    "round_robin",
+    "pending_tokens",
+    "random",
+    "power_of_two",
+    "tetriinfer",
+    "splitwise",
+    "cache_aware",
+)
+"""What `--routing` takes."""
 ENGINES = ("vllm", "sglang", "trtllm")
 """Names of the presets; written out so that help and completion import nothing."""
 
@@ -33,6 +45,17 @@ def check_engine(name: str | None) -> str | None:
     return name
 
 
+def check_routing(name: str | None) -> str | None:
+    """Refuse a routing policy that there is not.
+
+    Raises
+    ------
+    InputError
+        Naming the nearest one.
+    """
+    return _one_of("--routing", name, ROUTINGS)
+
+
 def check_admission(name: str | None) -> str | None:
     """Refuse a rule that there is not.
 
@@ -41,9 +64,13 @@ def check_admission(name: str | None) -> str | None:
     InputError
         Naming the nearest one.
     """
-    if name is not None and name not in ADMISSIONS:
-        form = f"one of {', '.join(ADMISSIONS)} ({nearest(name, ADMISSIONS)})"
-        raise InputError("--admission", name, form)
+    return _one_of("--admission", name, ADMISSIONS)
+
+
+def _one_of(option: str, name: str | None, known: tuple[str, ...]) -> str | None:
+    if name is not None and name not in known:
+        form = f"one of {', '.join(known)} ({nearest(name, known)})"
+        raise InputError(option, name, form)
     return name
 
 
@@ -95,6 +122,14 @@ def simulate(
             help="Refuse requests on arrival, by the plan's SLO; default: the plan's.",
         ),
     ] = None,
+    routing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            callback=check_routing,
+            help="Route by another policy; flow_shares: as the KV flow of the plan.",
+        ),
+    ] = None,
     timeline: Annotated[
         Path | None,
         typer.Option(
@@ -133,6 +168,7 @@ def simulate(
             "--head": head,
             "--engine": engine,
             "--admission": admission,
+            "--routing": routing,
             "--timeline": timeline,
             "--events": events,
         }
@@ -157,6 +193,7 @@ def simulate(
         seed=seed,
         engine=engine,
         admission=admission,
+        routing=routing,
         max_spans=MAX_SPANS if timeline is not None else 0,
         events=None if events is None else str(events),
     )

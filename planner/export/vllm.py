@@ -4,6 +4,11 @@ from collections.abc import Sequence
 
 from planner.export.fingerprint import plan_sha256
 from planner.export.instances import Instance, instances_of
+from planner.export.nginx_split import (
+    FIRST_SPLIT_PORT,
+    SPLIT_SCRIPT,
+    split_script,
+)
 from planner.export.vllm_readme import readme
 from planner.export.vllm_router import router_script, routers_of
 from planner.export.vllm_rules import caveats, why_not
@@ -55,8 +60,8 @@ def export_vllm(
     Returns
     -------
     dict[str, str]
-        ``hosts.env``; a script for each replica and node; a router for each slice;
-        ``README.md``.
+        ``hosts.env``; a script for each replica and node; a router for each slice, or
+        for each KV route and ``split.sh`` where the plan goes by shares; ``README.md``.
     """
     if instances is None:
         replicas = plan.deployment.replicas
@@ -67,8 +72,14 @@ def export_vllm(
         for rank in range(len(instance.parts)):
             script = launch_script(plan, instance, rank, stamp)
             files[script_name(instance, rank)] = script
-    routers = routers_of(instances, first=first_router)
+    routers = routers_of(plan, instances, first=first_router)
     for router in routers:
         files[router.script_name] = router_script(plan, router, stamp)
-    files["README.md"] = readme(plan, instances, routers, VLLM_VERSION)
+    split_port = None
+    if len(routers) > 1 and routers[0].share_frac is not None:
+        split_port = FIRST_SPLIT_PORT + first_router
+        files[SPLIT_SCRIPT] = split_script(routers, split_port, stamp)
+    files["README.md"] = readme(
+        plan, instances, routers, VLLM_VERSION, split_port=split_port
+    )
     return files

@@ -6,6 +6,7 @@ from clusters.units import GB
 from planner.deployment import gpu_ranges
 from planner.export.fingerprint import plan_sha256
 from planner.export.instances import Instance
+from planner.export.nginx_split import SPLIT_SCRIPT
 from planner.export.shell import one_line
 from planner.export.vllm_router import Router
 from planner.export.vllm_rules import caveats
@@ -18,13 +19,18 @@ def readme(
     instances: Sequence[Instance],
     routers: Sequence[Router],
     version: str,
+    *,
+    split_port: int | None = None,
 ) -> str:
-    """Guide to the scripts of a plan."""
+    """Guide to the scripts of a plan.
+
+    `split_port` is that of `SPLIT_SCRIPT`, None: there is none.
+    """
     sections = [
         _summary(plan, version),
         _caveats(plan),
         _preparation(plan, version),
-        _scripts(instances, routers),
+        _scripts(instances, routers, split_port),
         _checks(plan, instances),
     ]
     return "\n\n".join(sections) + "\n"
@@ -69,7 +75,9 @@ def _preparation(plan: Plan, version: str) -> str:
     )
 
 
-def _scripts(instances: Sequence[Instance], routers: Sequence[Router]) -> str:
+def _scripts(
+    instances: Sequence[Instance], routers: Sequence[Router], split_port: int | None
+) -> str:
     rows = []
     for instance in instances:
         for rank, part in enumerate(instance.parts):
@@ -82,18 +90,26 @@ def _scripts(instances: Sequence[Instance], routers: Sequence[Router]) -> str:
                 port,
             )
             rows.append(f"| {' | '.join(cells)} |")
+    clients = "Clients talk to the router's port."
     for router in routers:
         place = _text(router.place.node_name)
+        share = "" if router.share_frac is None else f", {router.share_frac:.1%}"
         rows.append(
             f"| `{router.script_name}` | {place} | none | router of "
-            f"{len(router.members)} replicas | {router.http_port} |"
+            f"{len(router.members)} replicas{share} | {router.http_port} |"
+        )
+    if split_port is not None:
+        rows.append(f"| `{SPLIT_SCRIPT}` | any | none | NGINX | {split_port} |")
+        clients = (
+            f"`{SPLIT_SCRIPT}` shares the requests out over the routers, as much for "
+            "each as the table says; it needs NGINX. Clients talk to its port."
         )
     return "\n".join(
         [
             "## Run",
             "",
             "Start every script on its node, in any order. More flags for vLLM may "
-            "follow the name of a script. Clients talk to the router's port.",
+            f"follow the name of a script. {clients}",
             "",
             "| script | node | GPUs | runs | port |",
             "| --- | --- | --- | --- | --- |",

@@ -30,6 +30,13 @@ class Router:
     members: tuple[Instance, ...] = spec("Replicas behind it.")
     http_port: int = spec("Port of its API.", unit="1", ge=1)
     metrics_port: int = spec("Port of its Prometheus metrics.", unit="1", ge=1)
+    share_frac: float | None = spec(
+        "Share of all requests that goes to it; None: not planned.",
+        unit="1",
+        ge=0,
+        le=1,
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -40,24 +47,47 @@ class Router:
         return self.members[0].head
 
 
-def routers_of(instances: Sequence[Instance], *, first: int = 0) -> tuple[Router, ...]:
-    """A router for each slice; those on one node get different ports, from `first`."""
-    slices = sorted({instance.replica.slice for instance in instances})
+def routers_of(
+    plan: Plan, instances: Sequence[Instance], *, first: int = 0
+) -> tuple[Router, ...]:
+    """A router for each slice, or for each route in use where a plan goes by shares.
+
+    Those on one node get different ports, from `first`.
+    """
+    groups = _groups(plan, instances)
     on_node: Counter[int] = Counter()
     routers = []
-    for index in slices:
-        members = tuple(each for each in instances if each.replica.slice == index)
+    for index, (members, share_frac) in enumerate(groups):
         node = members[0].head.node
         routers.append(
             Router(
-                script_name=f"router-{index}.sh" if len(slices) > 1 else "router.sh",
+                script_name=f"router-{index}.sh" if len(groups) > 1 else "router.sh",
                 members=members,
                 http_port=FIRST_ROUTER_PORT + first + on_node[node],
                 metrics_port=FIRST_METRICS_PORT + first + on_node[node],
+                share_frac=share_frac,
             )
         )
         on_node[node] += 1
     return tuple(routers)
+
+
+def _groups(
+    plan: Plan, instances: Sequence[Instance]
+) -> list[tuple[tuple[Instance, ...], float | None]]:
+    """Replicas behind each router, and its share of the requests if one is planned."""
+    if plan.deployment.routing is Routing.FLOW_SHARES:
+        of = {instance.replica.name: instance for instance in instances}
+        return [
+            ((of[route.source], of[route.target]), route.share_frac)
+            for route in plan.deployment.routes
+            if route.share_frac
+        ]
+    slices = sorted({instance.replica.slice for instance in instances})
+    return [
+        (tuple(each for each in instances if each.replica.slice == index), None)
+        for index in slices
+    ]
 
 
 def router_script(plan: Plan, router: Router, stamp: str) -> str:

@@ -4,8 +4,9 @@ Each rule is a function that yields its caveats; those about vLLM name the threa
 document they rest on. Rules that make a plan impossible to express are in `why_not`.
 """
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 
+from models.memory import MemorySettings
 from planner.export.instances import why_not_even
 from planner.export.vllm_flags import (
     BLOCK_SIZES,
@@ -180,7 +181,7 @@ def _admission(plan: Plan) -> Iterator[str]:
 
 def _slices(plan: Plan) -> Iterator[str]:
     num = len({replica.slice for replica in plan.deployment.replicas})
-    if num > 1:
+    if num > 1 and plan.deployment.routing is not Routing.FLOW_SHARES:
         yield (
             f"KV caches stay within {num} groups of replicas, and a router cannot be "
             "told so: each group has a router of its own. Split the traffic over the "
@@ -198,6 +199,22 @@ def _routing(plan: Plan) -> Iterator[str]:
             "The simulation sends each request to the replica with the least work; the "
             "router's nearest policy, power_of_two, compares two at random."
         )
+    elif plan.deployment.routing is Routing.FLOW_SHARES:
+        yield (
+            "vllm-router knows no weights: each KV route in use has a router of its "
+            "own, and NGINX chooses among them on arrival; in the simulation the "
+            "decode replica is chosen after the prefill, in the same shares. Where a "
+            "replica is down, take its routers out of the list."
+        )
+        used = {
+            name
+            for route in plan.deployment.routes
+            if route.share_frac
+            for name in (route.source, route.target)
+        }
+        idle = [r.name for r in plan.deployment.replicas if r.name not in used]
+        if idle:
+            yield f"No request goes to {', '.join(idle)}: its share is 0."
     elif plan.deployment.routing in _UNKNOWN_ROUTINGS:
         yield (
             f"The plan was simulated with {plan.deployment.routing} routing, which the "
@@ -213,11 +230,6 @@ def _batching(plan: Plan) -> Iterator[str]:
             f"batches as {_listed(policies)}. Plan with engine.limits.policy: chunked "
             "to simulate what will run."
         )
-    if any(r.limits.is_output_reserved for r in plan.deployment.replicas):
-        yield (
-            "vLLM takes KV blocks as tokens come and may preempt: is_output_reserved "
-            "is left out."
-        )
 
 
 _UNKNOWN_LIMITS = (
@@ -232,17 +244,27 @@ _UNKNOWN_LIMITS = (
 
 
 def _left_out(plan: Plan) -> Iterator[str]:
-    usual = BatchLimits()
     limits = [replica.limits for replica in plan.deployment.replicas]
+    yield from left_out(limits, plan.problem.engine.memory)
+
+
+def left_out(limits: Sequence[BatchLimits], memory: MemorySettings) -> Iterator[str]:
+    """Limits of engines that vLLM has no flag for, where they are set."""
+    usual = BatchLimits()
     names = [
         name
         for name in _UNKNOWN_LIMITS
         if any(getattr(each, name) != getattr(usual, name) for each in limits)
     ]
-    if plan.problem.engine.memory.feed_forward_block_tokens:
+    if memory.feed_forward_block_tokens:
         names.append("feed_forward_block_tokens")
     for name in names:
         yield f"vLLM has no limit like {name}: it is left out."
+    if any(each.is_output_reserved for each in limits):
+        yield (
+            "vLLM takes KV blocks as tokens come and may preempt: is_output_reserved "
+            "is left out."
+        )
     if any(each.max_partial_prompts is not None for each in limits):
         yield (
             "max_partial_prompts is left out: vLLM does not start with a "

@@ -37,6 +37,7 @@ from planner.export.vllm_apart import (
     why_not,
 )
 from planner.export.vllm_flags import Options, kv_dtype_flag, model_id
+from planner.export.vllm_rules import left_out
 from planner.export.vllm_scripts import HOSTS_FILE, PREAMBLE, script
 from planner.multiplexing.placed import PlacedUnit
 from planner.multiplexing.shared_files import shared_plan_to_mapping
@@ -160,6 +161,9 @@ def caveats(plan: SharedPlan) -> tuple[str, ...]:
             "Units in turns: vLLM engines do not wait for each other; the GPU's time "
             "slices stand in for turns."
         )
+    if engines_of(plan):
+        engine = plan.problem.engine
+        found += left_out([engine.limits], engine.memory)
     return tuple(found)
 
 

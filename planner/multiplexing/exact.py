@@ -44,7 +44,12 @@ from planner.multiplexing.columns import (
 from planner.multiplexing.meshes import MeshSupply
 from planner.multiplexing.program import PlacementProgram
 from planner.plan import Status
-from planner.search.milp import solve_milp, solve_relaxation, whole_value
+from planner.search.milp import (
+    relative_gap,
+    solve_milp,
+    solve_relaxation,
+    whole_value,
+)
 from planner.stop import Never, StoppingCriterion
 
 PROVEN_FRAC = 1e-6
@@ -88,10 +93,7 @@ class ChosenUnits:
     @property
     def gap_frac(self) -> float | None:
         """Distance to the bound, relative to it."""
-        if self.value is None or self.bound is None:
-            return None
-        scale = max(abs(self.bound), abs(self.value))
-        return max(0.0, self.bound - self.value) / scale if scale else 0.0
+        return relative_gap(self.value, self.bound)
 
 
 def choose_units(

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from clusters.fields import InputError, check_fields, spec
 
-_ROUNDING = 1e-9
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitSpace:

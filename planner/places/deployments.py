@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from planner.cells import is_large
+from planner.cells import is_of_cells
 from planner.deployment import Deployment, ReplicaShape
 from planner.placement import StageGpus, place, place_evenly, place_on_few
 from planner.places.search import Found
@@ -20,7 +20,7 @@ def deployed(planner: "Planner", shapes: Sequence[ReplicaShape]) -> Deployment |
     """
     starts = by_rules(planner, shapes)
     ruled = _by_rules_alone(planner, shapes, starts)
-    if ruled is None or not ruled.routes or is_large(len(shapes)):
+    if ruled is None or not ruled.routes or is_of_cells(len(shapes)):
         return ruled
     if any(replica.slice for replica in ruled.replicas):
         return ruled  # parts of the cluster that nothing joins
@@ -48,7 +48,7 @@ def deployed_apart(
     planner: "Planner", shapes: Sequence[ReplicaShape]
 ) -> Deployment | None:
     """The same in slices, where links are short and those promise no less."""
-    if not _is_split(shapes) or is_large(len(shapes)):
+    if not _is_split(shapes) or is_of_cells(len(shapes)):
         return None
     starts = by_rules(planner, shapes)
     found = planner.place_search.best_apart(shapes, starts)
@@ -63,7 +63,7 @@ def other_places(
     Half of `num` without slices, the others with, and the one that rules give.
     """
     replicas = deployment.replicas
-    if not deployment.routes or is_large(len(replicas)):
+    if not deployment.routes or is_of_cells(len(replicas)):
         return []
     shapes = [replica.shape for replica in replicas]
     ruled = by_rules(planner, shapes)
@@ -92,7 +92,7 @@ def by_rules(
     placed = place(cluster, shapes, available)
     if placed is None:
         return []
-    if not _is_split(shapes) or is_large(len(shapes)):
+    if not _is_split(shapes) or is_of_cells(len(shapes)):
         return [placed]
     near = place_on_few(cluster, shapes, available)
     even = place_evenly(cluster, shapes, available)

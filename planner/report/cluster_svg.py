@@ -7,13 +7,12 @@ framed; lines above the racks are links with their rates, as wide as they are fa
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 from clusters.cluster import Cluster
-from clusters.fields import spec
 from clusters.units import GB
 from planner.report.gpu_marks import GpuMark, pools_of
+from planner.report.svg import FAINT, Box, ink_on, line_to, rect_of, text_at
 
 PALETTES: Mapping[str, tuple[str, ...]] = {
     "prefill": ("#1f6fb4", "#5ba3d9", "#0b4a80", "#8cc3ea"),
@@ -24,7 +23,6 @@ PALETTES: Mapping[str, tuple[str, ...]] = {
 }
 """Hue by kind of pool, shade by pool; readable without red against green."""
 IDLE = "#e6e6e6"
-INK, FAINT = "#222222", "#8a8a8a"
 
 LARGE = 20
 """Pixels of a GPU of a small cluster; GPUs of large ones are smaller, without text."""
@@ -39,16 +37,6 @@ SMALL_LETTER = 5.6
 MARGIN, GAP = 20, 14
 TOP, BARE_TOP = 76, 30
 """Height of a rack's part of the network, and of its leaf alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Box:
-    """Where something is."""
-
-    left: float = spec("Left edge.", unit="px")
-    top: float = spec("Upper edge.", unit="px")
-    width: float = spec("Width.", unit="px")
-    height: float = spec("Height.", unit="px")
 
 
 def cluster_svg(
@@ -75,10 +63,10 @@ def cluster_svg(
     racks = _racks(cluster, size)
     width, height = _arranged(racks)
     width = max(width, 520)
-    parts = [_text(MARGIN, 26, cluster.name, size_px=16, weight="bold")]
+    parts = [text_at(MARGIN, 26, cluster.name, size_px=16, weight="bold")]
     lines = textwrap.wrap(title, int((width - 2 * MARGIN) / LETTER))
     for row, line in enumerate(lines):
-        parts.append(_text(MARGIN, 46 + 15 * row, line, size_px=12, fill="#555555"))
+        parts.append(text_at(MARGIN, 46 + 15 * row, line, size_px=12, fill="#555555"))
     top = 40.0 + 15 * len(lines)
     rows = _legend_rows(marks, colours, cluster.num_gpus)
     legend, legend_height = _legend(rows, top, width)
@@ -134,15 +122,13 @@ class _Rack:
     ) -> list[str]:
         """The rack with its leaf, nodes and GPUs."""
         x, y = self.left, self.top + self.head - 8
-        frame = _Box(
-            left=x, top=y, width=self.width, height=self.height - self.head + 4
-        )
-        parts = [_rect(frame, fill="#fafafa", stroke="#c8c8c8", radius=5)]
-        leaf = _Box(left=x, top=y - 22, width=self.width, height=18)
-        parts.append(_rect(leaf, fill="#4a4a4a", radius=3))
+        frame = Box(left=x, top=y, width=self.width, height=self.height - self.head + 4)
+        parts = [rect_of(frame, fill="#fafafa", stroke="#c8c8c8", radius=5)]
+        leaf = Box(left=x, top=y - 22, width=self.width, height=18)
+        parts.append(rect_of(leaf, fill="#4a4a4a", radius=3))
         name = self.leaf if len(self.leaf) <= 18 else self.leaf[:17] + "…"
         middle = x + self.width / 2
-        parts.append(_text(middle, y - 9, name, fill="#ffffff", anchor="middle"))
+        parts.append(text_at(middle, y - 9, name, fill="#ffffff", anchor="middle"))
         for place, node in enumerate(self.nodes):
             column, row = divmod(place, self.rows)
             left = x + 8 + column * (self.node_width + 6)
@@ -166,13 +152,13 @@ class _Rack:
             about = f"{cluster.nodes[node].name} {cluster.nodes[node].type.name}"
             most = max(4, int((self.node_width - 4) / SMALL_LETTER))
             short = about if len(about) <= most else about[: most - 1] + "…"
-            parts.append(_text(left + 4, top + 11, short, fill="#555555"))
+            parts.append(text_at(left + 4, top + 11, short, fill="#555555"))
             offset = 18.0
         gpus = topology.gpus_of_node(node)
         boxes = {}
         for place, gpu in enumerate(gpus):
             row, column = divmod(place, self.gpus_a_row)
-            boxes[gpu] = _Box(
+            boxes[gpu] = Box(
                 left=left + 4 + column * self.pitch,
                 top=top + offset + row * self.pitch,
                 width=self.size,
@@ -190,20 +176,20 @@ class _Rack:
         self,
         cluster: Cluster,
         gpu: int,
-        box: _Box,
+        box: Box,
         marks: Mapping[int, GpuMark],
         colours: Mapping[str, str],
     ) -> str:
         mark = marks.get(gpu)
         fill = IDLE if mark is None else colours[mark.pool]
-        drawn = _rect(box, fill=fill, radius=2 if self.shows_text else 0)
+        drawn = rect_of(box, fill=fill, radius=2 if self.shows_text else 0)
         if cluster.num_gpus > MOST_NAMED_GPUS:
             return drawn
         if mark is not None and self.shows_text:
             x, y = box.left + box.width / 2, box.top + box.height / 2 + 3
             size_px = 9 if len(mark.label) <= 3 else 7
-            drawn += _text(
-                x, y, mark.label, fill=_on(fill), anchor="middle", size_px=size_px
+            drawn += text_at(
+                x, y, mark.label, fill=ink_on(fill), anchor="middle", size_px=size_px
             )
         hardware = cluster.topology.gpu(gpu)
         doing = "idle" if mark is None else mark.about
@@ -245,23 +231,23 @@ def _network(cluster: Cluster, racks: Sequence[_Rack]) -> list[str]:
     for top in rows:
         row = [rack for rack in racks if rack.top == top]
         ends = [rack.port[0] for rack in row]
-        spine = _Box(
+        spine = Box(
             left=min(ends) - 20,
             top=top + 4,
             width=max(ends) - min(ends) + 40,
             height=14,
         )
-        parts.append(_rect(spine, fill="#222222", radius=3))
+        parts.append(rect_of(spine, fill="#222222", radius=3))
         middle = (min(ends) + max(ends)) / 2
         parts.append(
-            _text(middle, top + 14.5, "spine", fill="#ffffff", anchor="middle")
+            text_at(middle, top + 14.5, "spine", fill="#ffffff", anchor="middle")
         )
     for rack, rate in zip(racks, rates, strict=True):
         x, y = rack.port
         width = 1.0 + 5.0 * rate / most if most > 0 else 1.0
-        parts.append(_line((x, rack.top + 18), (x, y - 4), width))
+        parts.append(line_to((x, rack.top + 18), (x, y - 4), width))
         label = f"{rate / GB:,.0f} GB/s"
-        parts.append(_text(x + 7, rack.top + 36, label, fill="#555555"))
+        parts.append(text_at(x + 7, rack.top + 36, label, fill="#555555"))
     return parts
 
 
@@ -292,7 +278,7 @@ def _named_links(cluster: Cluster, racks: Sequence[_Rack]) -> list[str]:
         )
         label = f"{link.bytes_per_s / GB:,.3g} GB/s"
         at = middle[0], (y1 + y2) / 4 + middle[1] / 2 - 3
-        parts.append(_text(*at, label, fill="#555555", anchor="middle"))
+        parts.append(text_at(*at, label, fill="#555555", anchor="middle"))
     return parts
 
 
@@ -328,10 +314,10 @@ def _legend(
     parts = []
     y = top
     for colour, text in rows:
-        box = _Box(left=MARGIN, top=y, width=12, height=12)
-        parts.append(_rect(box, fill=colour, radius=2))
+        box = Box(left=MARGIN, top=y, width=12, height=12)
+        parts.append(rect_of(box, fill=colour, radius=2))
         for line in textwrap.wrap(text, letters):
-            parts.append(_text(left, y + 10, line, size_px=12))
+            parts.append(text_at(left, y + 10, line, size_px=12))
             y += 15
         y += 3
     return parts, y - top + 8
@@ -341,53 +327,15 @@ def _gpus(num: int) -> str:
     return f"{num:,} GPU" + ("" if num == 1 else "s")
 
 
-def _frame(boxes: Sequence[_Box]) -> str:
+def _frame(boxes: Sequence[Box]) -> str:
     """A thin frame around the GPUs of an NVLink island, row by row."""
     parts = []
     for top in sorted({box.top for box in boxes}):
         row = [box for box in boxes if box.top == top]
         left = min(box.left for box in row)
         right = max(box.left + box.width for box in row)
-        frame = _Box(
+        frame = Box(
             left=left - 2, top=top - 2, width=right - left + 4, height=row[0].height + 4
         )
-        parts.append(_rect(frame, fill="none", stroke="#76b900", radius=3))
+        parts.append(rect_of(frame, fill="none", stroke="#76b900", radius=3))
     return "".join(parts)
-
-
-def _on(fill: str) -> str:
-    """Ink that reads on a colour: white on dark, black on light."""
-    red, green, blue = (int(fill[i : i + 2], 16) for i in (1, 3, 5))
-    return "#ffffff" if 0.3 * red + 0.59 * green + 0.11 * blue < 140 else INK
-
-
-def _rect(box: _Box, *, fill: str, stroke: str | None = None, radius: int = 0) -> str:
-    edge = f' stroke="{stroke}"' if stroke else ""
-    corner = f' rx="{radius}"' if radius else ""
-    return (
-        f'<rect x="{box.left:g}" y="{box.top:g}" width="{box.width:g}" '
-        f'height="{box.height:g}"{corner} fill="{fill}"{edge}/>'
-    )
-
-
-def _line(start: tuple[float, float], end: tuple[float, float], width: float) -> str:
-    return (
-        f'<line x1="{start[0]:g}" y1="{start[1]:g}" x2="{end[0]:g}" y2="{end[1]:g}" '
-        f'stroke="{FAINT}" stroke-width="{width:.1f}"/>'
-    )
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    fill: str = INK,
-    anchor: str = "start",
-    size_px: int = 10,
-    weight: str = "normal",
-) -> str:
-    return (
-        f'<text x="{x:g}" y="{y:g}" fill="{fill}" text-anchor="{anchor}" '
-        f'font-size="{size_px}" font-weight={quoteattr(weight)}>{escape(text)}</text>'
-    )

@@ -74,13 +74,8 @@ class Aggregated:
         mixes = single_mixes(context.problem, rated)
         simulated = Simulated(self.name, context, ledger, planner.deploy)
         # 4. The most promising, whole.
-        promised = [tuple((r.shape, n) for r, n in mix.counts) for mix in mixes]
+        promised = [mix.shape_counts for mix in mixes]
         # 5. Then the neighbours of the best.
         extras = best_of_each_type(rated)
         refine(simulated, promised, num_finalists=self.num_finalists, extras=extras)
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
-            is_stopped=context.is_stopped,
-        )
+        return simulated.outcome()

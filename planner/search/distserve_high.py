@@ -87,13 +87,8 @@ class DistServeHigh:
         mixes = pair_mixes(context.problem, rated[Phase.PREFILL], rated[Phase.DECODE])
         simulated = Simulated(self.name, context, ledger, planner.deploy)
         # 4. The most promising, whole.
-        promised = [tuple((r.shape, n) for r, n in mix.counts) for mix in mixes]
+        promised = [mix.shape_counts for mix in mixes]
         # 5. Then the neighbours of the best.
         extras = [s for each in rated.values() for s in best_of_each_type(each)]
         refine(simulated, promised, num_finalists=self.num_finalists, extras=extras)
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
-            is_stopped=context.is_stopped,
-        )
+        return simulated.outcome()

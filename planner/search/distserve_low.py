@@ -94,12 +94,7 @@ class DistServeLow:
             else:
                 ledger.reject("does not fit the nodes")
         simulated.try_other_places()
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
-            is_stopped=context.is_stopped,
-        )
+        return simulated.outcome()
 
 
 def _simulate_unit(simulated: Simulated, unit: Unit) -> bool:

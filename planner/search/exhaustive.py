@@ -31,7 +31,7 @@ Guarantee exact with the evaluator's runs, where nothing is left out: no batch l
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from clusters.fields import InputError, check_fields, spec
@@ -128,12 +128,9 @@ class Exhaustive:
             left_out.append(f"places beyond the first {self.max_placements}")
         if places.num_not_run:
             left_out.append(f"{places.num_not_run} places beyond {self.max_runs} runs")
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
+        return replace(
+            simulated.outcome(),
             is_exact=not context.is_stopped and not left_out,
-            is_stopped=context.is_stopped,
             left_out=tuple(left_out),
         )
 

@@ -12,8 +12,9 @@ Idea
     changes are ranked in a moment and only the first few are simulated.
 
 Steps
-    1. The best candidate of the methods before; without one, the best promise of one
-       shape a phase. Rates of all shapes.
+    1. The best candidate of the methods before; where it serves nothing, or there is
+       none, the first of the best promises that serves anything. Rates of all shapes,
+       those of unlike stages as the start has them.
     2. All moves from it, ranked by what they promise; those beyond a limit, and those
        that promise clearly less than the best serves, are left out.
     3. The first few are simulated; the first that ranks better is the new start, and
@@ -28,12 +29,12 @@ Cost      a goodput search a shape not rated yet, and at most `num_simulated` wh
 Guarantee heuristic; never worse than where it starts
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from clusters.fields import check_fields, spec
-from models.parallelism import Parallelism
 from planner.deployment import Deployment, ReplicaShape
 from planner.limits import why_too_much
 from planner.objective import Amounts
@@ -46,6 +47,7 @@ from planner.search.contract import (
     SearchOutcome,
     why_not_open,
 )
+from planner.search.local_moves import ShapeKey, Sums, key_of, moves
 from planner.search.phases import rate_alone
 from planner.search.ratios import (
     Mix,
@@ -54,7 +56,7 @@ from planner.search.ratios import (
     pair_mixes,
     single_mixes,
 )
-from planner.search.refine import LARGE_POOL, Simulated, is_large
+from planner.search.refine import Simulated, is_large
 from planner.search.shapes import usable_shapes
 from planner.simulator.system import Phase
 
@@ -65,8 +67,9 @@ _SLACK = 1.15
 """How much more than it promises a move may serve: moves below the best are left out
 only beyond it."""
 
-ShapeKey = tuple[Phase, str, Parallelism]
-Change = Mapping[ShapeKey, int]
+MOST_STARTS = 4
+"""Promises of each kind that are simulated when nothing serves anything yet."""
+
 OTHER = {Phase.PREFILL: Phase.DECODE, Phase.DECODE: Phase.PREFILL}
 
 
@@ -106,6 +109,8 @@ class LocalSearch:
         # 1. The start.
         rated = _rated(context, ledger)
         best = _start(simulated, rated)
+        if best is not None:
+            rated |= _rated_unlike(context, best.deployment, ledger)
         left = self.num_simulated
         while best is not None and left > 0 and not context.should_stop():
             # 2. Moves by their promise.
@@ -124,12 +129,7 @@ class LocalSearch:
             if best is start:
                 break
         simulated.try_other_places()
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
-            is_stopped=context.is_stopped,
-        )
+        return simulated.outcome()
 
 
 def _rated(context: SearchContext, ledger: Ledger) -> dict[ShapeKey, RatedShape]:
@@ -148,81 +148,59 @@ def _rated(context: SearchContext, ledger: Ledger) -> dict[ShapeKey, RatedShape]
     return found
 
 
-def key_of(shape: ReplicaShape) -> ShapeKey:
-    """A shape without its batching."""
-    return shape.phase, shape.gpu_type, shape.parallelism
+def _rated_unlike(
+    context: SearchContext, deployment: Deployment, ledger: Ledger
+) -> dict[ShapeKey, RatedShape]:
+    """The same of the replicas of unlike stages, in either phase on the same GPUs."""
+    planner = context.evaluator.planner
+    found: dict[ShapeKey, RatedShape] = {}
+    for pool in deployment.pools():
+        shape, first = pool.shape, pool.replicas[0]
+        if not shape.has_unlike_stages:
+            continue
+        size = min(POOL_SIZE, len(pool.replicas))
+        for phase in (shape.phase, OTHER.get(shape.phase)):
+            if phase is None or key_of(replace(shape, phase=phase)) in found:
+                continue
+            limits = shape.limits if phase is shape.phase else None
+            turned = replace(shape, phase=phase, limits=limits)
+            alone = planner.deploy_if_joined([turned], [first.stage_gpus])
+            usable = () if alone is None else (alone,)
+            for each in rate_alone(context, usable, phase, ledger, pool_sizes=[size]):
+                found[key_of(each.shape)] = each
+    return found
 
 
 def _start(
     simulated: Simulated, rated: Mapping[ShapeKey, RatedShape]
 ) -> Candidate | None:
-    """The best of the methods before, or the best promise of one shape a phase."""
-    context = simulated.context
+    """The best of the methods before, if it serves anything.
+
+    Else the first of the best promises that does, of both phases and of replicas for
+    both; where none does, the best of those all the same.
+    """
+    context, problem = simulated.context, simulated.context.problem
+    best = None
     if context.best is not None:
-        return simulated.try_deployment(context.best.deployment)
+        best = simulated.try_deployment(context.best.deployment)
     of = {p: [r for r in rated.values() if r.shape.phase is p] for p in Phase}
-    mixes: list[Mix] = pair_mixes(context.problem, of[Phase.PREFILL], of[Phase.DECODE])
-    mixes += single_mixes(context.problem, of[Phase.AGGREGATED])
-    mixes.sort(key=lambda mix: mix.rank(context.problem))
-    for mix in mixes:
-        counts = tuple((each.shape, number) for each, number in mix.counts)
-        found = simulated.try_counts(counts)
-        if found is not None:
-            return found
-    return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sums:
-    """What replicas add up to; a change adds its difference."""
-
-    rates_rps: Mapping[Phase, float] = spec("By phase.", unit="requests/s")
-    replicas: Mapping[Phase, int] = spec("By phase.", unit="replicas")
-    gpus: Mapping[str, int] = spec("By type.", unit="GPUs")
-    usd_per_hour: float | None = spec("Price.", unit="usd/h", default=0.0)
-    power_w: float | None = spec("Board limits.", unit="W", default=0.0)
-
-    @classmethod
-    def of(
-        cls, counts: Mapping[ShapeKey, int], rated: Mapping[ShapeKey, RatedShape]
-    ) -> "Sums":
-        """The sums of some replicas."""
-        return cls(rates_rps={}, replicas={}, gpus={}).changed(counts, rated)
-
-    def changed(self, change: Change, rated: Mapping[ShapeKey, RatedShape]) -> "Sums":
-        """The sums after a change, without adding up the rest again."""
-        rates, replicas = Counter(self.rates_rps), Counter(self.replicas)
-        gpus, usd, power = Counter(self.gpus), self.usd_per_hour, self.power_w
-        for key, number in change.items():
-            each = rated[key]
-            rates[each.shape.phase] += each.rate_rps * number  # type: ignore[assignment]
-            replicas[each.shape.phase] += number
-            gpus[each.shape.gpu_type] += each.num_gpus * number
-            usd = _plus(usd, each.usd_per_hour, number)
-            power = _plus(power, each.power_w, number)
-        return Sums(
-            rates_rps=rates,
-            replicas=replicas,
-            gpus=gpus,
-            usd_per_hour=usd,
-            power_w=power,
-        )
-
-    @property
-    def amounts(self) -> Amounts:
-        """What they promise and take: the slower phase, or all together."""
-        phases = [p for p, n in self.replicas.items() if n > 0]
-        rate = min((self.rates_rps.get(p, 0.0) for p in phases), default=0.0)
-        return Amounts(
-            rate_rps=max(0.0, rate),
-            num_gpus=sum(self.gpus.values()),
-            usd_per_hour=self.usd_per_hour,
-            power_w=self.power_w,
-        )
-
-
-def _plus(total: float | None, each: float | None, number: int) -> float | None:
-    return None if total is None or each is None else total + each * number
+    kinds: list[list[Mix]] = [
+        pair_mixes(problem, of[Phase.PREFILL], of[Phase.DECODE]),
+        single_mixes(problem, of[Phase.AGGREGATED]),
+    ]
+    kinds.sort(key=lambda mixes: [mix.rank(problem) for mix in mixes[:1]])
+    for mixes in kinds:
+        num_tried = 0
+        for mix in mixes:
+            if best is not None and best.goodput.rate_rps > 0:
+                return best
+            if num_tried == MOST_STARTS or context.should_stop():
+                break
+            found = simulated.try_counts(mix.shape_counts)
+            num_tried += found is not None
+            if found and (best is None or found.rank(problem) < best.rank(problem)):
+                best = found
+    return best
 
 
 def _promising(
@@ -230,15 +208,12 @@ def _promising(
 ) -> list[tuple[tuple[ReplicaShape, int], ...]]:
     """Numbers of replicas after each move that may be better, best promise first."""
     counts = counts_of(best.deployment)
-    if any(replica.shape.has_unlike_stages for replica in best.deployment.replicas):
-        return []  # shapes that are not rated here
     if not set(counts) <= set(rated):
         return []  # a stopped search has not rated all of them
     shapes = {key_of(r.shape): r.shape for r in best.deployment.replicas}
     own = Sums.of(counts, rated)
-    scale = (
-        best.goodput.rate_rps / own.amounts.rate_rps if own.amounts.rate_rps else 1.0
-    )
+    # A start that serves nothing says nothing about what others promise.
+    scale = best.goodput.rate_rps / (own.amounts.rate_rps or math.inf) or 1.0
     target = problem.service.workload.rate_rps
     free = FreeGpus.of(problem.cluster, problem.search.available_gpus)
     room = {name: free.num_free(name) for name in problem.usable_gpu_types}
@@ -293,51 +268,3 @@ def _is_within(problem: Problem, after: Sums, room: Mapping[str, int]) -> bool:
         return False
     amounts = after.amounts
     return not why_too_much(problem, after.gpus, amounts.usd_per_hour, amounts.power_w)
-
-
-def moves(
-    counts: Mapping[ShapeKey, int], rated: Mapping[ShapeKey, RatedShape]
-) -> Iterator[Change]:
-    """Every change of one kind, a few replicas of a large pool at a time."""
-    for key, number in counts.items():
-        some = max(1, number // LARGE_POOL)
-        phase, gpu_type, _ = key
-        size = rated[key].num_gpus
-        yield {key: some}  # more
-        yield {key: -some}  # fewer
-        for other, each in rated.items():
-            if other == key or (phase is Phase.AGGREGATED) != (
-                other[0] is Phase.AGGREGATED
-            ):
-                continue
-            alike = other[1] == gpu_type
-            if alike and other[0] is phase and 2 * each.num_gpus == size:
-                yield {key: -some, other: 2 * some}  # split
-            elif alike and other[0] is phase and each.num_gpus == 2 * size:
-                if number >= 2:
-                    yield {key: -2 * some, other: some}  # merge
-            elif each.num_gpus == size and alike:
-                yield {key: -some, other: some}  # flip the phase, or change TP and PP
-            elif alike and each.num_gpus < size:
-                yield {key: -some, other: some * (size // each.num_gpus)}  # move GPUs
-            else:
-                yield {other: some}  # add another shape
-        yield from _swaps(key, counts, rated)
-
-
-def _swaps(
-    key: ShapeKey, counts: Mapping[ShapeKey, int], rated: Mapping[ShapeKey, RatedShape]
-) -> Iterable[Change]:
-    """Replicas of unlike phases and GPU types exchange their phases."""
-    phase, gpu_type, parallelism = key
-    if phase is not Phase.PREFILL:
-        return
-    for other in counts:
-        if other[0] is Phase.DECODE and other[1] != gpu_type:
-            ours = (Phase.DECODE, gpu_type, parallelism)
-            theirs = (Phase.PREFILL, other[1], other[2])
-            if ours in rated and theirs in rated:
-                change = Counter({key: -1, other: -1})
-                change[ours] += 1
-                change[theirs] += 1
-                yield change

@@ -58,10 +58,15 @@ class MilpOutcome:
     @property
     def gap_frac(self) -> float | None:
         """Distance of the value to the bound, relative to the larger of the two."""
-        if self.value is None or self.bound is None:
-            return None
-        scale = max(abs(self.value), abs(self.bound))
-        return abs(self.bound - self.value) / scale if scale > 0 else 0.0
+        return relative_gap(self.value, self.bound)
+
+
+def relative_gap(value: float | None, bound: float | None) -> float | None:
+    """Distance of a value to its bound, relative to the larger; None without one."""
+    if value is None or bound is None:
+        return None
+    scale = max(abs(value), abs(bound))
+    return abs(bound - value) / scale if scale > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +157,6 @@ def solve_relaxation(
             for constraint in program.constraints()
         },
     )
-
-
-def is_chosen(variable: pulp.LpVariable) -> bool:
-    """Whether a 0-1 variable is 1 in the solution."""
-    return whole_value(variable) == 1
 
 
 def whole_value(variable: pulp.LpVariable) -> int:

@@ -98,12 +98,7 @@ class PerType:
             for number in range(2, most + 1):
                 _try_together(simulated, [each.deployment for each in found[:number]])
         simulated.try_other_places()
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
-            is_stopped=context.is_stopped,
-        )
+        return simulated.outcome()
 
     def _best(self, simulated: Simulated, mixes: Sequence[Mix]) -> Candidate | None:
         """The best of the first mixes that fit; the others are counted."""

@@ -66,6 +66,11 @@ class Mix:
         """One entry a replica."""
         return tuple(rated.shape for rated, n in self.counts for _ in range(n))
 
+    @property
+    def shape_counts(self) -> tuple[tuple[ReplicaShape, int], ...]:
+        """Each shape and how many of it."""
+        return tuple((rated.shape, number) for rated, number in self.counts)
+
     def rank(self, problem: Problem) -> tuple[float, ...]:
         """Sort key like `Candidate.rank`, on what is promised."""
         if self.promised_rps <= 0:
@@ -132,10 +137,8 @@ def is_mix_within(problem: Problem, mix: Mix) -> bool:
     """Whether a mix keeps the limits on types, budget and power."""
     gpus: Counter[str] = Counter()
     for rated, number in mix.counts:
-        shape = rated.shape
-        widths = shape.parallelism.stage_widths
-        for name, width in zip(shape.gpu_types, widths, strict=True):
-            gpus[name] += width * number
+        for name, held in rated.shape.gpus_by_type.items():
+            gpus[name] += held * number
     amounts = mix.amounts
     return why_too_much(problem, gpus, amounts.usd_per_hour, amounts.power_w) is None
 

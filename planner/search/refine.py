@@ -10,7 +10,13 @@ from planner.limits import why_over
 from planner.placement import FreeGpus
 from planner.places.deployments import deployed_apart, other_places
 from planner.problem import Problem
-from planner.search.contract import STOPPED, Candidate, Ledger, SearchContext
+from planner.search.contract import (
+    STOPPED,
+    Candidate,
+    Ledger,
+    SearchContext,
+    SearchOutcome,
+)
 from planner.search.ratios import gpu_budget
 from planner.serving import place_in_order
 from planner.simulator.system import Phase
@@ -147,6 +153,16 @@ class Simulated:
                 self.candidates.values(),
                 key=lambda c: (c.rank(problem), c.deployment.describe()),
             )
+        )
+
+    def outcome(self, *, has_unlike: bool = False) -> SearchOutcome:
+        """What the method found, with all that it simulated."""
+        return SearchOutcome(
+            method=self.method,
+            candidates=self.ranked,
+            ledger=self.ledger,
+            is_stopped=self.context.is_stopped,
+            has_unlike=has_unlike,
         )
 
 

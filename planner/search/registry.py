@@ -32,8 +32,8 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "distserve-low",
         "provisioning",
         "hexgen2",
-        "local-search",
         "pipelines",
+        "local-search",
     ),
     "distserve": ("distserve-high", "distserve-low"),
 }

@@ -5,7 +5,8 @@ and places allow; otherwise the resident requests take a decode step together
 (iteration-level batching, Orca). Steps that mix prompt chunks with decodes are made in
 `chunks`, from the parts here. At request level (FasterTransformer) a batch is admitted
 when the one before has ended. When a decode step needs blocks that are not there,
-the request admitted last is preempted and its context recomputed later.
+the one admitted last among the members of the next micro-batch and the prompts that
+are half prefilled is preempted, and its context recomputed later.
 
 References
 ----------

@@ -312,6 +312,7 @@ def _fill_clock(
 def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     num = len(system.replicas)
     given = (*system.routes, *system.switch_routes)
+    arriving = system.replica_shares()
     by_pair = {route.source * num + route.target: route for route in given}
     names = sorted({share.edge for route in given for share in route.edges})
     number = {name: i for i, name in enumerate(names)}
@@ -319,7 +320,12 @@ def _route_arrays(system: ServingSystem) -> dict[str, Array]:
     shares: list[tuple[int, float]] = []
     for pair in range(num * num):
         route = by_pair.get(pair)
+        source, target = divmod(pair, num)
+        if arriving is not None and source == target:
+            is_prefill = system.replicas[source].phase is Phase.PREFILL
+            routes[pair]["share"] = arriving[source] * is_prefill
         if route is not None:
+            routes[pair]["share"] = route.share_frac * system.has_share(route)
             routes[pair]["latency_ms"] = route.latency_ms
             routes[pair]["ms_per_byte"] = route.ms_per_byte
             shares += [(number[share.edge], share.ms_per_byte) for share in route.edges]

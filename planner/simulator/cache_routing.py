@@ -14,7 +14,9 @@ Steps
     1. Count the blocks of the prompt that each replica's cache holds.
     2. For each replica, take its own prefix, or the longest one with the time to copy
        what it lacks when longest / own exceeds a threshold.
-    3. Expected TTFT = copy + queue + prefill of the rest; the least one is chosen.
+    3. Expected TTFT = copy + queue + prefill of the rest; the least one is chosen. On a
+       replica of which the steps hold decodes too, queue and prefill take longer, as a
+       full step does with the decodes under way.
     4. The queue of the chosen replica grows by the expected prefill.
 
 Differences from the paper
@@ -23,8 +25,8 @@ Differences from the paper
 
 Assumes   step tables that hold for one prompt at a time
 Cost      O(replicas + blocks held by any of them) a request
-Guarantee none: the expected TTFT does not know of batching, nor of decodes on the same
-          replica, nor of later evictions
+Guarantee none: the expected TTFT does not know of batching, nor of waits for the KV
+          cache of decodes on the same replica, nor of later evictions
 """
 
 import math
@@ -91,6 +93,31 @@ def prefix_tokens(w: Any, replica: int, request: int, blocks: int) -> int:
 
 
 @compiled
+def slowed_by_decodes(w: Any, replica: int) -> float:
+    """How many times as long a full step of prompts takes beside the decodes there.
+
+    1 where prompts have steps of their own: they come first, or on other replicas.
+    """
+    rep = w.replica[replica]
+    decodes = (rep.num_running + rep.num_stages - 1) // rep.num_stages
+    decodes = min(decodes, rep.max_batch_tokens - 1)
+    if rep.decodes == 0 or rep.mixes_decodes == 0 or decodes == 0:
+        return 1.0
+    kv_tokens = (rep.work_tokens - rep.pending_tokens) / rep.num_stages
+    alone_ms, beside_ms = 0.0, 0.0
+    for stage in range(rep.first_stage, rep.first_stage + rep.num_stages):
+        added = w.batch[w.stage[stage].table, decodes]
+        chunk_ms = prefill_ms(w, stage, float(rep.max_batch_tokens - decodes), 0.0)
+        full_ms = prefill_ms(w, stage, float(rep.max_batch_tokens), 0.0)
+        full_ms += added.mixed_ms + added.mixed_slope_ms * kv_tokens
+        alone_ms = max(alone_ms, chunk_ms)
+        beside_ms = max(beside_ms, full_ms)
+    if alone_ms <= 0.0 or beside_ms <= alone_ms:
+        return 1.0
+    return float(beside_ms / alone_ms)
+
+
+@compiled
 def expect(w: Any, replica: int, request: int, blocks: int) -> float:
     """Expected queue and prefill of a request with `blocks` cached, in ms.
 
@@ -105,7 +132,8 @@ def expect(w: Any, replica: int, request: int, blocks: int) -> float:
     work_ms = math.floor(work_ms * _PER_MS) / _PER_MS
     w.forecast[request].work_ms = work_ms
     time = pipeline_ms(w, replica, req.input_tokens - past, work_ms)
-    return float(w.replica[replica].queue_ms + time)
+    slowed = slowed_by_decodes(w, replica)
+    return float((w.replica[replica].queue_ms + time) * slowed)
 
 
 @optional

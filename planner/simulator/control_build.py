@@ -21,6 +21,7 @@ _ROUTINGS = {
     Routing.POWER_OF_TWO: state.POWER_OF_TWO,
     Routing.TETRIINFER: state.TETRIINFER,
     Routing.SPLITWISE: state.SPLITWISE,
+    Routing.FLOW_SHARES: state.FLOW_SHARES,
 }
 
 _ORDERS = {
@@ -42,6 +43,8 @@ def fill_control(
     """Policies, limits, forecasts and dice."""
     clock["routing"] = _ROUTINGS[system.routing]
     if _ROUTINGS[system.routing] >= state.TETRIINFER and not system.is_split:
+        clock["routing"] = state.SHORTEST_QUEUE
+    if system.routing is Routing.FLOW_SHARES and system.replica_shares() is None:
         clock["routing"] = state.SHORTEST_QUEUE
     clock["heavy_output"] = system.router.heavy_output_tokens
     clock["takes_ratio"] = system.router.decode_mix is DecodeMix.LOWEST_RATIO

@@ -4,8 +4,13 @@ import math
 from typing import Any
 
 from planner.simulator.cache_routing import expect_alone, join_queue, leave_queue
-from planner.simulator.compiled import compiled, inlined
-from planner.simulator.early_rejection import begin_decode, expect_decode, is_refused
+from planner.simulator.compiled import compiled, inlined, optional
+from planner.simulator.early_rejection import (
+    begin_decode,
+    expect_decode,
+    expect_no_more,
+    is_refused,
+)
 from planner.simulator.events import schedule, schedule_in_order
 from planner.simulator.gaps import count_token
 from planner.simulator.kv import allocate, blocks_for, num_blocks, stays
@@ -30,13 +35,14 @@ from planner.simulator.queues import (
     push_waiting,
 )
 from planner.simulator.routing import choose_decode, choose_prefill
-from planner.simulator.splitwise import choose_pair
+from planner.simulator.splitwise import choose_pair, choose_target
 from planner.simulator.state import (
     ARRIVED,
     CACHE_AWARE,
     DONE,
     NONE,
     REJECTED,
+    TO_BE_CHOSEN,
     TURN_DUE,
 )
 from planner.simulator.streams import drop_stream, end_stream, queue_pull
@@ -108,11 +114,18 @@ def arrive(w: Any, request: int) -> None:
     route_prompt(w, request)
 
 
+@inlined
+def takes_prompts(w: Any) -> bool:
+    """Whether there is a replica that an arrival can be sent to."""
+    clock = w.clock[0]
+    return bool(clock.num_prefills > 0 or (has_pools(w) and clock.num_decodes > 0))
+
+
 @compiled
 def route_prompt(w: Any, request: int) -> None:
     """Send a request to a prefill queue; it waits while no replica prefills."""
     req = w.request[request]
-    if w.clock[0].num_prefills == 0:
+    if not takes_prompts(w):
         push_waiting(w, request)
         return
     if has_pools(w):
@@ -185,7 +198,7 @@ def first_token(w: Any, request: int) -> None:
             drop_stream(w, request)
         if replica != NONE:
             leave_prefill(w, request)
-        if has_pools(w):
+        if has_pools(w) and req.decode_replica != TO_BE_CHOSEN:
             promise_decode(w, req.decode_replica, request, -1)
         finish(w, request)
         return
@@ -202,7 +215,7 @@ def send_to_decode(w: Any, request: int) -> None:
     req = w.request[request]
     replica = req.prefill_replica
     if has_pools(w):
-        queue_pull(w, request, req.decode_replica)
+        send_to_promised(w, request)
         return
     target = choose_decode(w, replica, request)
     if target == NONE:
@@ -214,6 +227,53 @@ def send_to_decode(w: Any, request: int) -> None:
         reject(w, request)
         return
     queue_pull(w, request, target)
+
+
+@optional
+def send_to_promised(w: Any, request: int) -> None:
+    """A prefilled request of the pools goes where it was promised to.
+
+    If that machine has failed, to another; with none in reach, it begins again.
+    """
+    req = w.request[request]
+    if req.decode_replica == TO_BE_CHOSEN:
+        target = choose_target(w, request)
+        if target == NONE or not can_hold(w, target, request):
+            leave_prefill(w, request)
+            start_again(w, request)
+            return
+        promise_decode(w, target, request, 1)
+        req.decode_replica = target
+    queue_pull(w, request, req.decode_replica)
+
+
+@optional
+def start_again(w: Any, request: int) -> None:
+    """The prompt and the tokens that the user has are a new prompt."""
+    clock = w.clock[0]
+    req = w.request[request]
+    if req.admission == NONE:
+        clock.num_rerouted += 1
+    else:
+        clock.num_recomputed += 1
+        clock.num_recomputed_tokens += req.input_tokens + req.done_tokens
+    req.input_tokens += req.done_tokens
+    req.output_tokens -= req.done_tokens
+    req.streamed_tokens += req.done_tokens
+    req.done_tokens = 0
+    req.cached_tokens = 0
+    req.admission = NONE
+    req.prefill_replica = NONE
+    req.decode_replica = NONE
+    req.begun_ms = math.nan
+    req.transfer_start_ms = math.nan
+    req.decode_ready_ms = math.nan
+    if w.forecast.shape[0] > 0:
+        expect_no_more(w, request)
+    if w.reuse.shape[0] > 0:
+        w.reuse[request].fetched_blocks = 0
+        w.reuse[request].ready_ms = 0.0
+    route_prompt(w, request)
 
 
 @inlined

@@ -12,6 +12,7 @@ Steps
        prefilled on another replica, and the rest is decoded (counted as recomputed).
        Requests that only waited there are sent elsewhere (rerouted); so are those whose
        KV cache is whole on a prefill replica, and which it had not begun to fetch.
+       Who had all tokens and only waited for the batch (request level) has ended.
     3. A role flip drains; when nothing is left on the replica, it switches.
     4. A replica that serves (again) joins the list, and requests that have waited for
        one of its phase are sent on, first come first served.
@@ -37,12 +38,19 @@ import math
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined, optional
-from planner.simulator.early_rejection import expect_no_more
 from planner.simulator.events import cancel, schedule
 from planner.simulator.flows import drop_flow, network_slot
 from planner.simulator.kv import allocate
-from planner.simulator.lifecycle import leave_prefill, route_prompt, send_to_decode
+from planner.simulator.lifecycle import (
+    finish,
+    leave_prefill,
+    route_prompt,
+    send_to_decode,
+    start_again,
+    takes_prompts,
+)
 from planner.simulator.prefix_cache import lose_cache
+from planner.simulator.promises import has_pools, promise_decode
 from planner.simulator.queues import mark_dirty, remove_unsent
 from planner.simulator.stages import count_idle, settle_steps
 from planner.simulator.state import (
@@ -57,6 +65,7 @@ from planner.simulator.state import (
     OUTSIDE,
     PREFILL,
     SERVES,
+    TO_BE_CHOSEN,
 )
 from planner.simulator.steps import run_ms, steps_until
 from planner.simulator.streams import drop_stream
@@ -105,7 +114,7 @@ def open_replica(w: Any, replica: int) -> None:
     else:
         insert(w.decode_replicas, clock.num_decodes, replica)
         clock.num_decodes += 1
-    while clock.wait_head != NONE and clock.num_prefills > 0:
+    while clock.wait_head != NONE and takes_prompts(w):
         request = clock.wait_head
         clock.wait_head = w.request[request].next
         route_prompt(w, request)
@@ -165,7 +174,8 @@ def flip_if_empty(w: Any, replica: int) -> None:
     """A drained replica switches to the other phase."""
     rep = w.replica[replica]
     is_waiting = rep.prompt_head != NONE or rep.pull_head != NONE
-    if is_waiting or rep.free_blocks != rep.capacity_blocks:
+    is_promised = rep.promised_tokens != 0  # to prompts on their way through the pools
+    if is_waiting or is_promised or rep.free_blocks != rep.capacity_blocks:
         return
     rep.is_flipping = 0
     rep.prefills, rep.decodes = rep.decodes, rep.prefills
@@ -189,7 +199,9 @@ def fail(w: Any, replica: int) -> None:
         req = w.request[request]
         if req.status != ARRIVED or req.prefill_replica == NONE:
             continue
-        if is_lost(w, request, replica):
+        if req.decode_replica == replica and req.done_tokens == req.output_tokens:
+            finish(w, request)  # it has waited for the others of its batch
+        elif is_lost(w, request, replica):
             let_go(w, request, replica)
             req.next = NONE
             if lost == NONE:
@@ -199,7 +211,7 @@ def fail(w: Any, replica: int) -> None:
             last_lost = request
         elif req.decode_replica == replica and math.isnan(req.decode_ready_ms):
             drop_flow(w, request)
-            req.decode_replica = NONE
+            req.decode_replica = TO_BE_CHOSEN if has_pools(w) else NONE
             req.begun_ms = math.nan
             req.transfer_start_ms = math.nan
             if req.done_tokens > 0:
@@ -242,39 +254,13 @@ def let_go(w: Any, request: int, replica: int) -> None:
     drop_flow(w, request)
     if req.prefill_replica != replica:
         leave_prefill(w, request)
-    elif req.decode_replica != NONE and req.decode_replica != replica:
+    elif has_pools(w) and req.done_tokens == 0:
+        if req.decode_replica >= 0 and req.decode_replica != replica:
+            promise_decode(w, req.decode_replica, request, -1)
+    elif req.decode_replica >= 0 and req.decode_replica != replica:
         drop_stream(w, request)
     elif req.decode_replica == NONE and req.done_tokens > 0:
         remove_unsent(w, request)
-
-
-@inlined
-def start_again(w: Any, request: int) -> None:
-    """The prompt and the tokens that the user has are a new prompt."""
-    clock = w.clock[0]
-    req = w.request[request]
-    if req.admission == NONE:
-        clock.num_rerouted += 1
-    else:
-        clock.num_recomputed += 1
-        clock.num_recomputed_tokens += req.input_tokens + req.done_tokens
-    req.input_tokens += req.done_tokens
-    req.output_tokens -= req.done_tokens
-    req.streamed_tokens += req.done_tokens
-    req.done_tokens = 0
-    req.cached_tokens = 0
-    req.admission = NONE
-    req.prefill_replica = NONE
-    req.decode_replica = NONE
-    req.begun_ms = math.nan
-    req.transfer_start_ms = math.nan
-    req.decode_ready_ms = math.nan
-    if w.forecast.shape[0] > 0:
-        expect_no_more(w, request)
-    if w.reuse.shape[0] > 0:
-        w.reuse[request].fetched_blocks = 0
-        w.reuse[request].ready_ms = 0.0
-    route_prompt(w, request)
 
 
 @inlined
@@ -340,7 +326,9 @@ def clear(w: Any, replica: int) -> None:
     rep.work_tokens = 0.0
     rep.window_left = 0
     rep.pending_tokens = rep.promised_tokens = 0
-    rep.num_heavy = rep.num_light = 0
+    rep.num_heavy = rep.num_light = rep.num_foreign = 0
+    rep.ended_head = NONE
+    rep.num_ended = 0
     rep.queue_ms = 0.0
     allocate(w, replica, rep.free_blocks - rep.capacity_blocks)
     lose_cache(w, replica)

@@ -51,7 +51,8 @@ def with_outside(
     slot[first]["position"] = 0
     heap[0] = first
     world.clock["heap_size"] = 1
-    for index, given in enumerate(system.replicas):
+    for index in sorted(flipped(events)):
+        given = system.replicas[index]
         is_decode = given.phase is Phase.DECODE
         other = Phase.PREFILL if is_decode else Phase.DECODE
         world.replica["other_weight"][index] = work_weight(replace(given, phase=other))

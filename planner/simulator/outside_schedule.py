@@ -10,7 +10,7 @@ from clusters.fields import InputError, check_fields, spec
 from clusters.mapping import from_mapping, nearest
 from clusters.serde import read_mapping
 from clusters.units import MS_PER_S
-from planner.simulator.system import Batching, Phase, Routing, ServingSystem
+from planner.simulator.system import Phase, Routing, ServingSystem, kv_phases
 
 
 class OutsideKind(StrEnum):
@@ -123,12 +123,21 @@ def flipped(events: Sequence[OutsideEvent]) -> frozenset[int]:
 
 
 def switch_pairs(
-    phases: Sequence[Phase], slices: Sequence[int], switching: frozenset[int]
+    phases: Sequence[Phase],
+    slices: Sequence[int],
+    switching: frozenset[int],
+    routing: Routing = Routing.SHORTEST_QUEUE,
 ) -> tuple[tuple[int, int], ...]:
     """Pairs of replicas (source, target) that are such only after a change of phase."""
+    kinds = kv_phases(routing)
+    both = (Phase.PREFILL, Phase.DECODE)
 
-    def may(replica: int, phase: Phase) -> bool:
-        return phases[replica] is phase or replica in switching
+    def may_send(source: int, target: int) -> bool:
+        return any(
+            (one, two) in kinds
+            for one in (both if source in switching else (phases[source],))
+            for two in (both if target in switching else (phases[target],))
+        )
 
     every = range(len(phases))
     return tuple(
@@ -137,9 +146,8 @@ def switch_pairs(
         for target in every
         if source != target
         and slices[source] == slices[target]
-        and may(source, Phase.PREFILL)
-        and may(target, Phase.DECODE)
-        and (phases[source], phases[target]) != (Phase.PREFILL, Phase.DECODE)
+        and may_send(source, target)
+        and (phases[source], phases[target]) not in kinds
     )
 
 
@@ -153,8 +161,9 @@ def check_outside(system: ServingSystem, events: Sequence[OutsideEvent]) -> None
     """
     if not events:
         return
-    if system.routing is Routing.SPLITWISE and system.is_split:
-        raise InputError("events", len(events), "none with splitwise routing")
+    has_caches = any(replica.prefix_cache is not None for replica in system.replicas)
+    if system.routing is Routing.SPLITWISE and system.is_split and has_caches:
+        raise InputError("events", len(events), "none with splitwise and prefix caches")
     if all(replica.phase is Phase.DECODE for replica in system.replicas):
         raise InputError("events", len(events), "none without prefill: a lost prompt")
     last: dict[int, OutsideEvent] = {}
@@ -187,11 +196,6 @@ def _check_after(where: str, event: OutsideEvent, last: OutsideEvent | None) -> 
 
 
 def _check_replica(where: str, system: ServingSystem, event: OutsideEvent) -> None:
-    replica = system.replicas[event.replica]
-    if replica.limits.policy is Batching.REQUEST_LEVEL:
-        raise InputError(
-            f"{where}.replica", event.replica, "one without request_level batches"
-        )
     is_flip = event.kind is OutsideKind.FLIP
     if is_flip and any(r.prefix_cache is not None for r in system.replicas):
         raise InputError(f"{where}.kind", "flip", "no prefix caches beside it")
@@ -206,7 +210,8 @@ def _check_switch_routes(system: ServingSystem, events: Sequence[OutsideEvent]) 
     known = {(route.source, route.target) for route in system.switch_routes}
     phases = [replica.phase for replica in system.replicas]
     slices = [replica.slice for replica in system.replicas]
-    for source, target in switch_pairs(phases, slices, flipped(events)):
+    switching = flipped(events)
+    for source, target in switch_pairs(phases, slices, switching, system.routing):
         if (source, target) not in known:
             raise InputError(
                 "switch_routes", f"{source}->{target} missing", "a KV route a pair"

@@ -7,6 +7,7 @@ its prompt and the forecast of its output, never with its true output.
 from typing import Any
 
 from planner.simulator.compiled import compiled, inlined, optional
+from planner.simulator.queues import mark_dirty
 from planner.simulator.state import SPLITWISE, TETRIINFER
 
 
@@ -47,6 +48,8 @@ def promise_decode(w: Any, replica: int, request: int, sign: int) -> None:
         rep.num_light += sign
     if not rep.decodes:
         rep.num_foreign += sign
+    if rep.is_flipping:  # it may have waited for this one
+        mark_dirty(w, replica)
 
 
 @optional

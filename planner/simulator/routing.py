@@ -2,7 +2,7 @@
 
 Choices at random go by the dice of the request (`control.dice`), so that they do not
 depend on what happened before. The two published policies that look further than one
-queue are in `splitwise` and `tetriinfer`.
+queue are in `splitwise` and `tetriinfer`, that of planned shares is in `flow_shares`.
 """
 
 import math
@@ -10,9 +10,11 @@ from typing import Any
 
 from planner.simulator.cache_routing import choose_by_ttft
 from planner.simulator.compiled import compiled, inlined, optional
+from planner.simulator.flow_shares import choose_by_share
 from planner.simulator.state import (
     ANY_SLICE,
     CACHE_AWARE,
+    FLOW_SHARES,
     NONE,
     PENDING_TOKENS,
     POWER_OF_TWO,
@@ -28,7 +30,7 @@ LOW_DICE = (1 << 31) - 1
 
 @inlined
 def choose_prefill(w: Any, request: int) -> int:
-    """Replica that gets the next arrival: in turn, at random, or by work."""
+    """Replica that gets the next arrival: in turn, at random, by share, or by work."""
     clock = w.clock[0]
     candidates = w.prefill_replicas[: clock.num_prefills]
     if clock.routing == ROUND_ROBIN:
@@ -42,6 +44,10 @@ def choose_prefill(w: Any, request: int) -> int:
         return int(fewest_pending(w, candidates))
     if clock.routing == CACHE_AWARE:
         return int(choose_by_ttft(w, request))
+    if clock.routing == FLOW_SHARES:
+        by_share = choose_by_share(w, candidates, NONE)
+        if by_share != NONE:
+            return int(by_share)
     return int(least_work(w, candidates, ANY_SLICE))
 
 
@@ -49,7 +55,7 @@ def choose_prefill(w: Any, request: int) -> int:
 def choose_decode(w: Any, source: int, request: int) -> int:
     """Replica that decodes a request prefilled at `source`, of the same slice.
 
-    In turn, at random, or by work; NONE when the slice has no decode replica.
+    In turn, at random, by share, or by work; NONE when the slice has no decode replica.
     """
     clock = w.clock[0]
     candidates = w.decode_replicas[: clock.num_decodes]
@@ -66,6 +72,10 @@ def choose_decode(w: Any, source: int, request: int) -> int:
         return int(choose_at_random(w, candidates, wanted, dice))
     if clock.routing == TETRIINFER:
         return int(choose_by_mix(w, candidates, wanted, request, dice))
+    if clock.routing == FLOW_SHARES and source != NONE:
+        by_share = choose_by_share(w, candidates, source)
+        if by_share != NONE:
+            return int(by_share)
     return int(least_work(w, candidates, wanted))
 
 

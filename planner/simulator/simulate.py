@@ -6,7 +6,7 @@ from planner.simulator.build import SimulationOptions, StopLimits, build_world
 from planner.simulator.launch import run_world
 from planner.simulator.outcome import ReplicaStats, SimulationResult, StageStats
 from planner.simulator.outside_build import with_outside
-from planner.simulator.state import DONE, REJECTED, World
+from planner.simulator.state import DONE, NONE, REJECTED, World
 from planner.simulator.system import ServingSystem
 from planner.simulator.timeline import Timeline
 from planner.simulator.token_gaps import GapHistogram
@@ -70,7 +70,7 @@ def _collect(world: World, is_complete: bool) -> SimulationResult:
         decode_ready_ms=request["decode_ready_ms"].copy(),
         finish_ms=request["finish_ms"].copy(),
         prefill_replica=request["prefill_replica"].astype(np.int64),
-        decode_replica=request["decode_replica"].astype(np.int64),
+        decode_replica=np.maximum(request["decode_replica"], NONE).astype(np.int64),
         is_done=request["status"] == DONE,
         is_rejected=request["status"] == REJECTED,
         num_preemptions=int(clock["num_preemptions"]),

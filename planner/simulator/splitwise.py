@@ -32,6 +32,10 @@ Differences from the paper
       sends, or one of the token pool, which sends to nobody: there is no circle.
     - A machine is mixed while it has foreign work, not until it is empty.
     - KV caches stay in a slice, so the token machine is one of the prompt machine's.
+    - Machines that fail or drain are not chosen. A prompt of which the token machine
+      has failed gets another with its first token: by step 2 without the machine it is
+      on, and the least promised one if none has room. Where there is none to which it
+      may be sent, it begins again with a new pair.
 
 Assumes   replicas of both phases, and KV routes within each phase
 Cost      O(replicas) an arrival
@@ -64,6 +68,8 @@ def fewest_pending(w: Any, pool: int) -> int:
     """
     best = NONE
     for replica in range(w.replica.shape[0]):
+        if w.replica[replica].is_open == 0:
+            continue
         if pool != ANY_POOL and pool_of(w, replica) != pool:
             continue
         if best != NONE:
@@ -78,11 +84,16 @@ def fewest_pending(w: Any, pool: int) -> int:
 
 
 @compiled
-def least_promised(w: Any, pool: int, wanted: int) -> int:
-    """First machine of a pool and slice with the least promised memory, or NONE."""
+def least_promised(w: Any, pool: int, wanted: int, but: int) -> int:
+    """First machine of a pool and slice with the least promised memory, or NONE.
+
+    The machine `but` is not looked at.
+    """
     best = NONE
     for replica in range(w.replica.shape[0]):
         rep = w.replica[replica]
+        if rep.is_open == 0 or replica == but:
+            continue
         if pool_of(w, replica) != pool or rep.slice != wanted:
             continue
         if best == NONE or rep.promised_tokens < w.replica[best].promised_tokens:
@@ -121,17 +132,41 @@ def choose_pair(w: Any, request: int) -> None:
     target = NONE
     if source != NONE:
         wanted = w.replica[source].slice
-        target = least_promised(w, TOKEN_POOL, wanted)
+        target = least_promised(w, TOKEN_POOL, wanted, NONE)
         if not takes_decode(w, target, request):
             if pool_of(w, source) != PROMPT_POOL:
                 target = source if takes_decode(w, source, request) else NONE
             else:
-                target = least_promised(w, MIXED_POOL, wanted)
+                target = least_promised(w, MIXED_POOL, wanted, NONE)
                 if not takes_decode(w, target, request):
-                    target = least_promised(w, PROMPT_POOL, wanted)
+                    target = least_promised(w, PROMPT_POOL, wanted, NONE)
     # 3. One machine for both phases.
     if source == NONE or target == NONE:
         source = target = fewest_pending(w, ANY_POOL)
     req = w.request[request]
     req.prefill_replica = source
     req.decode_replica = target
+
+
+@optional
+def choose_target(w: Any, request: int) -> int:
+    """Another token machine for a prompt that is prefilled, or NONE.
+
+    As in `choose_pair`, only a machine of the prompt pool sends to others than those
+    of the token pool.
+    """
+    source = w.request[request].prefill_replica
+    wanted = w.replica[source].slice
+    sends_freely = pool_of(w, source) == PROMPT_POOL
+    least = NONE
+    for pool in (TOKEN_POOL, MIXED_POOL, PROMPT_POOL):
+        if pool != TOKEN_POOL and not sends_freely:
+            break
+        target = least_promised(w, pool, wanted, source)
+        if takes_decode(w, target, request):
+            return int(target)
+        if target != NONE and (
+            least == NONE or promised_room(w, target) > promised_room(w, least)
+        ):
+            least = target
+    return int(least)

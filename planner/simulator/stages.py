@@ -266,9 +266,10 @@ def start_stage(w: Any, stage: int) -> None:
                 mark_dirty(w, replica)  # pulls wait while preempted prompts do
         return
     batch = NONE
-    if not rep.is_request_level or rep.num_running == 0:
+    if may_begin_prompts(w, replica):
         batch = form_prefill(w, replica)
     if batch != NONE:
+        rep.num_flying += int(shares_pipeline(w, replica))
         run_prefill(w, stage, batch)
         if rep.pull_head != NONE:
             mark_dirty(w, replica)  # pulls wait while preempted prompts do
@@ -279,6 +280,27 @@ def start_stage(w: Any, stage: int) -> None:
         group = form_decode(w, replica)
     if group != NONE:
         run_decode(w, stage, group)
+
+
+@inlined
+def shares_pipeline(w: Any, replica: int) -> bool:
+    """Whether batches of prompts count among the micro-batches under way.
+
+    They do where the replica decodes too, as in engines: a scheduler has as many
+    batches under way as there are stages, whatever is in them.
+    """
+    rep = w.replica[replica]
+    return bool(rep.decodes and rep.max_step_context == 0 and rep.is_request_level == 0)
+
+
+@inlined
+def may_begin_prompts(w: Any, replica: int) -> bool:
+    """Whether the policy lets a batch of prompts into the pipeline now."""
+    rep = w.replica[replica]
+    if rep.is_request_level:
+        return bool(rep.num_running == 0)
+    is_full = rep.num_flying >= rep.num_stages
+    return not (is_full and shares_pipeline(w, replica))
 
 
 @inlined
@@ -293,6 +315,7 @@ def end_stage(w: Any, stage: int) -> None:
         st.doing = IDLE
         st.current = NONE
         if st.is_last:
+            rep.num_flying -= int(shares_pipeline(w, st.replica))
             end_prefill(w, st.replica, current)
         else:
             push_batch(w, stage + 1, current)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 NONE = -1
 """End of a linked list; no group; no batch."""
 
+TO_BE_CHOSEN = -2
+"""Decode replica of a request of Splitwise's pools while the one it had has failed."""
+
 IDLE, PREFILL, DECODE, MIXED = 0, 1, 2, 3
 """What a stage is doing; `MIXED`: a step with prompt chunks, with decodes or not."""
 
@@ -30,6 +33,9 @@ TETRIINFER, SPLITWISE = 5, 6
 
 CACHE_AWARE = -1
 """Routing by the expected TTFT."""
+
+FLOW_SHARES = -2
+"""Routing by the planned shares of the routes."""
 
 FCFS, SHORTEST_FIRST, LONGEST_FIRST = range(3)
 """Orders of the prompts of a window."""
@@ -303,8 +309,19 @@ BATCH = np.dtype(
 )
 """G and H of a decode step at a batch size, and what it adds to a mixed step."""
 
-ROUTE = np.dtype([("latency_ms", "f8"), ("ms_per_byte", "f8"), ("first_edge", "i8")])
-"""A KV route; its shared links are those up to the first of the next route."""
+ROUTE = np.dtype(
+    [
+        ("latency_ms", "f8"),
+        ("ms_per_byte", "f8"),
+        ("first_edge", "i8"),
+        ("share", "f8"),
+        ("credit", "f8"),
+    ]
+)
+"""A KV route; its shared links are those up to the first of the next route.
+
+That of a replica to itself has the share of the arrivals that it prefills.
+"""
 
 EDGE_SHARE = np.dtype([("edge", "i8"), ("ms_per_byte", "f8")])
 """A shared link of a route."""

@@ -43,6 +43,8 @@ class Routing(StrEnum):
     at the arrival, and lends those of one phase to the other when it has too few. The
     last two are `SHORTEST_QUEUE` where replicas are not of both phases. `CACHE_AWARE`
     sends arrivals where the expected TTFT is least, prefilled requests by work.
+    `FLOW_SHARES` gives every replica and KV route its planned share of the requests,
+    and is `SHORTEST_QUEUE` where no route has a share.
     """
 
     ROUND_ROBIN = "round_robin"
@@ -53,6 +55,7 @@ class Routing(StrEnum):
     TETRIINFER = "tetriinfer"
     SPLITWISE = "splitwise"
     CACHE_AWARE = "cache_aware"
+    FLOW_SHARES = "flow_shares"
 
 
 def kv_phases(routing: Routing) -> tuple[tuple[Phase, Phase], ...]:
@@ -125,6 +128,14 @@ class KvRoute:
     latency_ms: float = spec("Fixed time of a transfer.", unit="ms", ge=0)
     ms_per_byte: float = spec("Time for each byte of KV, alone.", unit="ms/byte", ge=0)
     edges: tuple[EdgeShare, ...] = spec("Links shared with other routes.", default=())
+    share_frac: float = spec(
+        "Share of all requests that goes over it with the routing flow_shares; only "
+        "the proportions matter.",
+        unit="1",
+        ge=0,
+        le=1,
+        default=0.0,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -232,6 +243,26 @@ class ServingSystem:
     def indices(self, phase: Phase) -> tuple[int, ...]:
         """Indices of the replicas of exactly this phase."""
         return tuple(i for i, r in enumerate(self.replicas) if r.phase is phase)
+
+    def replica_shares(self) -> tuple[float, ...] | None:
+        """Planned share of each replica in the requests of its phase.
+
+        None where the routing does not go by shares, or no route has one.
+        """
+        if self.routing is not Routing.FLOW_SHARES:
+            return None
+        shares = [0.0] * len(self.replicas)
+        for route in self.routes:
+            if self.has_share(route):
+                shares[route.source] += route.share_frac
+                shares[route.target] += route.share_frac
+        total = 0.5 * sum(shares)
+        return tuple(share / total for share in shares) if total > 0 else None
+
+    def has_share(self, route: KvRoute) -> bool:
+        """Whether requests are to go over a route: those of other slices cannot."""
+        ends = self.replicas[route.source], self.replicas[route.target]
+        return route.share_frac > 0 and ends[0].slice == ends[1].slice
 
     @property
     def is_split(self) -> bool:

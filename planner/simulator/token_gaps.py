@@ -1,5 +1,6 @@
 """GapHistogram: the gaps between tokens (ITL) of all requests of a simulation."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,11 @@ class GapHistogram:
 
     counts: NDArray[np.int64]
     """Gaps of each bin, shape ``(num_bins,)``; the first is below the least gap."""
+
+    @classmethod
+    def joined(cls, parts: Iterable[tuple["GapHistogram", int]]) -> "GapHistogram":
+        """The gaps of several simulations, each counted so many times."""
+        return cls(counts=np.sum([each.counts * n for each, n in parts], axis=0))
 
     @property
     def num_gaps(self) -> int:

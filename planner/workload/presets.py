@@ -3,15 +3,13 @@
 import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from clusters.fields import InputError, check_fields, spec
-from clusters.mapping import from_mapping, nearest
-from clusters.serde import read_mapping
+from clusters.fields import check_fields, spec
+from planner.presets import check_preset, load_preset, preset_entries
 from planner.workload.lengths import FixedLengths, LengthDistribution, LognormalLengths
 from planner.workload.lognormal import Lognormal
 
-_CATALOG = Path(__file__).parent.parent / "catalog" / "workloads.yaml"
+_CATALOG = "workloads.yaml"
 _FIXED = re.compile(r"(\d{1,20})x(\d{1,20})")
 
 
@@ -42,17 +40,9 @@ class LengthPreset:
 @cache
 def length_presets() -> dict[str, LengthPreset]:
     """All shipped presets by name."""
-    file = str(_CATALOG)
-    entries = read_mapping(_CATALOG)
-    # `chat: azure-conversation-like` is a second name for the same numbers.
     return {
-        name: from_mapping(
-            LengthPreset,
-            entries[entry] if isinstance(entry, str) else entry,
-            where=name,
-            file=file,
-        )
-        for name, entry in entries.items()
+        name: load_preset(LengthPreset, _CATALOG, name)
+        for name in preset_entries(_CATALOG)
     }
 
 
@@ -69,7 +59,5 @@ def named_lengths(name: str) -> LengthDistribution:
             input_tokens=int(fixed.group(1)), output_tokens=int(fixed.group(2))
         )
     presets = length_presets()
-    if name not in presets:
-        hint = nearest(name, presets)
-        raise InputError("lengths", name, f"a preset or INPUTxOUTPUT tokens ({hint})")
+    check_preset("lengths", name, presets, "a preset or INPUTxOUTPUT tokens")
     return presets[name].lengths

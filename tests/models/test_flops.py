@@ -101,6 +101,14 @@ def test_two_all_reduces_of_the_residual_a_layer(tiny_llm: LlmSpec) -> None:
     assert work.all_reduce_bytes == 4 * 5 * 16
 
 
+def test_branches_in_parallel_are_reduced_once_a_layer(tiny_llm: LlmSpec) -> None:
+    falcon = replace(tiny_llm, parallel_branches=True)
+    work = decode_work(shapes(falcon, tp=2)[0], num_requests=5, kv_tokens=5)
+    assert work.all_reduce_bytes == 2 * 5 * 16
+    assert LlmSpec.load("falcon-180b").parallel_branches
+    assert not LlmSpec.load("llama-3.1-70b").parallel_branches
+
+
 def test_a_short_window_caps_what_decode_reads(tiny_windowed: LlmSpec) -> None:
     # 2 requests of 10: the windowed layer reads 4 each, the other all 20.
     work = decode_work(shapes(tiny_windowed)[0], num_requests=2, kv_tokens=20)

@@ -15,7 +15,7 @@ from clusters.gpu import Dtype
 from clusters.mapping import from_mapping, to_mapping
 from models.flops import num_active_parameters, num_parameters
 from models.hf_config import llm_from_config
-from models.llm import CATALOG, LlmSpec, catalog_names, iter_catalog
+from models.llm import CATALOG, LlmSpec, catalog_names
 
 # Published sizes in billions of parameters: model cards, or the papers' tables.
 PUBLISHED = {
@@ -322,7 +322,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_file_form_round_trips(tmp_path: Path) -> None:
     assert to_mapping(LlmSpec.load("opt-13b")) == "opt-13b"
-    for llm in (*iter_catalog(), load(tmp_path)):
+    for llm in (*map(LlmSpec.load, catalog_names()), load(tmp_path)):
         assert from_mapping(LlmSpec, to_mapping(llm)) == llm
         assert hash(from_mapping(LlmSpec, to_mapping(llm))) == hash(llm)
 

@@ -115,7 +115,11 @@ def test_a_run_of_cells_accounts_for_every_replica(small_cells):
     workload = planner.problem.service.workload
     requests = workload.draw(400, seed=0, rate_rps=40.0)
     kinds = cell_kinds(planner, deployment)
-    result = simulate_cells(kinds, requests, seed=0)
+    result = simulate_cells(kinds, requests, seed=0, is_itl_counted=True)
+    # 11 tokens a request, so 10 gaps of each, however many cells one stands for.
+    assert result.token_gaps is not None
+    assert result.token_gaps.num_gaps == 10 * result.num_done
+    assert simulate_cells(kinds, requests, seed=0).token_gaps is None
     assert len(result.replicas) == len(deployment.replicas)
     assert result.is_complete
     # One cell in four gets about 100 requests and is counted four times.

@@ -36,8 +36,11 @@ def test_the_slo_is_met_at_the_goodput():
     evaluator = context_of(PROBLEM).evaluator
     deployment = evaluator.planner.deploy([shape(Phase.AGGREGATED)])
     found = evaluator.goodput(deployment)
-    assert evaluator.is_met_at(deployment, found.rate_rps)
-    assert not evaluator.is_met_at(deployment, 1.1 * found.rate_rps)
+    for rate, is_met in ((found.rate_rps, True), (1.1 * found.rate_rps, False)):
+        requests = PROBLEM.service.workload.draw(
+            evaluator.effort.num_requests(rate), seed=0, rate_rps=rate
+        )
+        assert evaluator.evaluate(deployment, requests).attainment.is_met is is_met
 
 
 def test_an_evaluation_of_one_request_is_known_by_hand():

@@ -55,11 +55,6 @@ class CollectiveModel:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    @property
-    def most_gpus(self) -> int:
-        """Largest group that was measured."""
-        return int(self.surface.axes[1].knots[-1])
-
     def ms(
         self, num_bytes: FloatArray, *, num_gpus: int, bytes_per_s: float
     ) -> FloatArray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from clusters.fields import spec
 from planner.objective import Goal
 from planner.problem import Problem
-from planner.search.hexgen2.kv_flow import KvFlow, KvFlows
+from planner.search.hexgen2.kv_flow import GroupFlow, KvFlows
 from planner.search.hexgen2.strategy import Strategies, Strategy
 from planner.search.ratios import Mix, RatedShape, gpu_budget, is_mix_within
 from planner.simulator.system import Phase
@@ -34,7 +34,7 @@ class Judged:
 
     grouping: Grouping = spec("The groups.")
     strategies: tuple[Strategy | None, ...] = spec("Replica of each group.")
-    flow: KvFlow = spec("Flow from prefill to decode.")
+    flow: GroupFlow = spec("Flow from prefill to decode.")
     mix: Mix = spec("All replicas, with the flow as the promise.")
     rank: tuple[float, ...] = spec(
         "Sort key: the smaller, the better.", unit="of the goal"

@@ -51,8 +51,8 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KvFlow:
-    """A maximum flow, and the cut that proves it."""
+class GroupFlow:
+    """A maximum flow between groups of GPUs, and the cut that proves it."""
 
     rate_rps: float = spec("Its value.", unit="requests/s", ge=0)
     prefilled_rps: tuple[float, ...] = spec(
@@ -100,7 +100,9 @@ class KvFlows:
         self._nodes: dict[tuple[int, ...], list[int]] = {}
         self._pairs: dict[tuple[tuple[int, ...], tuple[int, ...]], float | None] = {}
 
-    def flow(self, prefills: Sequence[Strategy], decodes: Sequence[Strategy]) -> KvFlow:
+    def flow(
+        self, prefills: Sequence[Strategy], decodes: Sequence[Strategy]
+    ) -> GroupFlow:
         """The maximum flow from prefill to decode replicas; steps 1-3."""
         arcs = self.arcs(prefills, decodes)
         first, second = self._replicas(prefills, decodes)
@@ -115,7 +117,7 @@ class KvFlows:
             for arc, flow in zip(arcs, found.flows, strict=True)
             if arc.source == _SOURCE or arc.target == _SINK
         }
-        return KvFlow(
+        return GroupFlow(
             rate_rps=found.value,
             prefilled_rps=tuple(through[vertex] for vertex in first),
             decoded_rps=tuple(through[vertex] for vertex in second),

@@ -141,13 +141,7 @@ class HexGen2:
         judged = {g for judge in judges for g, found in judge.known.items() if found}
         why = STOPPED if context.is_stopped else "promises less than those simulated"
         ledger.reject(why, max(0, len(judged) - len(finals.seen)))
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
-            is_stopped=context.is_stopped,
-            has_unlike=mixes_types(problem),
-        )
+        return simulated.outcome(has_unlike=mixes_types(problem))
 
     def explore(
         self,

@@ -121,13 +121,7 @@ class Pipelines:
         pairs = _unlike_pairs(problem, unlike, uniform)
         simulated.best = None  # the climb of the other kind has its own best
         self._refine(simulated, pairs, (Phase.PREFILL, Phase.DECODE), unlike, uniform)
-        return SearchOutcome(
-            method=self.name,
-            candidates=simulated.ranked,
-            ledger=ledger,
-            is_stopped=context.is_stopped,
-            has_unlike=True,
-        )
+        return simulated.outcome(has_unlike=True)
 
     def _refine(
         self,
@@ -137,7 +131,7 @@ class Pipelines:
         unlike: dict[Phase, list[RatedShape]],
         uniform: dict[Phase, list[RatedShape]],
     ) -> None:
-        promised = [tuple((r.shape, n) for r, n in mix.counts) for mix in mixes]
+        promised = [mix.shape_counts for mix in mixes]
         extras: list[ReplicaShape] = []
         for phase in phases:
             extras += best_of_each_type(uniform[phase])

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from models.llm import LlmSpec
 from planner.cli.problem_file import SHARED_METHODS
+from planner.export.vllm_shared import caveats
+from planner.multiplexing.shared_files import read_shared_plan
 from planner.multiplexing.shared_plan import METHODS
 from tests.models.latency.test_measured import profile
 from tests.planner.cli.conftest import one_error
@@ -73,6 +76,16 @@ def test_plan_simulate_and_export(
     assert len(scripts) == len(members)
     for script in scripts:
         assert "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=" in script.read_text()
+
+    # Limits that vLLM has no flags for are named, as for plans of one service.
+    made = read_shared_plan(plan)
+    engine = made.problem.engine
+    assert not any("left out" in text for text in caveats(made))
+    limits = replace(engine.limits, max_step_prompts=4, is_output_reserved=True)
+    problem = replace(made.problem, engine=replace(engine, limits=limits))
+    told = caveats(replace(made, problem=problem))
+    assert "vLLM has no limit like max_step_prompts: it is left out." in told
+    assert any("is_output_reserved is left out" in text for text in told)
 
 
 @pytest.mark.parametrize(

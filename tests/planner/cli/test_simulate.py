@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from planner.cli.simulate import ENGINES
+from planner.cli.simulate import ENGINES, ROUTINGS
 from planner.engines import EnginePreset
+from planner.simulator.system import Routing
 from tests.planner.cli.conftest import one_error
 
 Run = Callable[..., Any]
@@ -122,6 +123,16 @@ def test_what_admission_refuses_and_what_caches_hold_is_told(
     assert "refused on arrival" in table
     assert "of the prompt tokens were cached" in table
     assert "hits" in table
+
+
+def test_routing_may_differ_from_the_plans(phaseplan: Run, plan_file: Path) -> None:
+    words = ("simulate", plan_file, "--format", "json")
+    own = json.loads(phaseplan(*words).stdout)
+    at_random = json.loads(phaseplan(*words, "--routing", "random").stdout)
+    assert at_random["num_requests"] == own["num_requests"]
+    ended = phaseplan(*words, "--routing", "shortest")
+    one_error(ended, "--routing", "shortest_queue")
+    assert tuple(sorted(ROUTINGS)) == tuple(sorted(map(str, Routing)))
 
 
 def test_admission_may_differ_from_the_plans(phaseplan: Run, plan_file: Path) -> None:

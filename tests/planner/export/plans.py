@@ -4,6 +4,7 @@ Nothing is simulated, so that no test waits for the simulator to compile.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,9 @@ from models.parallelism import Parallelism
 from planner.check import check_plan
 from planner.deployment import Deployment, ReplicaShape
 from planner.evaluation import Evaluation
+from planner.flow_routing import with_shares
 from planner.goodput import Goodput
+from planner.kv_flow import RouteShare
 from planner.plan import Plan, ShapeEvidence, Status
 from planner.problem import Problem
 from planner.serving import Planner
@@ -164,10 +167,25 @@ def two_slices() -> Plan:
     return plan_of(problem_of("a100_1x4"), places, slices=[0, 1, 0, 1])
 
 
+@cache
+def shares() -> Plan:
+    """`two_nodes` by shares: prefill-0 to both decodes, prefill-1 to the second."""
+    plan = two_nodes()
+    planned = [
+        RouteShare(source="prefill-0", target="decode-0", share_frac=0.4),
+        RouteShare(source="prefill-0", target="decode-1", share_frac=0.1),
+        RouteShare(source="prefill-1", target="decode-1", share_frac=0.5),
+    ]
+    shared = replace(plan, deployment=with_shares(plan.deployment, planned))
+    check_plan(shared)
+    return shared
+
+
 PLANS = {
     "one_node": one_node,
     "two_nodes": two_nodes,
     "pipeline": pipeline,
     "aggregated": aggregated,
     "two_slices": two_slices,
+    "shares": shares,
 }

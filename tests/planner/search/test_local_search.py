@@ -2,21 +2,24 @@
 
 import pytest
 
+from planner.check import check_deployment
 from planner.objective import Goal
 from planner.search.contract import Candidate
-from planner.search.local_search import (
-    LocalSearch,
-    Sums,
-    counts_of,
-    key_of,
-    moves,
-)
+from planner.search.local_moves import Sums, key_of, moves
+from planner.search.local_search import LocalSearch, counts_of
 from planner.search.ratios import RatedShape
 from planner.search.registry import methods_of
 from planner.simulator.system import Phase
+from planner.slo import Slo
 from planner.stop import MaxEvaluations
 from tests.planner.search.tiny_searches import search
 from tests.planner.tiny_problems import context_of, mixed_cluster, shape, tiny_problem
+from tests.planner.unlike_problems import (
+    LIBRARY,
+    two_types,
+    unlike_problem,
+    unlike_shape,
+)
 
 P, D, A = Phase.PREFILL, Phase.DECODE, Phase.AGGREGATED
 
@@ -105,6 +108,49 @@ def test_a_poor_start_is_improved(goal):
     assert outcome.ledger.enumerated == outcome.ledger.evaluated + sum(
         outcome.ledger.rejected.values()
     )
+
+
+def test_a_start_that_serves_nothing_is_left_for_a_promise():
+    # A decode step of one GPU takes 10.5 ms, of two 5.25.
+    strict = Slo(ttft_ms=60.0, tpot_ms=7.0)
+    problem = tiny_problem(goal=Goal.MAX_GOODPUT, slo=strict, max_pp=1)
+    context = noted(problem, [(shape(P), 1), (shape(D), 1)])
+    assert context.best.goodput.rate_rps == 0.0
+    outcome = LocalSearch().search(context)
+    best = outcome.candidates[0]
+    assert best.goodput.rate_rps > 0
+    # It goes on from there: no single shape that it could have begun with is better.
+    begun = [c for c in outcome.candidates if len(c.deployment.pools()) == 1]
+    assert all(best.rank(problem) <= each.rank(problem) for each in begun)
+
+
+def test_replicas_of_unlike_stages_are_moved_too():
+    """One pipeline of three GPUs of two types, on eight and eight: more of it, and the
+    GPUs that it leaves, serve too."""
+    cluster = two_types(4, 4, big_bytes=28_000.0, small_bytes=28_000.0)
+    problem = unlike_problem(cluster, tp=(1,), is_batching_searched=False)
+    context = context_of(problem, library=LIBRARY)
+    stages = (("big", 1, 3), ("big", 1, 2), ("small", 1, 1))
+    deployment = context.evaluator.planner.deploy([unlike_shape(A, *stages)])
+    goodput = context.evaluator.goodput(deployment)
+    context.note(Candidate(method="other", deployment=deployment, goodput=goodput))
+    best = LocalSearch(num_simulated=16).search(context).candidates[0]
+    assert best.goodput.rate_rps > 2.0 * goodput.rate_rps > 0.0
+    check_deployment(problem, best.deployment)
+
+
+def test_a_replica_of_unlike_stages_can_be_taken_apart():
+    both = unlike_shape(A, ("big", 1, 3), ("big", 1, 2), ("small", 1, 1))
+    big, small = shape(A, gpu_type="big"), shape(A, gpu_type="small", tp=2)
+    found = list(moves({key_of(both): 1}, rated(both, big, small)))
+    assert {key_of(both): -1, key_of(big): 2} in found
+    assert not any(
+        change.get(key_of(both), 0) < 0 and key_of(small) in change for change in found
+    )  # one small GPU is not two
+    gone = Sums.of({key_of(both): 2}, rated(both)).changed(
+        {key_of(both): -1}, rated(both)
+    )
+    assert dict(gone.gpus) == {"big": 2, "small": 1}
 
 
 def test_without_a_start_it_makes_one_and_unlike_types_serve_together():

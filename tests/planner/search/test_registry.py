@@ -19,8 +19,8 @@ def test_auto_compares_both_kinds():
         "distserve-low",
         "provisioning",
         "hexgen2",
-        "local-search",
         "pipelines",
+        "local-search",
     ]
 
 

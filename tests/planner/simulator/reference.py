@@ -87,10 +87,11 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
     # One request: it arrives, gets its first token, moves to decode, ends.
 
     def arrive(self, job: Job) -> None:
-        if not self.prefills:
+        has_pools = self.routing is Routing.SPLITWISE
+        if not self.prefills and not has_pools:
             self.first_token(job, None)
             return
-        if self.routing is Routing.SPLITWISE:
+        if has_pools:
             replica, job.target = self.choose_pair(job)
         else:
             replica = self.choose(Phase.PREFILL, job)
@@ -246,6 +247,8 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
         limits = rep.given.limits
         if rep.is_request_level and rep.resident:
             return []
+        if rep.num_flying >= len(rep.busy) and self.shares_pipeline(rep):
+            return []
         most = limits.max_step_prompts or limits.max_num_seqs
         while rep.prompts and len(batch) < most and rep.has_place():
             job = rep.prompts[0]
@@ -261,7 +264,12 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
                 break
             batch.append(job)
             self.admit(rep)
+        rep.num_flying += bool(batch) and self.shares_pipeline(rep)
         return batch
+
+    def shares_pipeline(self, rep: ReplicaState) -> bool:
+        """Whether prompts count among the batches under way, one a stage at most."""
+        return rep.decodes and not rep.cap and not rep.is_request_level
 
     def admit(self, rep: ReplicaState) -> None:
         """Blocks for the whole context, and a place among those that decode."""
@@ -343,6 +351,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
         if stage + 1 < len(rep.busy):
             rep.batches[stage + 1].append(batch)
             return
+        rep.num_flying -= self.shares_pipeline(rep)
         self.have_token(batch, rep)
 
     def have_token(self, batch: list[Job], rep: ReplicaState) -> None:

@@ -16,6 +16,9 @@ from tests.planner.simulator.reference_state import OUTSIDE, SERVES, Job, Replic
 
 ENDS = ("end_prefill", "end_decode", "end_step")
 
+TO_BE_CHOSEN = object()
+"""Target of a prompt of Splitwise's pools of which the token machine has failed."""
+
 
 class ReferenceWithEvents(ReferenceSimulator):
     """Serve `requests` on `system` while `events` happen to its replicas."""
@@ -29,6 +32,7 @@ class ReferenceWithEvents(ReferenceSimulator):
         super().__init__(system, requests)
         self.routes |= {(r.source, r.target): r for r in system.switch_routes}
         self.edge_free |= {s.edge: 0.0 for r in system.switch_routes for s in r.edges}
+        self.has_pools = self.routing is Routing.SPLITWISE
         self.flips: dict[int, float] = {}
         self.place = {True: 0, False: 0}
         self.waiting: list[Job] = []
@@ -69,7 +73,7 @@ class ReferenceWithEvents(ReferenceSimulator):
         listed = self.listed(self.replicas[index])
         listed.append(self.replicas[index])
         listed.sort(key=lambda rep: rep.index)
-        while self.waiting and self.prefills:
+        while self.waiting and self.takes_prompts():
             self.arrive(self.waiting.pop(0))
         unsent, self.unsent = self.unsent, []
         for job in unsent:
@@ -77,7 +81,7 @@ class ReferenceWithEvents(ReferenceSimulator):
 
     def start(self, rep: ReplicaState) -> bool:
         started = super().start(rep)
-        is_empty = not (rep.held or rep.prompts or rep.pulls)
+        is_empty = not (rep.held or rep.prompts or rep.pulls or self.used(rep))
         if rep.index not in self.flips or not is_empty:
             return started
         self.renew(rep, {Phase.DECODE: Phase.PREFILL, Phase.PREFILL: Phase.DECODE})
@@ -107,8 +111,11 @@ class ReferenceWithEvents(ReferenceSimulator):
                 return chosen
         return None
 
+    def takes_prompts(self) -> bool:
+        return bool(self.prefills or (self.has_pools and self.decoders))
+
     def arrive(self, job: Job) -> None:
-        if self.prefills:
+        if self.takes_prompts():
             super().arrive(job)
         else:
             self.waiting.append(job)
@@ -118,10 +125,42 @@ class ReferenceWithEvents(ReferenceSimulator):
             super().begin_stream(job, replica)
 
     def send_to_decode(self, job: Job) -> None:
-        if any(r.given.slice == job.source.given.slice for r in self.decoders):
+        if self.has_pools:
+            self.send_to_promised(job)
+        elif any(r.given.slice == job.source.given.slice for r in self.decoders):
             super().send_to_decode(job)
         else:
             self.unsent.append(job)
+
+    def send_to_promised(self, job: Job) -> None:
+        if job.target is TO_BE_CHOSEN:
+            target = self.other_target(job)
+            total = job.input + job.output
+            if target is None or target.blocks(total) > target.capacity:
+                self.drop_source(job)
+                self.start_again(job)
+                return
+            job.target = target
+        super().send_to_decode(job)
+
+    def other_target(self, job: Job) -> ReplicaState | None:
+        """With most room where it fits best; nobody is sent to in a circle."""
+        near = [
+            r
+            for r in (*self.prefills, *self.decoders)
+            if r.given.slice == job.source.given.slice and r is not job.source
+        ]
+        sends_freely = job.source.given.phase is Phase.PREFILL
+        sends_freely &= not self.is_mixed(job.source)
+        mixed = [r for r in near if self.is_mixed(r)]
+        prompt = [r for r in near if r.given.phase is Phase.PREFILL and r not in mixed]
+        token = [r for r in near if r.given.phase is Phase.DECODE and r not in mixed]
+        best = []
+        for pool in (token, mixed, prompt) if sends_freely else (token,):
+            pool.sort(key=lambda r: r.index)
+            best += [min(pool, key=self.used)] if pool else []
+        roomy = [r for r in best if self.has_room(r, job)]
+        return next(iter(roomy), None) or min(best, key=self.promised, default=None)
 
     def first_token(self, job: Job, replica: ReplicaState | None) -> None:
         before = job.first_token
@@ -136,14 +175,16 @@ class ReferenceWithEvents(ReferenceSimulator):
         heapq.heapify(self.events)
 
     def fail(self, rep: ReplicaState) -> None:
-        mine = rep.in_system | set(rep.held)
-        streams, unsent = set(), set()
-        if rep.given.phase is Phase.DECODE:
-            streams = {j for j in mine if math.isnan(j.decode_ready) and j.done == 0}
-            unsent = set(rep.pulls) - streams
+        for job in rep.ended:
+            self.end(job)
+        mine = (rep.in_system | set(rep.held)) - set(rep.ended)
+        aimed = {j for j in self.decoding_at(rep) if j.prefiller is not rep}
+        streams = {j for j in aimed if math.isnan(j.decode_ready) and j.done == 0}
+        unsent = set(rep.pulls) - streams
         lost = mine - streams - unsent
         for job in streams | unsent:
-            job.target, job.transfer_start = None, math.nan
+            job.target = TO_BE_CHOSEN if self.has_pools else None
+            job.transfer_start = math.nan
         for other in self.replicas:
             if other is not rep:
                 other.in_system -= lost
@@ -178,5 +219,6 @@ class ReferenceWithEvents(ReferenceSimulator):
             self.num_recomputed_tokens += job.context
         job.input, job.output, job.done = job.context, job.output - job.done, 0
         job.admission, job.source, job.target, job.prefiller = -1, None, None, None
+        job.has_left = job.is_decoding = False
         job.transfer_start = job.decode_ready = math.nan
         self.arrive(job)

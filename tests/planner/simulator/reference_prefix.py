@@ -8,6 +8,7 @@ import heapq
 import math
 from collections.abc import Callable
 
+from models.latency.step_table import StepTable
 from planner.simulator.prefix_settings import AdmissionRule, CacheScope, PrefixCache
 from planner.simulator.system import Phase, Routing, ServingSystem
 from planner.workload.requests import Requests
@@ -268,7 +269,24 @@ class PrefixSimulator(ReferenceSimulator):
         job.work = work = math.floor(work * 2**20) / 2**20
         chunks = len(pieces)
         through = work * (chunks + len(rep.given.stages) - 1) / chunks
-        return self.queue(rep) + through
+        return (self.queue(rep) + through) * self.slowed(rep)
+
+    def slowed(self, rep: ReplicaState) -> float:
+        """A full step beside the decodes there, over its prompts alone."""
+        limits, stages = rep.given.limits, rep.given.stages
+        budget = limits.max_batch_tokens
+        decodes = min(-(-len(rep.resident) // len(stages)), budget - 1)
+        if not rep.decodes or not limits.policy.mixes_decodes or decodes == 0:
+            return 1.0
+        kv = sum(j.input for j in rep.in_system if j.done > 0) / len(stages)
+        chunk = budget - decodes
+        alone = max(_linear_ms(t, chunk) for t in stages)
+        beside = max(
+            t.mixed_step_ms([chunk], [0], decodes, kv)
+            - t.mixed_per_sq_token_ms * chunk**2
+            for t in stages
+        )
+        return max(1.0, beside / alone) if alone > 0 else 1.0
 
     def least_ttft(self, job: Job) -> ReplicaState:
         longest = max(self.own(rep, job) for rep in self.prefills)
@@ -316,3 +334,9 @@ class PrefixSimulator(ReferenceSimulator):
             share = rep.given.limits.step_batch(share)
             total += sum(t.decode_step_ms(share, tokens / len(stages)) for t in stages)
         return total / num > rule.tbt_ms
+
+
+def _linear_ms(table: StepTable, tokens: int) -> float:
+    """A prompt without its attention."""
+    attention_ms = table.prefill_per_sq_token_ms * tokens * tokens
+    return table.prefill_step_ms([tokens]) - attention_ms

@@ -1,5 +1,6 @@
 """Who serves a request, in the plain reference simulator: rules read off lists."""
 
+from fractions import Fraction
 from itertools import count
 
 from planner.simulator.control import (
@@ -9,7 +10,7 @@ from planner.simulator.control import (
     dice,
     expected_outputs,
 )
-from planner.simulator.system import Phase, Routing, ServingSystem
+from planner.simulator.system import KvRoute, Phase, Routing, ServingSystem
 from planner.workload.requests import Requests
 from tests.planner.simulator.reference_state import Job, ReplicaState
 
@@ -24,6 +25,7 @@ class Routers:
 
     def prepare_routing(self, system: ServingSystem, requests: Requests) -> None:
         """What the policies may know of the requests."""
+        self.credit: dict[tuple[int | None, int], Fraction] = {}
         self.turn = {Phase.PREFILL: count(), Phase.DECODE: count()}
         self.routing = system.routing
         phases = {replica.phase for replica in system.replicas}
@@ -61,7 +63,40 @@ class Routers:
             roomy = [r for r in fitting if self.has_room(r, job)]
             pair = two_of(roomy or fitting, bits)
             return min(pair, key=lambda r: (self.mix(r, job), self.promised(r)))
+        if self.routing is Routing.FLOW_SHARES and fitting:
+            is_arrival = phase is Phase.PREFILL or job.prefiller is None
+            return self.by_share(fitting, None if is_arrival else job.prefiller.index)
         return min(fitting, key=ReplicaState.work)
+
+    def by_share(self, fitting: list[ReplicaState], source: int | None) -> ReplicaState:
+        """The one that is due a request first, by exact arithmetic."""
+        shares = {r.index: self.share(source, r.index) for r in fitting}
+        total = sum(shares.values())
+        if total == 0:
+            return min(fitting, key=ReplicaState.work)
+        behind = {}
+        for rep in fitting:
+            share = shares[rep.index] / total
+            if share > 0:
+                credit = self.credit.get((source, rep.index), Fraction(0)) + share
+                self.credit[source, rep.index] = credit
+                behind[rep] = (credit <= 0, (1 - credit) / share)
+        chosen = min(behind, key=behind.__getitem__)
+        self.credit[source, chosen.index] -= 1
+        return chosen
+
+    def share(self, source: int | None, index: int) -> Fraction:
+        """Planned share of a route, or of all routes out of a replica."""
+        slices = [replica.slice for replica in self.system.replicas]
+        return sum(
+            (
+                Fraction(route.share_frac)
+                for route in self.system.routes
+                if slices[route.source] == slices[route.target]
+                and (source, index) in ((None, route.source), route_ends(route))
+            ),
+            Fraction(0),
+        )
 
     # What has been promised of a replica, counted anew from all requests.
 
@@ -110,8 +145,9 @@ class Routers:
 
     def choose_pair(self, job: Job) -> tuple[ReplicaState, ReplicaState]:
         """Splitwise: who prefills a request, and who decodes it."""
-        mixed = [r for r in self.replicas if self.is_mixed(r)]
-        pure = [r for r in self.replicas if r not in mixed]
+        serving = sorted([*self.prefills, *self.decoders], key=lambda r: r.index)
+        mixed = [r for r in serving if self.is_mixed(r)]
+        pure = [r for r in serving if r not in mixed]
         prompt = [r for r in pure if r.given.phase is Phase.PREFILL]
         token = [r for r in pure if r.given.phase is Phase.DECODE]
         limit = self.system.router.max_pending_tokens
@@ -145,7 +181,7 @@ class Routers:
                 if target is None or not self.has_room(target, job):
                     target = emptiest(prompt) if sends_freely else None
         if source is None or target is None:
-            source = target = least_pending(self.replicas)
+            source = target = least_pending(serving)
         return source, target
 
     def may_fetch(self, rep: ReplicaState, job: Job) -> bool:
@@ -165,6 +201,10 @@ class Routers:
         first = min(decoding, key=lambda j: (left(j), -j.context))
         later = job.input + left(first) * len(decoding)
         return later <= rep.free * rep.given.kv_block_tokens + first.context
+
+
+def route_ends(route: KvRoute) -> tuple[int, int]:
+    return route.source, route.target
 
 
 def two_of(replicas: list[ReplicaState], bits: int) -> list[ReplicaState]:

@@ -243,6 +243,8 @@ def kv_routes(
 ) -> tuple:
     """All pairs; a route may cross a link that others cross as well."""
     routes = []
+    is_shared = routing is Routing.FLOW_SHARES
+    shares = st.integers(0, 4 * is_shared).map(lambda n: n / 64.0)
     for source, target in product(range(len(phases)), repeat=2):
         pair = (phases[source], phases[target])
         if source != target and pair in kv_phases(routing):
@@ -258,6 +260,7 @@ def kv_routes(
                     latency_ms=draw(eighths(8)),
                     ms_per_byte=max(slowest, draw(eighths(3))),
                     edges=edges,
+                    share_frac=draw(shares),
                 )
             )
     return tuple(routes)

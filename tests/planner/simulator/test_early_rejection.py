@@ -6,7 +6,7 @@ import pytest
 from clusters.fields import InputError
 from planner.simulator.prefix_settings import AdmissionRule, EarlyRejection
 from planner.simulator.simulate import simulate
-from planner.simulator.system import Phase
+from planner.simulator.system import Batching, Phase
 from tests.planner.simulator.systems import (
     tiny_replica,
     tiny_requests,
@@ -68,6 +68,24 @@ def test_decodes_that_have_begun_count_for_as_long_as_they_are_taken_to_last():
     rule = {"rule": AdmissionRule.PREDICTED, "ttft_ms": 1e6, "tbt_ms": 25.0}
     assert served(rows, decode_ms=40.5, **rule).num_rejected == 0
     assert served(rows, decode_ms=50.5, **rule).num_rejected == 1
+
+
+@pytest.mark.parametrize(("policy", "rejected"), [("chunked", 1), ("prefill_first", 0)])
+def test_prompts_take_longer_in_steps_that_hold_decodes(policy, rejected):
+    """One request of 20 tokens decodes when a prompt of 12 tokens comes at 30.
+
+    In steps of 4 tokens, each with one decode that attends to 20 tokens at 1 ms each,
+    4 + 20 ms go by for 3 tokens of the prompt: its 12 ms become 12 x 24 / 3 = 96.
+    """
+    table = tiny_table(per_prompt_token_ms=1.0, per_kv_token_ms=1.0)
+    both = tiny_replica(
+        Phase.AGGREGATED, table, policy=Batching(policy), max_batch_tokens=4
+    )
+    for ttft_ms, expected in ((95.0, rejected), (97.0, 0)):
+        rule = EarlyRejection(rule=AdmissionRule.CURRENT, ttft_ms=ttft_ms, tbt_ms=1e6)
+        system = tiny_system(both, early_rejection=rule)
+        result = simulate(system, tiny_requests((0, 20, 50), (30, 12, 1)))
+        assert result.num_rejected == expected
 
 
 @pytest.mark.parametrize(

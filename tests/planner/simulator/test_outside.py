@@ -5,57 +5,36 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from planner.simulator.build import SimulationOptions
-from planner.simulator.outside_schedule import (
-    OutsideEvent,
-    OutsideKind,
-    switch_pairs,
-)
 from planner.simulator.simulate import simulate
-from planner.simulator.system import Batching, KvRoute, Phase, Routing
+from planner.simulator.system import Batching, Phase, Routing
 from planner.simulator.transfer_settings import LinkSharing
+from tests.planner.simulator.disturbances import (
+    BOTH,
+    DECODE,
+    DRAIN,
+    FAIL,
+    FLIP,
+    IN_TURN,
+    PREFILL,
+    RECOVER,
+    SCALE_UP,
+    TABLE,
+    disturbed,
+    down_intervals,
+    event,
+    link,
+    serve,
+)
 from tests.planner.simulator.reference_outside import ReferenceWithEvents
 from tests.planner.simulator.systems import (
     CHUNKED,
-    PLAIN_ROUTINGS,
     TIMES,
-    eighths,
     many_requests,
-    systems,
     tiny_replica,
     tiny_requests,
     tiny_system,
-    tiny_table,
 )
-
-FAIL, RECOVER, DRAIN, FLIP, SCALE_UP = (
-    OutsideKind.FAIL,
-    OutsideKind.RECOVER,
-    OutsideKind.DRAIN,
-    OutsideKind.FLIP,
-    OutsideKind.SCALE_UP,
-)
-TABLE = tiny_table(prefill_ms=4.0, decode_ms=1.0)
-BOTH = tiny_replica(Phase.AGGREGATED, TABLE)
-PREFILL = tiny_replica(Phase.PREFILL, TABLE)
-DECODE = tiny_replica(Phase.DECODE, TABLE)
-IN_TURN = Routing.ROUND_ROBIN
-
-
-def event(at_ms, kind, replica, takes_ms=0.0) -> OutsideEvent:
-    return OutsideEvent(at_ms=at_ms, kind=kind, replica=replica, takes_ms=takes_ms)
-
-
-def serve(system, requests, *events, **options):
-    return simulate(
-        system, requests, options=SimulationOptions(events=events, **options)
-    )
-
-
-def link(source: int, target: int, ms: float = 0.0) -> KvRoute:
-    return KvRoute(source=source, target=target, latency_ms=ms, ms_per_byte=0.0)
 
 
 def test_a_failed_replica_loses_what_it_decodes_and_another_goes_on():
@@ -191,6 +170,56 @@ def test_a_failed_target_loses_a_transfer_under_way_and_no_other():
     assert result.num_recomputed_tokens == 4
 
 
+def test_a_request_that_waits_for_its_batch_ends_with_the_failure():
+    """Request level: 0 and 2 in a batch, tokens at 4, 5 and 6; 2 has all of them at 5.
+
+    It is returned at 6.5. Of the first, the prompt of 10 and 3 tokens are computed on
+    the other replica until 10.5; two more tokens follow.
+    """
+    whole = tiny_replica(Phase.AGGREGATED, TABLE, policy=Batching.REQUEST_LEVEL)
+    system = tiny_system(whole, whole, routing=IN_TURN)
+    requests = tiny_requests((0.0, 10, 6), (0.0, 8, 1), (0.0, 5, 2))
+    result = serve(system, requests, event(6.5, FAIL, 0))
+    assert result.decode_replica.tolist() == [1, 1, 0]
+    assert result.finish_ms.tolist() == [12.5, 4.0, 6.5]
+    assert result.num_recomputed == 1
+    assert result.num_recomputed_tokens == 10 + 3
+
+
+def test_pools_do_without_a_machine_that_has_failed():
+    """Prompts at 0 and 1; the token machine of both fails at 5, machine 2 is left.
+
+    The first prompt is being fetched (from 4 to 6): it begins again at 5, behind the
+    second, which is computed until 8 and goes to machine 2 by 10. The first is computed
+    again with its token by 12, is there at 14, and has two more tokens by 16; with the
+    second token from the prefill at 12 that makes four.
+    """
+    routes = (link(0, 1, 2.0), link(0, 2, 2.0), link(1, 2, 2.0), link(2, 1, 2.0))
+    one = replace(PREFILL, limits=replace(PREFILL.limits, max_batch_tokens=1))
+    system = tiny_system(one, DECODE, DECODE, routes=routes, routing=Routing.SPLITWISE)
+    requests = tiny_requests((0.0, 3, 4), (1.0, 3, 3))
+    forced = replace(system.replicas[2], kv_capacity_tokens=20)
+    system = replace(system, replicas=(*system.replicas[:2], forced))
+    result = serve(system, requests, event(5.0, FAIL, 1))
+    assert result.decode_replica.tolist() == [2, 2]
+    assert result.num_recomputed == 1
+    assert result.num_recomputed_tokens == 4
+    assert result.finish_ms.tolist() == [16.0, 12.0]
+
+
+def test_a_pool_of_one_machine_serves_alone():
+    """The token machine fails at 2 and stays away: the prompt machine does both.
+
+    The prompt under way has its first token at 4, nowhere to go, and begins again.
+    """
+    system = tiny_system(PREFILL, DECODE, routing=Routing.SPLITWISE)
+    result = serve(system, tiny_requests((0.0, 3, 3)), event(2.0, FAIL, 1))
+    assert result.first_token_ms.tolist() == [4.0]
+    assert result.decode_replica.tolist() == [0]
+    assert result.finish_ms.tolist() == [9.0]
+    assert result.num_recomputed_tokens == 4
+
+
 def test_prefilled_requests_wait_for_a_replica_that_decodes():
     system = tiny_system(PREFILL, DECODE)
     requests = tiny_requests((0.0, 3, 2), (1.0, 3, 1))
@@ -205,50 +234,6 @@ def test_the_simulation_ends_with_the_last_request():
     result = serve(system, tiny_requests((0.0, 3, 1)), event(1e6, DRAIN, 0))
     assert result.end_ms == 4.0
     assert result.num_done == 1
-
-
-POLICIES = tuple(policy for policy in Batching if policy is not Batching.REQUEST_LEVEL)
-
-
-@st.composite
-def schedules(draw, system, *, flips=True) -> tuple[OutsideEvent, ...]:
-    """For some replicas, events that follow from each other; the last one serves."""
-    is_split = flips and len({replica.phase for replica in system.replicas}) > 1
-    events = []
-    for replica in range(len(system.replicas)):
-        at_ms, is_up = draw(eighths(80)), True
-        if draw(st.integers(0, 3)) == 0:
-            events.append(event(at_ms, SCALE_UP, replica, draw(eighths(80))))
-        for _ in range(draw(st.integers(0, 3))):
-            at_ms += draw(eighths(400, least=1))
-            kinds = [FAIL, FAIL, DRAIN, *([FLIP] if is_split else [])]
-            kind = draw(st.sampled_from(kinds)) if is_up else RECOVER
-            takes_ms = draw(eighths(80)) if kind in (FLIP, RECOVER) else 0.0
-            events.append(event(at_ms, kind, replica, takes_ms))
-            is_up = kind in (FLIP, RECOVER)
-        if not is_up:
-            events.append(event(at_ms + draw(eighths(400, least=1)), RECOVER, replica))
-    return tuple(draw(st.permutations(events)))
-
-
-@st.composite
-def disturbed(draw, *, policies=POLICIES, is_capped=False):
-    """A system with routes between any two replicas of a slice, and its schedule."""
-    shapes = ("both", "disaggregated", "disaggregated", "prefill")
-    routings = tuple(r for r in PLAIN_ROUTINGS if r is not Routing.SPLITWISE)
-    system = draw(
-        systems(
-            policies=policies, is_capped=is_capped, shapes=shapes, routings=routings
-        )
-    )
-    phases = [replica.phase for replica in system.replicas]
-    slices = [replica.slice for replica in system.replicas]
-    pairs = ()
-    if len(set(phases)) > 1:
-        pairs = switch_pairs(phases, slices, frozenset(range(len(phases))))
-    routes = tuple(link(source, target, draw(eighths(8))) for source, target in pairs)
-    system = replace(system, switch_routes=routes)
-    return system, draw(schedules(system))
 
 
 def assert_as_reference(system, events, requests) -> None:
@@ -274,30 +259,22 @@ def test_every_policy_under_events_matches_the_reference(drawn, requests):
     assert_as_reference(*drawn, requests)
 
 
+@given(disturbed(routings=(Routing.SPLITWISE,)), many_requests())
+@settings(max_examples=40, deadline=None)
+def test_pools_under_events_match_the_reference(drawn, requests):
+    assert_as_reference(*drawn, requests)
+
+
+@given(disturbed(policies=(Batching.REQUEST_LEVEL,)), many_requests())
+@settings(max_examples=20, deadline=None)
+def test_request_level_batches_under_events_match_the_reference(drawn, requests):
+    assert_as_reference(*drawn, requests)
+
+
 @given(disturbed(is_capped=True), many_requests())
 @settings(max_examples=40, deadline=None)
 def test_capped_decode_steps_under_events_match_the_reference(drawn, requests):
     assert_as_reference(*drawn, requests)
-
-
-def down_intervals(system, events) -> list[tuple[int, float, float]]:
-    """(replica, from, to) in which a replica has failed or is not there yet."""
-    found = []
-    for replica in range(len(system.replicas)):
-        mine = sorted(
-            (e for e in events if e.replica == replica), key=lambda e: e.at_ms
-        )
-        # Loading ends with the next event at the latest: it has its own interval.
-        times = [each.at_ms for each in mine] + [np.inf, np.inf]
-        for number, each in enumerate(mine):
-            if each.kind is FAIL:
-                back = mine[number + 1] if number + 1 < len(mine) else None
-                until = back.at_ms + back.takes_ms if back else np.inf
-                found.append((replica, each.at_ms, min(until, times[number + 2])))
-            if each.kind is SCALE_UP:
-                until = min(each.at_ms + each.takes_ms, times[number + 1])
-                found.append((replica, 0.0, until))
-    return found
 
 
 @given(disturbed(), many_requests())

@@ -14,19 +14,9 @@ from planner.simulator.prefix_settings import (
     EarlyRejection,
     PrefixCache,
 )
-from planner.simulator.system import Batching, Phase, Routing
+from planner.simulator.system import Phase, Routing
 from planner.workload.turns import Turns
-from tests.planner.simulator.reference_outside_prefix import PrefixWithEvents
-from tests.planner.simulator.systems import (
-    TIMES,
-    eighths,
-    many_requests,
-    tiny_replica,
-    tiny_requests,
-    tiny_system,
-    tiny_table,
-)
-from tests.planner.simulator.test_outside import (
+from tests.planner.simulator.disturbances import (
     DECODE,
     DRAIN,
     FAIL,
@@ -39,6 +29,16 @@ from tests.planner.simulator.test_outside import (
     link,
     schedules,
     serve,
+)
+from tests.planner.simulator.reference_outside_prefix import PrefixWithEvents
+from tests.planner.simulator.systems import (
+    TIMES,
+    eighths,
+    many_requests,
+    tiny_replica,
+    tiny_requests,
+    tiny_system,
+    tiny_table,
 )
 from tests.planner.simulator.test_prefix_cache import (
     cached_systems,
@@ -133,16 +133,6 @@ def test_a_lost_request_has_been_let_in_and_is_not_refused():
 def disturbed_caches(draw):
     """A system with caches and any routing, and what happens to its replicas."""
     system = draw(st.booleans().flatmap(lambda b: cached_systems(is_leftover=b)))
-    limits = [
-        replace(r.limits, policy=Batching.CHUNKED)
-        if r.limits.policy is Batching.REQUEST_LEVEL
-        else r.limits
-        for r in system.replicas
-    ]
-    replicas = tuple(
-        replace(r, limits=each) for r, each in zip(system.replicas, limits, strict=True)
-    )
-    system = replace(system, replicas=replicas)
     return system, draw(schedules(system, flips=False))
 
 

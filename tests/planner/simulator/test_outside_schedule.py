@@ -1,5 +1,6 @@
 """Schedules of events from outside: what is refused, and files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from planner.simulator.outside_schedule import (
     OutsideSchedule,
     check_outside,
 )
-from planner.simulator.system import Batching, Phase
+from planner.simulator.system import Phase, Routing
 from tests.planner.simulator.systems import tiny_replica, tiny_system, tiny_table
 
 TABLE = tiny_table(prefill_ms=4.0, decode_ms=1.0)
@@ -55,8 +56,8 @@ def test_replicas_must_exist_and_be_able_to():
     assert "0 to 1" in refused(SPLIT, event(1, "fail", replica=2))
     assert "prefill and decode replicas" in refused(BOTH, event(1, "flip"))
     assert "1->0 missing" in refused(SPLIT, event(1, "flip"), event(1, "flip", 1))
-    batches = tiny_replica(Phase.AGGREGATED, TABLE, policy=Batching.REQUEST_LEVEL)
-    assert "request_level" in refused(tiny_system(batches), event(1, "fail"))
+    pools = replace(SPLIT, routing=Routing.SPLITWISE)
+    assert "1->0 missing" in refused(pools, event(1, "flip"))
     alone = tiny_system(tiny_replica(Phase.DECODE, TABLE))
     assert "without prefill" in refused(alone, event(1, "fail"))
 

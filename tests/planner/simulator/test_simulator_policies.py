@@ -18,8 +18,8 @@ from planner.simulator.outcome import SimulationResult
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Batching, Phase, Routing, ServingSystem
 from planner.workload.requests import Requests
+from tests.planner.simulator.disturbances import disturbed, down_intervals, serve
 from tests.planner.simulator.systems import TIMES, many_requests, systems
-from tests.planner.simulator.test_outside import disturbed, down_intervals, serve
 from tests.planner.simulator.test_outside_caches import disturbed_caches
 from tests.planner.simulator.test_prefix_cache import (
     cached_systems,
@@ -65,6 +65,7 @@ SYSTEMS: dict[str, Drawn] = {
     "disaggregated": of_routing(Routing.ROUND_ROBIN, Routing.SHORTEST_QUEUE),
     "Splitwise's pools": of_routing(Routing.SPLITWISE),
     "TetriInfer's dispatch": of_routing(Routing.TETRIINFER),
+    "planned shares": of_routing(Routing.FLOW_SHARES),
     "Mooncake's caches and early rejection": cached_systems(),
 }
 EVERY = pytest.mark.parametrize("name", SYSTEMS)
@@ -133,15 +134,13 @@ def test_a_replica_of_any_policy_works_while_somebody_is_there(
 
 
 EVENTFUL: dict[str, st.SearchStrategy] = {
-    **{
-        str(policy): disturbed(policies=(policy,))
-        for policy in Batching
-        if policy is not Batching.REQUEST_LEVEL
-    },
+    **{str(policy): disturbed(policies=(policy,)) for policy in Batching},
     "capped decode steps": disturbed(is_capped=True),
+    "Splitwise's pools": disturbed(routings=(Routing.SPLITWISE,)),
+    "TetriInfer's dispatch": disturbed(routings=(Routing.TETRIINFER,)),
     "Mooncake's caches and early rejection": disturbed_caches(),
 }
-"""Policies that take events from outside; the others refuse them by name."""
+"""Systems of each policy to which things happen from outside."""
 
 
 @pytest.mark.parametrize("name", EVENTFUL)

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# NGINX in front of 3 routers, by the shares of the plan
+# phaseplan 0.0.0, plan sha256 <sha256>
+set -euo pipefail
+# shellcheck source=hosts.env
+source "$(dirname -- "${BASH_SOURCE[0]}")/hosts.env"
+
+# An address is a name or number; anything else would be directives.
+[[ "${HOST_0}" =~ ^[][[:alnum:].:_-]+$ ]] || { printf '%s: not an address\n' HOST_0 >&2; exit 2; }
+configuration="$(mktemp)"
+printf '%s\n' \
+  'daemon off;' \
+  'pid /dev/null;' \
+  'error_log stderr;' \
+  'events {}' \
+  'http {' \
+  '  access_log off;' \
+  '  client_max_body_size 64m;' \
+  '  upstream routers {' \
+  '    zone routers 64k;' \
+  '    server '"${HOST_0}"':30000 weight=400;' \
+  '    server '"${HOST_0}"':30001 weight=100;' \
+  '    server '"${HOST_0}"':30002 weight=500;' \
+  '  }' \
+  '  server {' \
+  '    listen 8000;' \
+  '    location / {' \
+  '      proxy_pass http://routers;' \
+  '      proxy_http_version 1.1;' \
+  '      proxy_buffering off;' \
+  '      proxy_read_timeout 1h;' \
+  '    }' \
+  '  }' \
+  '}' \
+  > "${configuration}"
+exec nginx -c "${configuration}" "$@"
