@@ -12,6 +12,7 @@ from planner.goodput import (
     Goodput,
     Verdicts,
     goodput,
+    meets,
     rate_limit_rps,
     total,
 )
@@ -123,6 +124,15 @@ class Evaluator:
             )
             for run in range(self.effort.num_seeds)
         )
+
+    def is_met_at(self, deployment: Deployment, rate_rps: float) -> bool:
+        """Whether the SLO is met at a rate, in a run of the screening length."""
+        self.num_evaluations += 1
+        service = self.planner.problem.service
+        requests = service.workload.draw(
+            self.effort.num_requests(rate_rps), seed=self.seed, rate_rps=rate_rps
+        )
+        return meets(self.planner.system(deployment), requests, service.slo)
 
     def evaluate(
         self,

@@ -147,6 +147,7 @@ class Provisioning:
         # 5. Neighbours of the best.
         if not is_large(context.problem):
             climb(simulated)
+        simulated.try_other_places()
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,
@@ -306,7 +307,9 @@ class Provisioning:
             candidate = simulated.try_deployment(deployment)
             if candidate is None:
                 return rate_rps
-            rate_rps = candidate.goodput.rate_rps
+            shapes = [replica.shape for replica in deployment.replicas]
+            apart = simulated.try_apart(shapes, candidate)
+            rate_rps = max(each.goodput.rate_rps for each in (candidate, apart) if each)
             if wanted is None or target.rate_rps is None or rate_rps >= wanted:
                 return rate_rps
             if rate_rps <= 0 or simulated.context.should_stop():
