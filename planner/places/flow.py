@@ -96,10 +96,10 @@ class Seat:
 class _Way:
     """Links of a transfer, and the seconds that a request keeps each of them busy."""
 
-    edges: tuple[int, ...]
-    busy_s: tuple[float, ...]
-    transfer_s: float
-    in_time_frac: float
+    edges: tuple[int, ...] = spec("Links it crosses (indices in the topology).")
+    busy_s: tuple[float, ...] = spec("Of each of them, by a request.", unit="s")
+    transfer_s: float = spec("Time of a KV cache.", unit="s")
+    in_time_frac: float = spec("Requests it can be in time for.", unit="1")
 
 
 @dataclass(slots=True)
