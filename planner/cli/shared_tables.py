@@ -57,7 +57,8 @@ def unit_table(plan: SharedPlan, evaluation: SharedEvaluation) -> "RenderableTyp
         place = f"{node}:{gpu_ranges(local)}"
         how = _how(unit)
         for i, member in enumerate(unit.members):
-            is_side_by_side = how.endswith("%")
+            is_apart = unit.phase is Phase.DECODE and unit.is_shared
+            is_side_by_side = how.endswith("%") or (is_apart and not unit.cycle_ms)
             share = f"{member.decode_share_frac:.0%}" if is_side_by_side else "-"
             rows.append(
                 [
@@ -90,7 +91,7 @@ def unit_table(plan: SharedPlan, evaluation: SharedEvaluation) -> "RenderableTyp
 def _how(unit: LlmUnit) -> str:
     """SMs of prefills, or how else a unit runs."""
     if unit.phase is not Phase.AGGREGATED:
-        return f"{unit.phase} only"
+        return f"{unit.phase} only" + (", turns" if unit.cycle_ms else "")
     return "turns" if unit.cycle_ms else f"{unit.prefill_share_frac:.0%}"
 
 
@@ -100,8 +101,10 @@ def service_table(
     """What each service asked for and got, with its limits."""
     slos = {service.name: service.slo for service in plan.problem.services}
     has_e2e = any(slo.e2e_ms is not None for slo in slos.values())
+    outcomes = (evaluation or plan.evaluation).services
+    has_windows = any(each.worst is not None for each in outcomes)
     rows = []
-    for each in (evaluation or plan.evaluation).services:
+    for each in outcomes:
         slo = slos[each.service]
         joint = "-" if each.attainment is None else f"{each.attainment.joint_frac:.1%}"
         rows.append(
@@ -111,6 +114,7 @@ def service_table(
                 f"{each.admitted_rps:.3g}",
                 f"{each.within_slo_rps:.3g}",
                 joint,
+                *(["-" if each.worst is None else str(each.worst)] * has_windows),
                 _of_limit(each.ttft_p90_ms, slo.ttft_ms),
                 _of_limit(each.tpot_p90_ms, slo.tpot_ms),
                 *([_of_limit(each.e2e_p90_ms, slo.e2e_ms)] if has_e2e else []),
@@ -122,6 +126,7 @@ def service_table(
         "admitted/s",
         "within SLO/s",
         "attained",
+        *(["worst window"] * has_windows),
         "TTFT p90 ms",
         "TPOT p90 ms",
         *(["E2E p90 ms"] if has_e2e else []),
