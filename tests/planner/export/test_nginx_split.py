@@ -99,6 +99,7 @@ def test_only_plans_by_shares_are_split():
     alone = [RouteShare(source="prefill-1", target="decode-1", share_frac=1.0)]
     one = replace(shares(), deployment=with_shares(shares().deployment, alone))
     assert "No request goes to prefill-0, decode-0: its share is 0." in caveats(one)
+    assert not any("NGINX" in text for text in caveats(one))
     assert SPLIT_SCRIPT not in export_vllm(one)  # one router has nothing to share out
     readme = export_vllm(shares())["README.md"]
     assert "router of 2 replicas, 40.0%" in readme
