@@ -177,22 +177,24 @@ def search_and_confirm(
     Where everything is to be served, LLMs that miss their SLO are planned with more
     headroom, and again: bursts shorter than the windows of a trace are in no estimate.
     """
-    first = found = searched({})
+    first = searched({})
+    if first.placed is None:
+        return first, []
+    best = simulated(first)
     headroom: dict[str, float] = {}
-    served: list[Served] = []
     for _ in range(MAX_ROUNDS):
-        if found.placed is None:
-            break
-        served = [simulated(found)]
-        missed = served[0].evaluation.missed
+        missed = best.evaluation.missed
         if not missed or problem.goal is not SharedGoal.MIN_COST:
             break
         headroom |= {name: headroom.get(name, 1.0) * MORE_RATE for name in missed}
         found = searched(headroom)
-    if served and first.bound is not None:  # without headroom: the one that holds
-        own = replace(served[0].found, bound=first.bound)
-        served = [replace(served[0], found=own.with_gap())]
-    return first, served
+        if found.placed is None:
+            break
+        best = simulated(found)
+    if first.bound is not None:  # without headroom: the one that holds
+        own = replace(best.found, bound=first.bound)
+        best = replace(best, found=own.with_gap())
+    return first, [best]
 
 
 def hold(
@@ -201,12 +203,13 @@ def hold(
     """Simulate a placement; LLMs that miss their SLO are to serve less, and again."""
     assert found.placed is not None, "a placement was found"
     placed = found.placed
+    evaluation = serve(problem, book, placed, seed=seed)
     for _ in range(MAX_ROUNDS):
-        evaluation = serve(problem, book, placed, seed=seed)
         # Where everything is to be served, less is no answer.
         if evaluation.is_met or problem.goal is SharedGoal.MIN_COST:
             break
         placed = promising_less(placed, set(evaluation.missed))
+        evaluation = serve(problem, book, placed, seed=seed)
     return Served(found=found, placed=placed, evaluation=evaluation)
 
 

@@ -1,22 +1,33 @@
 """Plans for several services: simulated, compared, written and read again."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from clusters.fields import InputError
+from planner.multiplexing import shared_plan
+from planner.multiplexing.placed import PlacedUnits
 from planner.multiplexing.problem import SharedGoal, SharedObjective
+from planner.multiplexing.serve import SharedEvaluation, serve
 from planner.multiplexing.shared_files import (
     check_shared_plan,
     read_shared_plan,
     write_shared_plan,
 )
-from planner.multiplexing.shared_plan import SharedPlan, plan_services, worth_rps
-from planner.multiplexing.solve import SharedResult
+from planner.multiplexing.shared_plan import (
+    Served,
+    SharedPlan,
+    hold,
+    plan_services,
+    search_and_confirm,
+    worth_rps,
+)
+from planner.multiplexing.solve import SharedResult, place_services
 from planner.plan import Status
 from planner.slo import Slo
-from tests.planner.multiplexing.tiny_shared import SMALL_SPACE, tiny_shared
+from tests.planner.multiplexing.tiny_shared import SMALL_SPACE, book_of, tiny_shared
 from tests.planner.tiny_problems import TINY_LIBRARY
 
 SLO = Slo(ttft_ms=200.0, tpot_ms=20.0)
@@ -96,3 +107,56 @@ def test_least_cost_serves_everything() -> None:
     assert isinstance(plan, SharedPlan)
     assert plan.placed.num_gpus == 1
     assert plan.evaluation.is_met
+
+
+def first_missed(evaluation: SharedEvaluation) -> SharedEvaluation:
+    """The same with no request of the first service in time."""
+    first, *others = evaluation.services
+    missed = replace(first.attainment, joint_frac=0.0, is_met=False)
+    late = replace(first, attainment=missed)
+    return replace(evaluation, services=(late, *others))
+
+
+def test_what_a_plan_promises_was_simulated_to_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = tiny_shared(2.0, 1.0)
+    found = place_services(problem, TINY_LIBRARY)
+    real = serve(problem, book_of(problem), found.placed)
+    name = real.services[0].service
+    seen: list[PlacedUnits] = []
+
+    def never_met(problem, book, placed, *, seed):  # type: ignore[no-untyped-def]
+        seen.append(placed)
+        return first_missed(real)
+
+    monkeypatch.setattr(shared_plan, "serve", never_met)
+    held = hold(problem, book_of(problem), found, seed=0)
+    assert held.evaluation.missed == (name,)
+    assert held.placed is seen[-1]
+    less = 0.9**shared_plan.MAX_ROUNDS * found.placed.served_rps(name)
+    assert held.placed.served_rps(name) == pytest.approx(less)
+
+
+def test_no_search_is_left_without_its_simulation() -> None:
+    goal = SharedObjective(goal=SharedGoal.MIN_COST)
+    problem = tiny_shared(2.0, 1.0, objective=goal)
+    found = place_services(problem, TINY_LIBRARY)
+    real = serve(problem, book_of(problem), found.placed)
+    missed = real.services[0].service
+    asked: list[float] = []
+    simulated: list[SharedResult] = []
+
+    def searched(headroom: Mapping[str, float]) -> SharedResult:
+        asked.append(headroom.get(missed, 1.0))
+        return replace(found, runtime_s=float(len(asked)))
+
+    def missing(found: SharedResult) -> Served:
+        simulated.append(found)
+        assert found.placed is not None
+        return Served(found=found, placed=found.placed, evaluation=first_missed(real))
+
+    _, (last,) = search_and_confirm(problem, searched, missing)
+    assert len(asked) == len(simulated) == shared_plan.MAX_ROUNDS + 1
+    assert asked == pytest.approx([1.15**i for i in range(len(asked))])
+    assert last.found.runtime_s == len(asked)
