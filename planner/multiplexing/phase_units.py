@@ -99,7 +99,7 @@ class PhaseUnits:
     def _points(self) -> Iterator[OperatingPoint]:
         """Every way a unit with several LLMs may run."""
         space = self._space
-        shares = space.shares_space or space.shares_time
+        shares = space.shares_phases and (space.shares_space or space.shares_time)
         if not (space.splits_phases and shares) or space.max_llms == 1:
             return
         for point in self._prefills:

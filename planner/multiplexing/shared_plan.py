@@ -20,6 +20,7 @@ from planner.multiplexing.solve import (
     place_services,
 )
 from planner.plan import ShapeEvidence, Status
+from planner.simulator.system import Phase
 from planner.solve import library_for
 from planner.version import __version__
 
@@ -161,6 +162,18 @@ def plan_services(
         result, confirmed = search_and_confirm(problem, searched, simulated)
         results.append(result)
         served += confirmed
+        if any(falls_short(one) for one in confirmed):
+            # What shared phases promise and do not keep, simpler units may serve.
+            progress(f"searching: {each}, no phase shared")
+            simpler = place_services(
+                problem,
+                library,
+                method=each,
+                settings=settings,
+                space=replace(problem.search, shares_phases=False),
+            )
+            if simpler.placed is not None:
+                served.append(hold(problem, book, simpler, seed=seed))
     if not served:
         return results[0]
     ordered = sorted(served, key=lambda each: _rank(problem, each))
@@ -195,6 +208,18 @@ def search_and_confirm(
         own = replace(best.found, bound=first.bound)
         best = replace(best, found=own.with_gap())
     return first, [best]
+
+
+def falls_short(served: Served) -> bool:
+    """Whether units of one phase that LLMs share serve less than they promised."""
+    first = served.found.placed
+    shares = first is not None and any(
+        each.unit.is_shared and each.unit.phase is not Phase.AGGREGATED
+        for each in first.units
+    )
+    promised = served.found.served_rps
+    kept = served.evaluation.within_slo_rps >= (1.0 - TIE_FRAC) * promised
+    return shares and not (served.evaluation.is_met and kept)
 
 
 def hold(

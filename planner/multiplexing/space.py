@@ -49,6 +49,9 @@ class UnitSpace:
         "Whether prefills and decodes of an LLM may have GPUs of their own.",
         default=True,
     )
+    shares_phases: bool = spec(
+        "Whether several LLMs may share a unit of one phase.", default=True
+    )
     rates: RateProfile = spec(
         "Rates that units are planned for.", default=RateProfile.OVER_TIME
     )
