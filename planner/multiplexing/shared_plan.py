@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from clusters.fields import check_fields, spec
 from models.latency.library import LatencyLibrary
@@ -19,6 +20,7 @@ from planner.multiplexing.solve import (
     book_of,
     place_services,
 )
+from planner.multiplexing.space import UnitSpace
 from planner.plan import ShapeEvidence, Status
 from planner.simulator.system import Phase
 from planner.solve import library_for
@@ -145,14 +147,23 @@ def plan_services(
         settings = replace(settings, time_limit_s=time_limit_s)
     results: list[SharedResult] = []
     served: list[Served] = []
+    simpler = replace(problem.search, shares_phases=False)
     for each in METHODS[method]:
 
         def searched(
-            headroom: Mapping[str, float], method: SharingMethod = each
+            headroom: Mapping[str, float],
+            method: SharingMethod = each,
+            space: UnitSpace | None = None,
         ) -> SharedResult:
-            progress(f"searching: {method}")
+            what = f"searching: {method}"
+            progress(what if space is None else f"{what}, no phase shared")
             return place_services(
-                problem, library, method=method, settings=settings, headroom=headroom
+                problem,
+                library,
+                method=method,
+                settings=settings,
+                space=space,
+                headroom=headroom,
             )
 
         def simulated(found: SharedResult, method: SharingMethod = each) -> Served:
@@ -164,16 +175,8 @@ def plan_services(
         served += confirmed
         if any(falls_short(one) for one in confirmed):
             # What shared phases promise and do not keep, simpler units may serve.
-            progress(f"searching: {each}, no phase shared")
-            simpler = place_services(
-                problem,
-                library,
-                method=each,
-                settings=settings,
-                space=replace(problem.search, shares_phases=False),
-            )
-            if simpler.placed is not None:
-                served.append(hold(problem, book, simpler, seed=seed))
+            without = partial(searched, space=simpler)
+            served += search_and_confirm(problem, without, simulated)[1]
     if not served:
         return results[0]
     ordered = sorted(served, key=lambda each: _rank(problem, each))
