@@ -18,6 +18,7 @@ ones take the misses of all, and nothing else, can serve more.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,13 +51,14 @@ def max_batch_by_memory(replica: ServingReplica, requests: Requests) -> int:
     return max(1, min(replica.limits.max_num_seqs, by_memory))
 
 
+@lru_cache(maxsize=512)
 def replica_capacity_rps(
     replica: ServingReplica, requests: Requests, slo: Slo | None = None
 ) -> float:
     """Rate one replica cannot exceed for long, in requests/s.
 
     With an `slo`, a rate at which it cannot be met for long. 0: it can hold none of the
-    requests.
+    requests. Those of late are remembered, by which requests they are for.
     """
     fits = _fitting(replica, requests)
     if not fits.any():
@@ -137,6 +139,8 @@ def _fitting(replica: ServingReplica, requests: Requests) -> NDArray[np.bool_]:
 
 
 def _subset(requests: Requests, kept: NDArray[np.bool_]) -> Requests:
+    if kept.all() and requests.turns is None:
+        return requests  # the same ones: what is known of them stays known
     return replace(requests, turns=None).take(np.flatnonzero(kept))
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from clusters.fields import check_fields, spec
 from models.latency.operators.latent import LATENT_PROJECTIONS
-from models.latency.step_table import StepTable, interpolate_array
+from models.latency.step_table import StepTable, interpolate, interpolate_array
 from models.shapes import LayerGroup, StageShapes
 
 FloatArray = NDArray[np.float64]
@@ -32,6 +32,8 @@ _ATTENTION = 2
 """Rotating and caching the new keys, and the kernel itself."""
 _LATENT = 4
 """Two norms inside the block, splitting, and joining keys from their two parts."""
+_LATENT_PRODUCTS = 2
+"""Up-projections of queries and of the cache, between the captured pieces."""
 _EXPERTS = 8
 """Choosing (3), permuting, two products, the activation, and summing up."""
 _RECURRENCE = 10
@@ -115,6 +117,8 @@ def engine_table(
     skew: VersionSkew,
     graph_sizes: Sequence[int] = (),
     draft_tokens: int = 0,
+    *,
+    prefill_graph_tokens: float = 0.0,
 ) -> StepTable:
     """`table` with what the engine adds.
 
@@ -129,16 +133,23 @@ def engine_table(
     draft_tokens
         Tokens that a layer of multi-token prediction drafts for each decode step,
         which verifies them all; the table is then that of one token on average.
+    prefill_graph_tokens
+        Steps with up to so many prompt tokens of a rank run captured pieces, from one
+        attention to the next; beyond, the host launches their kernels one by one.
     """
-    kernels = num_kernels(stage)
     # Attention ranks capture, pad and sample their own requests.
     graph_sizes = [stage.ranks.attention_dp * size for size in graph_sizes]
-    launch_ms = overheads.launch_ms * kernels
-    tokens, prefill_ms = _at_least(
-        np.asarray(table.prefill_tokens),
-        skew.prefill_factor * np.asarray(table.prefill_ms),
-        launch_ms,
-    )
+    launch_ms = overheads.launch_ms * num_kernels(stage)
+    knots = np.asarray(table.prefill_tokens)
+    operators = skew.prefill_factor * np.asarray(table.prefill_ms)
+    tokens, prefill_ms = _at_least(knots, operators, launch_ms)
+    if prefill_graph_tokens:
+        pieces_ms = overheads.launch_ms * num_piece_launches(stage)
+        tokens, prefill_ms = _joined(
+            _at_least(knots, operators, pieces_ms),
+            (tokens, prefill_ms),
+            stage.ranks.attention_dp * prefill_graph_tokens,
+        )
     sizes = _batch_knots(table, graph_sizes)
     padded = _padded(sizes, graph_sizes)
     operators = skew.decode_factor * _operators_ms(table, stage, padded, draft_tokens)
@@ -187,6 +198,19 @@ def num_kernels(stage: StageShapes) -> int:
     return layers + stage.all_reduces + 2 * stage.exchanges
 
 
+def num_piece_launches(stage: StageShapes) -> int:
+    """Launches of the host in a step whose pieces were captured.
+
+    A layer has a piece, and its attention between two of them: with what belongs to it,
+    and with the products inside the block where it is latent.
+    """
+    return sum(
+        group.num_layers
+        * (1 + _kernels_of_mixing(group) + _LATENT_PRODUCTS * _is_latent(group))
+        for group in stage.groups
+    )
+
+
 def num_distances(stage: StageShapes) -> int:
     """Distances of kernels in a graph that operators do not have.
 
@@ -203,6 +227,10 @@ def num_distances(stage: StageShapes) -> int:
     return num_kernels(stage) - inside
 
 
+def _is_latent(group: LayerGroup) -> bool:
+    return any(attention.is_latent for attention in group.attentions)
+
+
 def _num_projections(group: LayerGroup) -> int:
     return sum(gemm.name in LATENT_PROJECTIONS for gemm in group.gemms)
 
@@ -210,11 +238,16 @@ def _num_projections(group: LayerGroup) -> int:
 def _kernels_of_layer(group: LayerGroup) -> int:
     dense = sum(not gemm.is_expert for gemm in group.gemms)
     gated = int(any(gemm.name in ("gate_up", "up") for gemm in group.gemms))
+    experts = _EXPERTS * group.is_moe
+    return _NORMS + dense + gated + experts + _kernels_of_mixing(group)
+
+
+def _kernels_of_mixing(group: LayerGroup) -> int:
+    """Of attention or the recurrence, beside their projections."""
     attentions = sum(
         _ATTENTION + _LATENT * attention.is_latent for attention in group.attentions
     )
-    recurrence = _RECURRENCE * (group.recurrence is not None)
-    return _NORMS + dense + gated + _EXPERTS * group.is_moe + attentions + recurrence
+    return attentions + _RECURRENCE * (group.recurrence is not None)
 
 
 def _at_least(
@@ -242,6 +275,24 @@ def _at_least(
     return (
         np.concatenate([knots[:1], [crossing], knots[kept]]),
         np.concatenate([[floor, floor], values[kept]]),
+    )
+
+
+def _joined(
+    low: tuple[FloatArray, FloatArray], high: tuple[FloatArray, FloatArray], last: float
+) -> tuple[FloatArray, FloatArray]:
+    """The curve of `low` up to `last` tokens, then that of `high`."""
+    if last >= high[0][-1]:
+        return low
+    ends = np.asarray([last, last + 1.0])
+    below, above = low[0] < ends[0], high[0] > ends[1]
+    at_ends = [
+        interpolate(end, knots.tolist(), values.tolist())
+        for end, (knots, values) in zip(ends.tolist(), (low, high), strict=True)
+    ]
+    return (
+        np.concatenate([low[0][below], ends, high[0][above]]),
+        np.concatenate([low[1][below], at_ends, high[1][above]]),
     )
 
 

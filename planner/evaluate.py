@@ -10,7 +10,9 @@ from planner.goodput import (
     SCREENING,
     Effort,
     Goodput,
+    Verdicts,
     goodput,
+    meets,
     rate_limit_rps,
     total,
 )
@@ -35,6 +37,7 @@ class Evaluator:
     _goodputs: dict[tuple[ServingSystem, Slo, Effort, float], Goodput] = field(
         default_factory=dict
     )
+    _verdicts: dict[tuple[ServingSystem, Slo], Verdicts] = field(default_factory=dict)
     _cells: dict[int, tuple[Deployment, tuple[CellKind, ...]]] = field(
         default_factory=dict
     )
@@ -86,6 +89,7 @@ class Evaluator:
                 seed=self.seed,
                 floor_rps=floor_rps,
                 near_rps=near_rps,
+                verdicts=self._verdicts.setdefault((system, slo), {}),
             )
             if self._goodputs[key].rate_rps > 0:  # a floor that was met does not matter
                 self._goodputs.setdefault(
@@ -120,6 +124,15 @@ class Evaluator:
             )
             for run in range(self.effort.num_seeds)
         )
+
+    def is_met_at(self, deployment: Deployment, rate_rps: float) -> bool:
+        """Whether the SLO is met at a rate, in a run of the screening length."""
+        self.num_evaluations += 1
+        service = self.planner.problem.service
+        requests = service.workload.draw(
+            self.effort.num_requests(rate_rps), seed=self.seed, rate_rps=rate_rps
+        )
+        return meets(self.planner.system(deployment), requests, service.slo)
 
     def evaluate(
         self,

@@ -10,9 +10,10 @@ lasts.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from clusters.fields import InputError, check_fields, spec
 from planner.capacity import system_capacity_rps
@@ -27,6 +28,9 @@ _LOWEST_FRAC = 1e-6
 """Share of the capacity below which no rate is tried."""
 _FIRST_STRIDE = 2.0
 """Steps of the bisection that the second guess of a rate lies from the first."""
+
+Verdicts = dict[tuple[int, int, float], bool]
+"""Whether the SLO was met, by seed, number of requests and their rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,7 @@ def goodput(
     seed: int = 0,
     floor_rps: float = 0.0,
     near_rps: float = 0.0,
+    verdicts: Verdicts | None = None,
 ) -> Goodput:
     """Find the highest rate at which `system` meets `slo` on `workload`.
 
@@ -123,6 +128,9 @@ def goodput(
         answer is 0.
     near_rps
         A guess at the answer, which saves runs; 0: none.
+    verdicts
+        What runs of this system, workload and SLO came to before; those of this search
+        are added. Searches of unlike effort have many runs in common.
 
     Returns
     -------
@@ -130,6 +138,7 @@ def goodput(
         0 when the SLO is missed at any rate.
     """
     rates = []
+    known = {} if verdicts is None else verdicts
     capacity = math.inf
     for run in range(effort.num_seeds):
         bound = rate_limit_rps(system, workload, effort=effort, seed=seed + run)
@@ -138,8 +147,11 @@ def goodput(
 
         def is_met(rate: float, seed: int = seed + run) -> bool:
             num = effort.num_requests(rate)
-            requests = workload.draw(num, seed=seed, rate_rps=rate)
-            return meets(system, requests, slo)
+            key = (seed, num, rate)
+            if key not in known:
+                requests = workload.draw(num, seed=seed, rate_rps=rate)
+                known[key] = meets(system, requests, slo)
+            return known[key]
 
         rate = bisect_rate(is_met, bound, effort.tolerance_frac, floor, near_rps)
         near_rps = rate
@@ -191,11 +203,17 @@ def rate_limit_rps(
 
     With an `slo` the rate at which it can be met for long, if that is less.
     """
-    sample = workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
+    sample = capacity_sample(workload, effort, seed)
     limit_rps = system_capacity_rps(system, sample)
     if slo is None:
         return limit_rps
     return _lasting(limit_rps, system, workload, slo, effort, seed)
+
+
+@lru_cache(maxsize=16)
+def capacity_sample(workload: Workload, effort: Effort, seed: int) -> Requests:
+    """The requests that capacity bounds of an effort are for: always the same ones."""
+    return workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
 
 
 def _lasting(
@@ -212,7 +230,7 @@ def _lasting(
     """
     if rate_rps <= 0.0:
         return 0.0
-    sample = workload.draw(effort.max_requests, seed=seed, rate_rps=1.0)
+    sample = capacity_sample(workload, effort, seed)
     limit_rps = system_capacity_rps(system, sample, slo)
     return min(rate_rps, limit_rps) if limit_rps > 0.0 else rate_rps
 
@@ -300,5 +318,5 @@ def _interval(rates: list[float]) -> tuple[float, float]:
     if len(rates) < 2:
         return mean, mean
     error = float(np.std(rates, ddof=1)) / math.sqrt(len(rates))
-    half = float(stats.t.ppf(0.5 + _CONFIDENCE_FRAC / 2, len(rates) - 1)) * error
+    half = float(stdtrit(len(rates) - 1, 0.5 + _CONFIDENCE_FRAC / 2)) * error
     return max(0.0, mean - half), mean + half

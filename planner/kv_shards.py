@@ -9,14 +9,34 @@ stages has the bytes of the layers that both hold, in one part a GPU of the wide
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import Protocol
 
 from models.memory import kv_shares
-from planner.deployment import Replica
+from models.parallelism import Parallelism
 from planner.kv_paths import KvPaths, Shard, Transfer
 from planner.problem import Problem
 
 
-def kv_transfer(problem: Problem, source: Replica, target: Replica) -> Transfer:
+class Seated(Protocol):
+    """A replica on its GPUs."""
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the model is split."""
+        ...
+
+    @property
+    def stage_gpus(self) -> tuple[tuple[int, ...], ...]:
+        """GPUs of each stage."""
+        ...
+
+    @property
+    def gpu_indices(self) -> tuple[int, ...]:
+        """All its GPUs, stage by stage."""
+        ...
+
+
+def kv_transfer(problem: Problem, source: Seated, target: Seated) -> Transfer:
     """The transfer of a KV cache between two replicas."""
     paths = KvPaths.of(problem.cluster)
     if _is_even(problem, source) and _is_even(problem, target):
@@ -24,7 +44,7 @@ def kv_transfer(problem: Problem, source: Replica, target: Replica) -> Transfer:
     return paths.spread(kv_shards(problem, source, target))
 
 
-def kv_shards(problem: Problem, source: Replica, target: Replica) -> tuple[Shard, ...]:
+def kv_shards(problem: Problem, source: Seated, target: Seated) -> tuple[Shard, ...]:
     """Parts of a KV cache at the workload's mean prompt; shares add up to 1."""
     service = problem.service
     shares = kv_shares(service.llm, service.workload.mean_input_tokens)
@@ -62,7 +82,7 @@ def _spans(layers: Sequence[int]) -> list[range]:
     return [range(a, b) for a, b in pairwise(accumulate(layers, initial=0))]
 
 
-def _is_even(problem: Problem, replica: Replica) -> bool:
+def _is_even(problem: Problem, replica: Seated) -> bool:
     """Whether its GPUs hold equal parts of a KV cache, to one layer."""
     layers = replica.parallelism.layers_per_stage(problem.service.llm)
     widths = replica.parallelism.stage_widths

@@ -233,6 +233,39 @@ def place_on_few(
     return None
 
 
+def place_evenly(
+    cluster: Cluster,
+    shapes: Sequence[ReplicaShape],
+    available: Mapping[str, int] | None = None,
+) -> list[StageGpus] | None:
+    """The same with each phase spread over the hosts of a type, by their sizes.
+
+    Every host comes to hold both phases, so that KV caches can stay on it.
+    """
+    free = FreeGpus.of(cluster, available)
+    sizes = [host.num_free for host in free.hosts]
+    given: dict[tuple[int, Phase], int] = {}
+    placed: dict[int, StageGpus] = {}
+    for index in _widest_first(shapes):
+        shape = shapes[index]
+        size, phase = shape.parallelism.num_gpus, shape.phase
+        hosts = [
+            (given.get((number, phase), 0) / sizes[number], host.num_free, number)
+            for number, host in enumerate(free.hosts)
+            if host.gpu_type == shape.gpu_type and host.num_free >= size
+        ]
+        here, number = free, -1
+        if hosts and not shape.has_unlike_stages:
+            *_, number = min(hosts)
+            here = FreeGpus(hosts=[free.hosts[number]], quota=free.quota)
+        stages = here.take_replica(shape)
+        if stages is None:
+            return None
+        given[number, phase] = given.get((number, phase), 0) + size
+        placed[index] = stages
+    return [placed[index] for index in range(len(shapes))]
+
+
 def _place_on(free: FreeGpus, shapes: Sequence[ReplicaShape]) -> list[StageGpus] | None:
     placed: dict[int, StageGpus] = {}
     for index in _widest_first(shapes):

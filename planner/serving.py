@@ -13,11 +13,13 @@ from models.latency.library import LatencyChoice, LatencyLibrary, LatencyRequest
 from models.latency.unlike import UnlikeRequest, choose_unlike
 from models.memory import MemoryBreakdown, kv_bytes, memory_of
 from models.parallelism import Parallelism
-from planner.cells import deal, is_of_cells, slices_by_part
+from planner.cells import deal, slices_by_part
 from planner.deployment import Deployment, Replica, ReplicaShape, Route
 from planner.kv_paths import Transfer
 from planner.kv_shards import kv_transfer
-from planner.placement import StageGpus, place, place_on_few
+from planner.placement import StageGpus
+from planner.places.deployments import deployed
+from planner.places.search import PlaceSearch
 from planner.problem import Problem
 from planner.simulator.outside_schedule import switch_pairs
 from planner.simulator.prefix_settings import EarlyRejection
@@ -39,6 +41,12 @@ class Planner:
     problem: Problem = spec("The problem.")
     library: LatencyLibrary = spec("Where step latencies come from.")
     _known: dict[tuple[Parallelism, StageGpus], LatencyChoice] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _search: "list[PlaceSearch]" = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+    _deployed: dict[tuple[ReplicaShape, ...], Deployment | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -78,22 +86,19 @@ class Planner:
         )
         return self.library.choose(request)
 
+    @property
+    def place_search(self) -> PlaceSearch:
+        """What finds places in this problem."""
+        if not self._search:
+            self._search.append(PlaceSearch(self))
+        return self._search[0]
+
     def deploy(self, shapes: Sequence[ReplicaShape]) -> Deployment | None:
         """A deployment of `shapes` on concrete GPUs; None when they do not fit."""
-        ordered = sorted(shapes, key=place_in_order)
-        available = self.problem.search.available_gpus
-        cluster = self.problem.cluster
-        placed = place(cluster, ordered, available)
-        if placed is None:
-            return None
-        first = self.deploy_if_joined(ordered, placed)
-        if first is None or not first.routes or is_of_cells(len(shapes)):
-            return first
-        near = place_on_few(cluster, ordered, available)
-        if near is None or near == placed:
-            return first
-        second = self.deploy_if_joined(ordered, near)
-        return first if second is None else min(first, second, key=_slowness)
+        ordered = tuple(sorted(shapes, key=place_in_order))
+        if ordered not in self._deployed:
+            self._deployed[ordered] = deployed(self, ordered)
+        return self._deployed[ordered]
 
     def deploy_if_joined(
         self,
@@ -283,11 +288,6 @@ def place_in_order(shape: ReplicaShape) -> tuple[bool, int, str]:
     """Sort key of replicas in a deployment: prefill first, then the largest."""
     is_prefill = shape.phase is Phase.PREFILL
     return (not is_prefill, -shape.parallelism.num_gpus, repr(shape))
-
-
-def _slowness(deployment: Deployment) -> float:
-    """Time of a byte of KV cache on every route, added up."""
-    return sum(1.0 / route.bytes_per_s for route in deployment.routes)
 
 
 def stage_types(topology: Topology, stage_gpus: StageGpus) -> tuple[GpuType, ...]:

@@ -10,6 +10,7 @@ so it limits the mean batch too.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def prefill_cost_ms(
     With an `slo`, good requests share steps of at most `good_tokens` tokens, and those
     that may miss are taken to be the longest; infinity when too many are longer.
     """
-    lengths = np.sort(requests.input_tokens.astype(np.float64))
+    lengths = _sorted_prompts(requests)
     top = max(float(max_batch_tokens), float(lengths[-1]))
     per_token_ms = np.full(len(lengths), least_prompt_token_ms(stage, top))
     if slo is not None and good_tokens < top:
@@ -103,6 +104,12 @@ def prefill_cost_ms(
     per_sq_ms = min(stage.prefill_per_sq_token_ms, stage.mixed_per_sq_token_ms)
     squares = per_sq_ms * lengths**2
     return float((per_token_ms * lengths + squares).mean())
+
+
+@lru_cache(maxsize=8)
+def _sorted_prompts(requests: Requests) -> FloatArray:
+    """Prompt lengths, rising; requests are told apart by which they are."""
+    return np.sort(requests.input_tokens.astype(np.float64))
 
 
 def least_prompt_token_ms(stage: StepTable, top: float) -> float:
@@ -202,12 +209,12 @@ def lower_hull(
     """Lower convex hull of points, made non-increasing: its corners' x and y."""
     order = np.lexsort((y, x))
     hull: list[tuple[float, float]] = []
-    for px, py in zip(x[order], y[order], strict=True):
+    for px, py in zip(x[order].tolist(), y[order].tolist(), strict=True):
         if hull and py >= hull[-1][1]:
             continue
         while len(hull) > 1 and _is_above(hull[-2], hull[-1], (px, py)):
             hull.pop()
-        hull.append((float(px), float(py)))
+        hull.append((px, py))
     return tuple(p[0] for p in hull), tuple(p[1] for p in hull)
 
 

@@ -38,10 +38,11 @@ from clusters.fields import InputError
 from clusters.mapping import from_mapping, to_mapping
 from clusters.serde import dump_json, dump_yaml, read_mapping, write_text_atomic
 from models.latency.request import ExtrapolationWarning, LatencyUnavailableError
-from planner.engines import CATALOG, EnginePreset, OverheadFit
+from planner.engines import EnginePreset, OverheadFit
 
-LEFT_OUT = Path(__file__).parents[1] / "results" / "silicon_left_out.json"
-SHIPPED = CATALOG / "engine_overheads.yaml"
+ROOT = Path(__file__).parents[2]
+LEFT_OUT = ROOT / "benchmarks" / "results" / "silicon_left_out.json"
+SHIPPED = ROOT / "planner" / "catalog" / "engine_overheads.yaml"
 MAX_FITTED_CONCURRENCY = 512
 """Larger runs take long to simulate and say no more."""
 SOURCE = "silicon.csv of aiconfigurator 0.12.0: public runs of InferenceX and others"

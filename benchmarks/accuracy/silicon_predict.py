@@ -151,7 +151,9 @@ def simulated(case: Case, fit: OverheadFit) -> Prediction:
     tokens_per_step = fit.overheads.tokens_per_step(case.launch.draft_tokens)
     step_ms = tokens_per_step * _decode_token_ms(system, case)
     hold_ms = case.launch.hold_steps * step_ms
-    options = SimulationOptions(concurrency=clients, hold_ms=hold_ms)
+    options = SimulationOptions(
+        concurrency=clients, hold_ms=hold_ms, poll_ms=case.launch.poll_steps * step_ms
+    )
     result = simulate(system, requests, options=options)
     done = result.is_done
     if not done.any():
@@ -199,6 +201,8 @@ def _instances(
     row: Row, launch: Launch, llm: LlmSpec, gpu: GpuType, pool: Pool, phase: Phase
 ) -> Instances:
     parallelism = pool.parallelism
+    if launch.spreads_experts and parallelism.num_ranks == 1:
+        parallelism = replace(parallelism, ep=parallelism.tp)
     if llm.moe is None and parallelism.ep > 1:
         parallelism = Parallelism(tp=parallelism.tp, pp=parallelism.pp)
     why_not = parallelism.why_not(llm)
@@ -217,7 +221,7 @@ def _instances(
     return Instances(
         phase=phase,
         num=pool.num_instances,
-        tables=_tables(row, llm, gpu, parallelism),
+        tables=_tables(row, launch, llm, gpu, parallelism),
         stages=stage_shapes(llm, parallelism),
         limits=replace(
             limits, max_num_seqs=min(limits.max_num_seqs, row.concurrency or 1)
@@ -228,7 +232,7 @@ def _instances(
 
 
 def _tables(
-    row: Row, llm: LlmSpec, gpu: GpuType, parallelism: Parallelism
+    row: Row, launch: Launch, llm: LlmSpec, gpu: GpuType, parallelism: Parallelism
 ) -> tuple[StepTable, ...]:
     ring = ring_of(row.system, row.engine, gpu)
     stage = ring
@@ -255,7 +259,13 @@ def _tables(
         ),
         prompt_tokens=float(row.input_tokens) if has_ranks else None,
     )
-    source = FittedSource(engine=row.engine, step_overhead_ms=0.0, best_kernels=True)
+    source = FittedSource(
+        engine=row.engine,
+        step_overhead_ms=0.0,
+        best_kernels=True,
+        experts_of=launch.experts_of,
+        experts_variant=launch.experts_variant,
+    )
     why_not = source.why_not_pair(llm, gpu)
     if why_not:
         raise LatencyUnavailableError(why_not)
@@ -281,8 +291,9 @@ def _system(case: Case, fit: OverheadFit) -> ServingSystem:
                 stage,
                 fit.overheads,
                 fit.skew(case.gpu),
-                case.launch.preset.captured,
+                case.launch.captured,
                 case.launch.draft_tokens,
+                prefill_graph_tokens=case.launch.prefill_graph_tokens,
             )
             for table, stage in zip(each.tables, each.stages, strict=True)
         )

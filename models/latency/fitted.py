@@ -23,6 +23,7 @@ from models.latency.prefill_curve import PrefillCurve
 from models.latency.rank_operators import FittedRank
 from models.latency.ranked import RankedStage
 from models.latency.relatives import (
+    experts_fit,
     nearest_relative,
     peers_of,
     products_fit,
@@ -64,6 +65,8 @@ class Engine:
     cuda_graphs: bool = spec("Steps are captured.", default=True)
     without: tuple[str, ...] = spec("Systems whose fits it may not use.", default=())
     best_kernels: bool = spec("Quickest of the kernels measured.", default=False)
+    experts_of: str = spec("Engine whose experts it runs, if not its own.", default="")
+    experts_variant: str = spec("Format whose kernels its experts run.", default="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,16 @@ class FittedSource:
         "the same kernel libraries (`relatives.peers_of`, `relatives.weaker_fits`), "
         "as a server picks them; False: the engine's own benchmark alone.",
         default=False,
+    )
+    experts_of: str = spec(
+        "Engine whose routed experts were measured with the kernels that a server was "
+        "told to take; empty: this one. Without its fit on a system, its own.",
+        default="",
+    )
+    experts_variant: str = spec(
+        "Measured number format whose kernels the routed experts run (Marlin's are "
+        "int4_wo, whatever the weights' own four bits mean); empty: their own.",
+        default="",
     )
 
     def __post_init__(self) -> None:
@@ -131,6 +144,8 @@ class FittedSource:
             cuda_graphs=self.cuda_graphs,
             without=self.without,
             best_kernels=self.best_kernels,
+            experts_of=self.experts_of,
+            experts_variant=self.experts_variant,
         )
         prompt_tokens = request.prompt_tokens
         return tuple(
@@ -273,6 +288,8 @@ def _stage_model(
         peers=peers_of(system, engine.name) if has_choice else (),
         weaker=weaker_fits(system, engine.name, engine.without) if has_choice else (),
         eager_call_ms=0.0 if engine.cuda_graphs else fit.eager_call_ms,
+        experts=experts_fit(system, engine.experts_of),
+        experts_variant=engine.experts_variant,
     )
 
 

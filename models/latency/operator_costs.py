@@ -48,13 +48,23 @@ class OperatorCosts:
     peers: tuple[EngineFit, ...] = spec(
         "Other engines there: a product takes the quickest measured.", default=()
     )
+    experts: EngineFit | None = spec(
+        "Where the routed experts were measured, None: with the rest.", default=None
+    )
+    experts_variant: str = spec(
+        "Measured format whose kernels the routed experts run, empty: their own.",
+        default="",
+    )
     bounds: tuple["OperatorCosts", ...] = spec(
         "Other engines there, and weaker GPUs: a block of latent attention takes no "
         "longer in decode.",
         default=(),
     )
     # Groups of layers and both phases share most of their products.
-    _products: dict[Gemm | tuple[Gemm, ...], FloatArray] = field(
+    _products: dict[Gemm, FloatArray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _experts: dict[tuple[tuple[Gemm, ...], str], FloatArray] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
     _blocks: dict[
@@ -124,22 +134,35 @@ class OperatorCosts:
         variant = self._variants[weights]
         return variant, *self._gemms[variant]
 
-    def experts_ms(self, experts: list[Gemm]) -> FloatArray:
-        """Time of the routed experts of a layer, all their matrices together."""
-        key = tuple(experts)
-        if key not in self._products:
-            self._products[key] = self._experts_ms(experts)
-        return self._products[key]
+    def experts_ms(self, experts: list[Gemm], *, decode: bool = False) -> FloatArray:
+        """Time of the routed experts of a layer, all their matrices together.
 
-    def _experts_ms(self, experts: list[Gemm]) -> FloatArray:
+        Kernels of another format were measured with other experts: in decode, where
+        those are all floor, they take no longer than the format's own.
+        """
+        found = self._experts_as(experts, self.experts_variant)
+        if decode and self.experts_variant:
+            found = np.minimum(found, self._experts_as(experts, ""))
+        return found
+
+    def _experts_as(self, experts: list[Gemm], variant: str) -> FloatArray:
+        key = tuple(experts), variant
+        if key not in self._experts:
+            self._experts[key] = self._experts_ms(experts, variant)
+        return self._experts[key]
+
+    def _experts_ms(self, experts: list[Gemm], wanted: str) -> FloatArray:
         into, out = experts[0], experts[-1]
-        fitted = self.fit.variants("moe")
+        fit = self.experts or self.fit
+        fitted = fit.variants("moe")
         variant = choose_variant(into.weights, fitted, self.gpu)
         if variant is None:
             return sum(
                 (self._roofline_ms(gemm) for gemm in experts),
                 np.zeros_like(TOKEN_KNOTS),
             )
+        if wanted in fitted:
+            variant = wanted
         model = fitted[variant]
         assert isinstance(model, MoeModel)
         shape = ExpertShape(
@@ -151,7 +174,7 @@ class OperatorCosts:
             experts_per_token=float(into.experts_per_token),
             bytes_per_weight=into.weights.bytes_per_weight,
         )
-        return model.ms(shape, self.peaks(variant), self.measured(variant, self.fit))
+        return model.ms(shape, self.peaks(variant), self.measured(variant, fit))
 
     def own_ms(self, group: LayerGroup, *, decode: bool) -> FloatArray:
         """Time of a layer's products but the routed experts.
@@ -171,7 +194,9 @@ class OperatorCosts:
             else:
                 total = total + self.gemm_ms(gemm)
         if shared.any():
-            total = total + np.maximum(shared - self.experts_ms(experts), 0.0)
+            total = total + np.maximum(
+                shared - self.experts_ms(experts, decode=True), 0.0
+            )
         return np.maximum.accumulate(total)
 
     def own(self, group: LayerGroup) -> list[Gemm]:

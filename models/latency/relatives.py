@@ -98,6 +98,16 @@ def weaker_fits(
     return tuple(found)
 
 
+@lru_cache(maxsize=256)
+def experts_fit(system: str, engine: str) -> EngineFit | None:
+    """Fits of another engine there whose experts' kernels a server takes, if measured.
+
+    Servers name a backend of the experts: FlashInfer's and TensorRT-LLM's own are the
+    same kernels, in whichever engine they were measured.
+    """
+    return load_fit(system, engine) if system in shipped_systems(engine) else None
+
+
 def has_capability_of(system: str, gpu: GpuType) -> bool:
     """Whether a measured system has the compute capability of `gpu`, if stated."""
     wanted = gpu.compute_capability

@@ -63,6 +63,14 @@ class StageModel:
     weaker: tuple[EngineFit, ...] = spec(
         "The engine's on weaker systems (`relatives.weaker_fits`).", default=()
     )
+    experts: EngineFit | None = spec(
+        "Where the kernels of the routed experts were measured, None: with the rest.",
+        default=None,
+    )
+    experts_variant: str = spec(
+        "Measured format whose kernels they run, empty: that of their weights.",
+        default="",
+    )
     eager_call_ms: float = spec(
         "Host time of every operator, 0: captured in CUDA graphs.",
         unit="ms",
@@ -79,6 +87,8 @@ class StageModel:
             products=self.products,
             takes_blocks=not is_split,
             peers=self.peers,
+            experts=self.experts,
+            experts_variant=self.experts_variant,
             bounds=tuple(
                 OperatorCosts(
                     gpu=GpuType.load(fit.system), fit=fit, takes_blocks=not is_split
@@ -188,7 +198,7 @@ class StageModel:
             if own:
                 layer = layer + costs.own_ms(group, decode=decode)
             if experts and routed:
-                layer = layer + costs.experts_ms(experts)
+                layer = layer + costs.experts_ms(experts, decode=decode)
             if own:
                 layer = layer + self._elementwise_ms(group)
             total += group.num_layers * layer

@@ -9,6 +9,7 @@ from clusters.fields import check_fields, spec
 from clusters.links import Gpu
 from clusters.topology import Topology
 from planner.deployment import Replica
+from planner.export.gpu_share import GpuShare
 
 # Each range is as wide as a node has GPUs at most (1024), so ranges never meet.
 FIRST_SIDE_CHANNEL_PORT = 5600
@@ -38,6 +39,9 @@ class Instance:
     parts: tuple[NodePart, ...] = spec("Its nodes, in rank order.")
     http_port: int = spec("Port of its API, on its first node.", unit="1", ge=1)
     master_port: int = spec("Port where its nodes meet.", unit="1", ge=1)
+    share: GpuShare | None = spec(
+        "What it gets of its GPUs; None: all, alone on them.", default=None
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -4,15 +4,19 @@ Each has a folder with what `export_vllm` writes for a plan of one service, and 
 that nothing else in the plan has.
 """
 
+from dataclasses import replace
+
 from planner.evaluate import Evaluator
 from planner.evidence import evidence_of, warnings_of
+from planner.export.gpu_share import GpuShare
 from planner.export.instances import Instance, instances_of
 from planner.export.vllm import VllmExporter, export_vllm
 from planner.multiplexing.apart_run import deployment_of, planner_of
+from planner.multiplexing.clock import SPAN_S
 from planner.multiplexing.llm_costs import CostBook
+from planner.multiplexing.shared_phases import sharing_phases
 from planner.multiplexing.shared_plan import SharedPlan
 from planner.multiplexing.solve import book_of
-from planner.multiplexing.traffic import SPAN_S
 from planner.plan import Plan
 from planner.solve import library_for
 
@@ -31,6 +35,9 @@ def _plan_of(plan: SharedPlan, book: CostBook, service: str) -> Plan:
     deployment = deployment_of(book, plan.placed, service)
     evaluator = Evaluator(planner=planner, seed=plan.seed)
     rate = plan.placed.apart_rps(service)
+    goodput = evaluator.goodput(deployment)
+    if sharing_phases(plan.placed, [service]):  # others are on its GPUs
+        goodput = replace(goodput, rate_rps=min(goodput.rate_rps, rate))
     requests = planner.problem.service.workload.draw(
         max(1, round(rate * SPAN_S)), seed=plan.seed, rate_rps=rate
     )
@@ -42,7 +49,7 @@ def _plan_of(plan: SharedPlan, book: CostBook, service: str) -> Plan:
         method=str(plan.method),
         verdict=f"part of a plan of several services: {plan.verdict}",
         deployment=deployment,
-        goodput=evaluator.goodput(deployment),
+        goodput=goodput,
         evaluation=evaluator.evaluate(deployment, requests, offered_rps=rate),
         usd_per_hour=plan.problem.cluster.usd_per_hour(deployment.gpu_indices),
         evidence=evidence_of(planner, deployment),
@@ -71,8 +78,20 @@ def instances_by_service(
     found = {}
     for name, each in plans.items():
         num = len(each.deployment.replicas)
-        found[name], left = left[:num], left[num:]
+        found[name] = tuple(_with_share(plan, name, own) for own in left[:num])
+        left = left[num:]
     return found
+
+
+def _with_share(plan: SharedPlan, service: str, instance: Instance) -> Instance:
+    """A replica with its part of the GPUs, where other services run on them."""
+    gpus = instance.replica.gpu_indices
+    placed = next(each for each in plan.placed.units if each.gpu_indices == gpus)
+    if not placed.unit.is_shared:
+        return instance
+    member = next(each for each in placed.unit.members if each.service == service)
+    of = next(each for each in plan.problem.services if each.name == service)
+    return replace(instance, share=GpuShare.of(plan, placed, member, of))
 
 
 def folder_of(index: int) -> str:

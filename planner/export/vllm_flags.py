@@ -17,6 +17,7 @@ from clusters.links import LinkKind
 from clusters.serde import read_mapping
 from models.llm import CATALOG, LlmSpec, bytes_of, catalog_names
 from planner.deployment import Replica
+from planner.export.gpu_share import GpuShare
 from planner.export.shell import Word
 from planner.plan import Plan
 from planner.simulator.system import Phase
@@ -32,10 +33,17 @@ _KV_ROLES = {Phase.PREFILL: "kv_producer", Phase.DECODE: "kv_consumer"}
 Options = list[tuple[Word, ...]]
 
 
-def engine_options(plan: Plan, replica: Replica) -> Options:
-    """Flags that decide how an engine batches and what it holds, on all its nodes."""
+def engine_options(
+    plan: Plan, replica: Replica, share: GpuShare | None = None
+) -> Options:
+    """Flags that decide how an engine batches and what it holds, on all its nodes.
+
+    With a `share` other engines run on its GPUs.
+    """
     llm = plan.problem.service.llm
-    utilisation = plan.problem.engine.memory.utilisation_frac
+    utilisation = f"{plan.problem.engine.memory.utilisation_frac:g}"
+    if share is not None:
+        utilisation = f"{share.memory_frac:.3f}"
     options: Options = [
         ("--served-model-name", llm.name),
         ("--tensor-parallel-size", str(replica.parallelism.tp)),
@@ -45,8 +53,10 @@ def engine_options(plan: Plan, replica: Replica) -> Options:
         ("--max-model-len", str(max_model_len(plan))),
         ("--max-num-batched-tokens", str(replica.limits.max_batch_tokens)),
         ("--max-num-seqs", str(replica.limits.max_num_seqs)),
-        ("--gpu-memory-utilization", f"{utilisation:g}"),
+        ("--gpu-memory-utilization", utilisation),
     ]
+    if share is not None:
+        options.append(("--num-gpu-blocks-override", str(share.num_kv_blocks)))
     if replica.limits.max_chunk_tokens is not None:
         most = str(min(replica.limits.max_chunk_tokens, max_model_len(plan)))
         options.append(("--long-prefill-token-threshold", most))

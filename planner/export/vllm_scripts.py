@@ -61,7 +61,7 @@ def launch_script(plan: Plan, instance: Instance, rank: int, stamp: str) -> str:
             ("exec", "vllm", "serve", Variable("MODEL")),
             [
                 *_network_options(instance, rank),
-                *engine_options(plan, replica),
+                *engine_options(plan, replica, instance.share),
             ],
         ),
     )
@@ -75,6 +75,12 @@ def _environment(plan: Plan, instance: Instance, part: NodePart) -> list[str]:
         export_line("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         export_line("CUDA_VISIBLE_DEVICES", ",".join(map(str, part.local_gpus))),
     ]
+    if instance.share is not None:
+        percentage = str(instance.share.sm_percentage)
+        lines += [
+            comment("Share of the SMs; needs the MPS server of ../start-mps.sh."),
+            export_line("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", percentage),
+        ]
     if len(instance.parts) > 1:
         lines.append(export_line("VLLM_HOST_IP", host(part)))
     if parallelism.pp > 1:

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 from clusters.fields import InputError, spec
 from clusters.serde import dump_json
-from models.memory import memory_of
-from models.parallelism import Parallelism
+from planner.export.gpu_share import GpuShare
 from planner.export.instances import Instance
 from planner.export.shell import (
     Variable,
@@ -41,6 +40,7 @@ from planner.export.vllm_rules import left_out
 from planner.export.vllm_scripts import HOSTS_FILE, PREAMBLE, script
 from planner.multiplexing.placed import PlacedUnit
 from planner.multiplexing.shared_files import shared_plan_to_mapping
+from planner.multiplexing.shared_phases import sharing_phases
 from planner.multiplexing.shared_plan import SharedPlan
 from planner.multiplexing.unit import UnitMember
 from planner.problem import Service
@@ -61,16 +61,9 @@ class SharedEngine:
     node: int = spec("Index of its node.", unit="index")
     node_name: str = spec("Name of its node.")
     local_gpus: tuple[int, ...] = spec("Its GPUs on the node.", unit="index")
+    share: GpuShare = spec("What it gets of its GPUs.")
     port: int = spec("Where its API listens.", unit="1")
     model_variable: str = spec("Shell variable of its model.")
-
-    @property
-    def sm_percentage(self) -> int:
-        """SMs that the engine may use, in percent."""
-        if self.unit.unit.cycle_ms is not None:
-            return 100
-        share = self.member.decode_share_frac + self.unit.unit.prefill_share_frac
-        return min(100, round(100 * share))
 
 
 def engines_of(
@@ -102,6 +95,7 @@ def engines_of(
                     unit=each,
                     member=member,
                     service=services[member.service],
+                    share=GpuShare.of(plan, each, member, services[member.service]),
                     node=first.node,
                     node_name=first.node_name,
                     local_gpus=tuple(
@@ -161,6 +155,11 @@ def caveats(plan: SharedPlan) -> tuple[str, ...]:
             "Units in turns: vLLM engines do not wait for each other; the GPU's time "
             "slices stand in for turns."
         )
+    if sharing_phases(plan.placed, plan.placed.disaggregated):
+        found.append(
+            "Services that share prefill-only or decode-only GPUs: the plan deals "
+            "their requests by rate, routers compare the loads of engines."
+        )
     if engines_of(plan):
         engine = plan.problem.engine
         found += left_out([engine.limits], engine.memory)
@@ -180,7 +179,9 @@ def _launch_script(plan: SharedPlan, engine: SharedEngine, stamp: str) -> str:
         export_line("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         export_line("CUDA_VISIBLE_DEVICES", gpus),
         comment("Share of the SMs; needs the MPS server of start-mps.sh."),
-        export_line("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", str(engine.sm_percentage)),
+        export_line(
+            "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", str(engine.share.sm_percentage)
+        ),
         "",
         command_lines(
             ("exec", "vllm", "serve", Variable(engine.model_variable)),
@@ -201,26 +202,16 @@ def _engine_options(plan: SharedPlan, engine: SharedEngine) -> Options:
         ("--served-model-name", engine.service.name),
         ("--tensor-parallel-size", str(len(engine.local_gpus))),
         ("--block-size", str(block)),
-        ("--num-gpu-blocks-override", str(max(1, quota // block))),
+        ("--num-gpu-blocks-override", str(engine.share.num_kv_blocks)),
         ("--max-model-len", str(min(llm.max_positions, quota))),
         ("--max-num-batched-tokens", str(settings.limits.max_batch_tokens)),
         ("--max-num-seqs", str(engine.member.max_num_seqs)),
-        ("--gpu-memory-utilization", f"{_memory_frac(plan, engine):.3f}"),
+        ("--gpu-memory-utilization", f"{engine.share.memory_frac:.3f}"),
     ]
     kv_dtype = kv_dtype_flag(llm) or "auto"
     if kv_dtype != "auto":
         options.append(("--kv-cache-dtype", kv_dtype))
     return options
-
-
-def _memory_frac(plan: SharedPlan, engine: SharedEngine) -> float:
-    """Share of a GPU's memory that the engine takes: weights, activations, quota."""
-    gpu = plan.problem.cluster.topology.gpu(engine.unit.gpu_indices[0]).type
-    parallelism = Parallelism(tp=len(engine.local_gpus))
-    memory = memory_of(engine.service.llm, parallelism, gpu, plan.problem.engine.memory)
-    kv_bytes = memory.kv_bytes_per_token * engine.member.kv_quota_tokens
-    used = memory.weights_bytes + memory.activation_bytes + memory.reserve_bytes
-    return float(min(0.99, (used + kv_bytes) / gpu.memory_bytes))
 
 
 def _hosts(engines: tuple[SharedEngine, ...], stamp: str) -> str:
@@ -281,8 +272,8 @@ def _apart_lines(apart: Sequence[tuple[str, str, str, float]]) -> list[str]:
         return []
     return [
         "",
-        "Prefills and decodes of these services have GPUs of their own; the README.md "
-        "of each folder says how to start them.",
+        "Prefills and decodes of these services have GPUs of their own, which several "
+        "may share; the README.md of each folder says how to start them.",
         "",
         "| Folder | Service | Nodes | req/s |",
         "|---|---|---|---:|",
@@ -300,7 +291,7 @@ def _row(engine: SharedEngine) -> str:
         _cell(engine.service.name),
         _cell(engine.node_name),
         ",".join(map(str, engine.local_gpus)),
-        f"{engine.sm_percentage} %",
+        f"{engine.share.sm_percentage} %",
         f"{member.kv_quota_tokens:,}",
         f"{member.served_rps:.3g}",
         str(engine.port),

@@ -2,11 +2,12 @@
 
 Its prefill-only and decode-only units are the replicas of a deployment with KV routes
 over the cluster's links; nothing else runs on their GPUs. Links that KV caches of
-several LLMs cross are as much slower as there are LLMs on them.
+several LLMs cross are as much slower as there are LLMs on them. LLMs that share such
+units are served together (`shared_phases`).
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from clusters.fields import spec
@@ -14,9 +15,17 @@ from models.parallelism import Parallelism
 from planner.deployment import Deployment, ReplicaShape
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.placed import PlacedUnits
+from planner.multiplexing.shared_phases import (
+    serve_shared_phases,
+    sharing_phases,
+    unit_routes,
+)
+from planner.multiplexing.unit import LlmUnit
+from planner.multiplexing.unit_load import UnitLoad
+from planner.multiplexing.unit_run import Scheduling, UnitResult, simulate_unit
 from planner.problem import Problem
 from planner.serving import Planner
-from planner.simulator.outcome import ReplicaStats, SimulationResult
+from planner.simulator.outcome import SimulationResult
 from planner.simulator.simulate import simulate
 from planner.workload.requests import Requests
 
@@ -46,7 +55,12 @@ def deployment_of(book: CostBook, placed: PlacedUnits, service: str) -> Deployme
     found = planner_of(book, service).deploy_at(
         shapes, [(each.gpu_indices,) for each in own], [0] * len(own)
     )
-    quotas = {each.gpu_indices: each.unit.members[0].kv_quota_tokens for each in own}
+    quotas = {
+        each.gpu_indices: member.kv_quota_tokens
+        for each in own
+        for member in each.unit.members
+        if member.service == service
+    }
     replicas = tuple(
         replace(
             replica,
@@ -72,17 +86,38 @@ def crowding_of(deployments: Mapping[str, Deployment]) -> dict[str, dict[int, fl
     }
 
 
+def _others_on(
+    deployments: Mapping[str, Deployment], services: Sequence[str]
+) -> dict[int, float]:
+    """Slowdown of links by services beside those that are served together."""
+    alone = {name: deployments[name] for name in services}
+    return {
+        edge: 1.0 + count
+        for own in crowding_of(alone).values()
+        for edge, count in own.items()
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedApart:
-    """What became of one service whose phases are apart."""
+    """What became of services whose phases are apart."""
 
-    result: SimulationResult = spec("Times of its requests.")
-    by_unit: Mapping[int, ReplicaStats] = spec("Counters by index of the unit.")
+    services: Mapping[str, SimulationResult] = spec("Times of each one's requests.")
+    loads: Mapping[int, UnitLoad] = spec("By index of the unit, those with requests.")
+
+    def load_of(self, index: int, placed: PlacedUnits) -> UnitLoad:
+        """How busy a unit was."""
+        idle = UnitLoad.idle(len(placed.units[index].unit.members))
+        return self.loads.get(index, idle)
 
 
 def serve_apart(
-    book: CostBook, placed: PlacedUnits, traffic: Mapping[str, Requests]
-) -> dict[str, ServedApart]:
+    book: CostBook,
+    placed: PlacedUnits,
+    traffic: Mapping[str, Requests],
+    *,
+    scheduling: Scheduling = Scheduling.ADBS,
+) -> ServedApart:
     """Serve the requests of services on their prefill-only and decode-only units.
 
     Parameters
@@ -93,22 +128,36 @@ def serve_apart(
         The units, on GPUs.
     traffic
         Requests of each service that go to units of this kind.
-
-    Returns
-    -------
-    dict[str, ServedApart]
-        By service.
+    scheduling
+        What becomes of KV quotas where services share units.
     """
     deployments = {name: deployment_of(book, placed, name) for name in traffic}
+    together = sharing_phases(placed, tuple(traffic))
+    alone = [name for name in traffic if name not in together]
     crowding = crowding_of(deployments)
+    systems = {
+        name: planner_of(book, name).system(each, crowding=crowding[name])
+        for name, each in deployments.items()
+    }
     unit_of = {each.gpu_indices: index for index, each in enumerate(placed.units)}
-    found = {}
-    for name, deployment in deployments.items():
-        system = planner_of(book, name).system(deployment, crowding=crowding[name])
-        result = simulate(system, traffic[name])
-        by_unit = {
-            unit_of[replica.gpu_indices]: stats
-            for replica, stats in zip(deployment.replicas, result.replicas, strict=True)
-        }
-        found[name] = ServedApart(result=result, by_unit=by_unit)
-    return found
+    budget = book.problem.engine.limits.max_batch_tokens
+
+    def run(unit: LlmUnit, requests: Mapping[str, Requests]) -> UnitResult:
+        return simulate_unit(
+            unit, book, requests, max_batch_tokens=budget, scheduling=scheduling
+        )
+
+    services, by_unit = serve_shared_phases(
+        placed,
+        {name: traffic[name] for name in together},
+        unit_routes(book.problem, placed, together, _others_on(deployments, alone)),
+        {name: systems[name].kv_bytes_per_token for name in together},
+        run,
+    )
+    loads = {index: UnitLoad.of_unit(result) for index, result in by_unit.items()}
+    for name in alone:
+        services[name] = simulate(systems[name], traffic[name])
+        stats, replicas = services[name].replicas, deployments[name].replicas
+        for replica, each in zip(replicas, stats, strict=True):
+            loads[unit_of[replica.gpu_indices]] = UnitLoad.of_replica(each)
+    return ServedApart(services=services, loads=loads)

@@ -11,6 +11,8 @@ from models.latency.step_table import FloatArray
 from planner.multiplexing.meshes import MeshKind
 from planner.simulator.system import Phase
 
+APART = (Phase.PREFILL, Phase.DECODE)
+"""Phases that may have units of their own."""
 NOISE = 1e-9
 """Profit below which a unit is no better than what is known (solver's rounding)."""
 
@@ -34,6 +36,11 @@ class Column:
         """Indices of its LLMs."""
         return tuple(index for index, _ in self.served)
 
+    @property
+    def shares_a_phase(self) -> bool:
+        """Whether several LLMs have one phase on it."""
+        return self.phase is not Phase.AGGREGATED and len(self.served) > 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
@@ -42,11 +49,27 @@ class Prices:
     load: tuple[float, ...] = spec("A unit of load of each LLM.", unit="value/load")
     presence: tuple[float, ...] = spec("Having each LLM in a unit.", unit="value")
     mesh: Mapping[MeshKind, float] = spec("Using a mesh of a kind.", unit="value")
+    apart_load: Mapping[tuple[int, Phase], float] = field(default_factory=dict)
+    """A unit of load of one phase of an LLM, where phases may be apart."""
+    apart_presence: Mapping[tuple[int, Phase, MeshKind], float] = field(
+        default_factory=dict
+    )
+    """Having one phase of an LLM in a unit on a kind of mesh."""
 
     def profit(self, column: Column) -> float:
         """What a unit would add to the objective at these prices."""
-        earned = (self.load[i] * load + self.presence[i] for i, load in column.served)
-        return sum(earned) - self.mesh[column.mesh]
+        load, presence = self.of(column.phase, column.mesh)
+        earned = (load[i] * served + presence[i] for i, served in column.served)
+        return float(sum(earned)) - self.mesh[column.mesh]
+
+    def of(self, phase: Phase, mesh: MeshKind) -> tuple[FloatArray, FloatArray]:
+        """Prices of load and of presence in units of a phase, shape (num_llms,)."""
+        if phase is Phase.AGGREGATED:
+            return np.array(self.load), np.array(self.presence)
+        llms = range(len(self.load))
+        load = [self.apart_load.get((llm, phase), 0.0) for llm in llms]
+        presence = [self.apart_presence.get((llm, phase, mesh), 0.0) for llm in llms]
+        return np.array(load), np.array(presence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +139,7 @@ class UnitPool:
         return [self._columns[row] for row in rows]
 
     def _profits(self, prices: Prices) -> FloatArray:
+        """Of units of whole requests: a listed unit of one phase is at hand anyway."""
         mesh = np.array([prices.mesh[kind] for kind in self._kinds])
         earned = self._load @ np.array(prices.load)
         earned += self._presence @ np.array(prices.presence)

@@ -17,7 +17,8 @@ Steps
     2. Add the most profitable units; repeat until there is none.
     3. Choose whole units among those at hand: a placement.
     4. If its value is below the bound, add the units whose loss at the last prices is
-       within the gap, and choose again: no other unit is in a better placement.
+       within the gap, and choose again: no other unit is in a better placement. Not
+       where step 3 ran out of time: with more units it would again.
 
 Differences from the paper
     - branching is replaced by step 4, which lists what a better placement may use; when
@@ -30,7 +31,7 @@ Guarantee exact if step 4 fits its limit; a bound in any case
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clusters.fields import check_fields, spec
 from planner.multiplexing.columns import (
@@ -67,7 +68,7 @@ class Settings:
         "Most units that step 4 may list.", unit="units", ge=0, default=20_000
     )
     time_limit_s: float = spec(
-        "Time for each integer programme.", unit="s", gt=0, default=20.0
+        "Time for each integer programme.", unit="s", gt=0, default=10.0
     )
     gap_frac: float = spec("Gap that is good enough.", unit="1", ge=0, default=0.0)
 
@@ -126,12 +127,12 @@ def choose_units(
         goals, supply, source, start, settings=settings, stop=stop or Never()
     )
     # 3. Whole units.
-    found = _choose(goals, supply, relaxed.columns, settings)
+    found = _choose_any(goals, supply, relaxed.columns, settings)
     bound = relaxed.bound
     # 4. Whatever a better placement may use: first a part of it, because a better
     # placement leaves less to list.
     for share in (FIRST_SHARE, 1.0):
-        if _gap(found.value, bound) <= settings.gap_frac:
+        if _gap(found.value, bound) <= settings.gap_frac or not found.is_proven:
             break
         width = share * (relaxed.bound - found.value)
         profit = -width - _noise(bound)
@@ -208,6 +209,22 @@ class _Whole:
     program: PlacementProgram = spec("The programme.")
     value: float = spec("Of its solution.", unit="of the objective")
     bound: float | None = spec("No solution is better.", unit="of the objective")
+    is_proven: bool = spec("Whether it is the best of these units.")
+
+
+def _choose_any(
+    goals: Goals, supply: MeshSupply, columns: Sequence[Column], settings: Settings
+) -> _Whole:
+    """The best placement with these units, and no worse than without shared phases.
+
+    With them the programme is hard, and may end at its limit of time.
+    """
+    found = _choose(goals, supply, columns, settings)
+    if found.is_proven:
+        return found
+    simple = [column for column in columns if not column.shares_a_phase]
+    again = _choose(goals, supply, simple, settings)
+    return replace(again, is_proven=False) if again.value > found.value else found
 
 
 def _choose(
@@ -221,7 +238,12 @@ def _choose(
         gap_frac=settings.gap_frac / 2.0,
     )
     value = -math.inf if outcome.value is None else outcome.value
-    return _Whole(program=program, value=value, bound=outcome.bound)
+    return _Whole(
+        program=program,
+        value=value,
+        bound=outcome.bound,
+        is_proven=outcome.status is Status.OPTIMAL,
+    )
 
 
 def _gap(value: float, bound: float) -> float:

@@ -80,8 +80,12 @@ class CostBook:
         sharing: SmSharing,
         shares: Sequence[float],
         prompts: Sequence[int] = (1,),
+        headroom: Mapping[str, float] | None = None,
     ) -> None:
-        self.demands = problem.demands
+        more = headroom or {}
+        self.demands = tuple(
+            demand.busier(more.get(demand.name, 1.0)) for demand in problem.demands
+        )
         self._problem, self._library = problem, library
         self._published, self._shares = sharing, tuple(shares)
         self._sharing: dict[str, SmSharing] = {}

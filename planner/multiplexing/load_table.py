@@ -113,8 +113,9 @@ def _take(
     takes[MEMORY] = facts.kept_frac + facts.kv_frac * max(1.0, batch)
     takes[PREFILLS] = rate * facts.prompt_ms / facts.prefill_load_frac
     if cycle_ms > 0:
-        # A full batch makes its own cycle longer, by as much as its step.
-        row[TPOT] = cycle_ms * decode_ms / mean_ms
+        # A full batch makes its own cycle longer, by as much as its step; and no cycle
+        # is shorter than a step, however seldom there is one.
+        row[TPOT] = max(cycle_ms * decode_ms / mean_ms, decode_ms)
         takes[SMS] = busy * mean_ms / cycle_ms + rate * facts.prompt_ms
         return
     row[TPOT] = decode_ms

@@ -14,10 +14,11 @@ that LLMs with their peaks at different times fit together. A decode step takes 
 as its batch does at the quantile of the SLO, when the number of requests varies around
 Little's mean.
 
-A prefill-only or decode-only unit has one LLM and all SMs for one phase.
+A prefill-only or decode-only unit has all SMs for one phase: prompts of its LLMs take
+turns, and their decodes run side by side on shares of the SMs, or in turns.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -35,6 +36,7 @@ from planner.multiplexing.load_table import (
     NUM_RESOURCES,
     PLACES,
     PREFILL,
+    PREFILLS,
     SERVED,
     SHARE,
     SMS,
@@ -114,6 +116,14 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KvArrival:
+    """How the KV caches of an LLM come to a decode-only unit."""
+
+    transfer_ms: float = spec("What a request waits for.", unit="ms", ge=0, default=0.0)
+    link_ms: float = spec("Of it, time of the links.", unit="ms", ge=0, default=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loads:
     """Loads of all LLMs at one operating point, sorted by LLM: a table, a row each."""
 
@@ -170,7 +180,10 @@ class Loads:
 
 
 def loads_at(
-    point: OperatingPoint, wanted: Sequence[tuple[int, LlmCosts, Sequence[float]]]
+    point: OperatingPoint,
+    wanted: Sequence[tuple[int, LlmCosts, Sequence[float]]],
+    *,
+    arrivals: Mapping[int, KvArrival] | None = None,
 ) -> Loads:
     """All loads of LLMs at an operating point that one of them alone could carry.
 
@@ -181,21 +194,26 @@ def loads_at(
     wanted
         Of each LLM that can run on the mesh: index, costs, and loads to consider in
         requests per second.
+    arrivals
+        How KV caches of each LLM come to a decode-only unit, by index of the LLM.
     """
     num_periods = max((len(cost.demand.busy) for _, cost, _ in wanted), default=1)
     rows = [np.empty((0, TAKES + NUM_RESOURCES * num_periods))]
     for index, cost, rates_rps in wanted:
-        facts = _facts(point, cost)
+        came = (arrivals or {}).get(index, KvArrival())
+        facts = _facts(point, cost, came.transfer_ms)
         rates = np.array(rates_rps) / MS_PER_S
         if facts is None:
             continue
         for share in _shares(point, cost):
             found = fill(*_arrays(cost, share), facts, _busy(cost), rates)
-            if cost.demand.slo.e2e_ms is not None:
+            if cost.demand.slo.e2e_ms is not None and point.phase is Phase.AGGREGATED:
                 found = _within_e2e(found, point, cost)
             found[:, LLM], found[:, SHARE] = index, share
-            if point.cycle_ms is None:
+            if point.cycle_ms is None and point.phase is not Phase.PREFILL:
                 found[:, TAKES + SMS] = share
+            if point.phase is Phase.DECODE:
+                _take_links(found, came.link_ms, _busy(cost))
             if point.max_llms is not None:
                 found[:, TAKES + PLACES] = 1.0 / point.max_llms
             rows.append(found)
@@ -204,6 +222,13 @@ def loads_at(
         table=np.concatenate(rows),
         capacity=np.tile(_capacity(point), num_periods),
     )
+
+
+def _take_links(table: FloatArray, link_ms: float, busy: FloatArray) -> None:
+    """In a decode-only unit the time of the links counts where prompts do elsewhere."""
+    for period, factor in enumerate(busy.tolist()):
+        column = TAKES + period * NUM_RESOURCES + PREFILLS
+        table[:, column] = table[:, SERVED] * factor * link_ms
 
 
 def most_rps(
@@ -228,11 +253,12 @@ def most_rps(
 
 def _shares(point: OperatingPoint, cost: LlmCosts) -> Iterator[float]:
     """Shares that a decode may have beside the prefills."""
-    if point.phase is not Phase.AGGREGATED:
+    if point.phase is Phase.PREFILL:
         yield 1.0
         return
+    prefills = 0.0 if point.phase is Phase.DECODE else point.prefill_share_frac
     for share in cost.shares:
-        is_free = share + point.prefill_share_frac <= 1.0 + _ROUNDING
+        is_free = share + prefills <= 1.0 + _ROUNDING
         if share == 1.0 if point.cycle_ms else is_free:
             yield share
 

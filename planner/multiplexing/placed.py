@@ -64,11 +64,21 @@ class PlacedUnits:
 
     def apart_rps(self, service: str) -> float:
         """Load of a service that units of one phase serve: what both phases do."""
-        by_phase = dict.fromkeys(Phase, 0.0)
-        for index in self.apart(service):
-            unit = self.units[index].unit
-            by_phase[unit.phase] += unit.members[0].served_rps
-        return min(by_phase[Phase.PREFILL], by_phase[Phase.DECODE])
+        return min(
+            sum(self.phase_rps(service, phase))
+            for phase in (Phase.PREFILL, Phase.DECODE)
+        )
+
+    def phase_rps(self, service: str, phase: Phase) -> list[float]:
+        """Load of one phase of a service on each unit, shape (num_units,)."""
+        return [
+            sum(
+                member.served_rps
+                for member in each.unit.members
+                if member.service == service and each.unit.phase is phase
+            )
+            for each in self.units
+        ]
 
     def apart(self, service: str) -> tuple[int, ...]:
         """Indices of the prefill-only and decode-only units of a service."""
@@ -76,16 +86,17 @@ class PlacedUnits:
             index
             for index, each in enumerate(self.units)
             if each.unit.phase is not Phase.AGGREGATED
-            and each.unit.members[0].service == service
+            and any(member.service == service for member in each.unit.members)
         )
 
     @property
     def disaggregated(self) -> tuple[str, ...]:
         """Services whose phases have units of their own."""
         names = {
-            each.unit.members[0].service
+            member.service
             for each in self.units
             if each.unit.phase is not Phase.AGGREGATED
+            for member in each.unit.members
         }
         return tuple(sorted(names))
 

@@ -1,7 +1,7 @@
 """What is to be placed: several services on one cluster, and what is best."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +14,10 @@ from clusters.mapping import from_mapping
 from clusters.serde import read_mapping
 from models.llm import LlmSpec
 from planner.multiplexing.popularity_file import Popularity, with_rates
+from planner.multiplexing.rate_windows import busy_over_time
 from planner.multiplexing.space import UnitSpace
 from planner.problem import API_VERSION, EngineSettings, Service
 from planner.slo import Slo
-from planner.workload.popularity import busy_periods
 
 _SAMPLE_REQUESTS = 2000
 """Requests from which the length of a long answer is taken."""
@@ -90,7 +90,8 @@ class SharedProblem:
     @property
     def demands(self) -> tuple["LlmDemand", ...]:
         """The services as the placement sees them."""
-        periods = busy_periods([service.workload for service in self.services])
+        workloads = [service.workload for service in self.services]
+        periods = busy_over_time(workloads, self.search.rates)
         return tuple(
             LlmDemand.of(service, busy=busy)
             for service, busy in zip(self.services, periods, strict=True)
@@ -152,6 +153,10 @@ class LlmDemand:
             long_output_tokens=long_tokens,
             busy=busy,
         )
+
+    def busier(self, factor: float) -> Self:
+        """The same demand with its rates over a day so many times as high."""
+        return replace(self, busy=tuple(busy * factor for busy in self.busy))
 
     @property
     def long_steps(self) -> float:

@@ -6,7 +6,8 @@ Variables
     x_c: how many units like c; y_i: load of LLM i that counts; z_i: whether LLM i
     has no place, which costs more than any placement is worth; w_i: load of LLM i whose
     phases are served apart; q_i: whether it has units of both phases; k_ipm: whether
-    its units of phase p are meshes of kind m.
+    its units of phase p are meshes of kind m. A unit of one phase may be of several
+    LLMs, and counts for each of them.
 Constraints
     One function each, below; the programme is the list of their calls.
 Objective
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pulp
 
-from planner.multiplexing.columns import Column, Goals, Prices
+from planner.multiplexing.columns import APART, Column, Goals, Prices
 from planner.multiplexing.meshes import MeshKind, MeshSupply
 from planner.simulator.system import Phase
 
@@ -44,11 +45,14 @@ class PlacementProgram:
         ]
         self._served: dict[tuple[int, Phase], list[tuple[pulp.LpVariable, float]]] = {}
         self._on: dict[MeshKind, list[pulp.LpVariable]] = {}
-        for column, unit in zip(self.columns, self.units, strict=True):
+        self._of_phase: dict[tuple[int, Phase], list[int]] = {}
+        for number, column in enumerate(self.columns):
+            unit = self.units[number]
             self._on.setdefault(column.mesh, []).append(unit)
             for llm, load in column.served:
                 key = (llm, column.phase)
                 self._served.setdefault(key, []).append((unit, load))
+                self._of_phase.setdefault(key, []).append(number)
         self._apart = {
             llm: (
                 self.model.add_variable(f"w_{llm}", 0, goals.wanted[llm]),
@@ -63,7 +67,7 @@ class PlacementProgram:
             self._counts_only_what_units_serve(llm)
             self._has_a_place(llm)
         for llm in self._apart:
-            for phase in (Phase.PREFILL, Phase.DECODE):
+            for phase in APART:
                 self._phase_keeps_up(llm, phase)
                 self._phase_has_a_place(llm, phase)
                 self._units_of_a_phase_are_alike(llm, phase)
@@ -88,9 +92,19 @@ class PlacementProgram:
         llms = range(self.goals.num_llms)
         block = {kind: by_constraint[_hosts(kind)] for kind, _ in self.supply.blocks}
         paid = dict(self.goals.mesh_price)
+        apart = [(llm, phase) for llm in self._apart for phase in APART]
         return Prices(
             load=tuple(by_constraint[f"served_{i}"] for i in llms),
             presence=tuple(-by_constraint[f"placed_{i}"] for i in llms),
+            apart_load={
+                (llm, phase): by_constraint[f"{phase}_{llm}"] for llm, phase in apart
+            },
+            apart_presence={
+                (llm, phase, mesh): by_constraint[f"{phase}_place_{llm}"]
+                - by_constraint.get(_alike(llm, phase, mesh), 0.0)
+                for llm, phase in apart
+                for mesh in self.supply.kinds
+            },
             mesh={
                 mesh: paid.get(mesh, 0.0)
                 + sum(mesh.blocks_of(kind) * price for kind, price in block.items())
@@ -136,16 +150,21 @@ class PlacementProgram:
         self.model += self._apart[llm][1] <= units, f"{phase}_place_{llm}"
 
     def _units_of_a_phase_are_alike(self, llm: int, phase: Phase) -> None:
-        """Meshes of one kind: x_c <= num_m k_ipm for c on m, and sum_m k_ipm <= 1.
+        """Of one kind: sum_{c of it on m} x_c <= num_m k_ipm, and sum_m k_ipm <= 1.
 
         A router in front of a phase compares loads, not speeds.
         """
-        kinds = dict(self.supply.blocks)
-        chosen = []
-        for number, column in enumerate(self.columns):
-            if column.phase is phase and column.members == (llm,):
-                kind = self.model.add_variable(f"k_{number}", 0, 1, pulp.LpInteger)
-                self.model += self.units[number] <= kinds[column.mesh] * kind
+        on: dict[MeshKind, list[tuple[pulp.LpVariable, float]]] = {}
+        for number in self._of_phase[llm, phase]:
+            mesh = self.columns[number].mesh
+            on.setdefault(mesh, []).append((self.units[number], 1.0))
+        chosen: list[pulp.LpVariable] = []
+        for mesh, num in self.supply.blocks:
+            if mesh in on:
+                name = f"k_{llm}_{phase}_{len(chosen)}"
+                kind = self.model.add_variable(name, 0, 1, pulp.LpInteger)
+                alike = _sum(on[mesh]) <= num * kind
+                self.model += alike, _alike(llm, phase, mesh)
                 chosen.append(kind)
         self.model += pulp.lpSum(chosen) <= 1
 
@@ -166,6 +185,10 @@ class PlacementProgram:
 def _sum(terms: Iterable[tuple[pulp.LpVariable, float]]) -> pulp.LpAffineExpression:
     """A weighted sum (`lpSum` of products takes ten times as long)."""
     return pulp.LpAffineExpression(list(terms))
+
+
+def _alike(llm: int, phase: Phase, mesh: MeshKind) -> str:
+    return f"alike_{phase}_{llm}_{mesh.gpu_type}_{mesh.num_gpus}"
 
 
 def _hosts(kind: MeshKind) -> str:

@@ -1,26 +1,27 @@
 """Serving a placement: its services' traffic on its units, held to the SLOs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from clusters.fields import check_fields, spec
 from planner.multiplexing.apart_run import serve_apart
+from planner.multiplexing.clock import changes
+from planner.multiplexing.dealing import deal, only
 from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.placed import PlacedUnits
 from planner.multiplexing.problem import SharedProblem
 from planner.multiplexing.traffic import draw_all, span_of
-from planner.multiplexing.unit_run import Scheduling, UnitResult, simulate_unit
-from planner.multiplexing.unit_state import Array
-from planner.simulator.outcome import METRICS, ReplicaStats, SimulationResult
+from planner.multiplexing.unit_load import UnitLoad
+from planner.multiplexing.unit_run import Scheduling, simulate_unit
+from planner.multiplexing.worst_window import WindowOutcome, worst_window
+from planner.problem import Service
+from planner.simulator.outcome import METRICS, SimulationResult
 from planner.simulator.system import Phase
 from planner.slo import Attainment
 from planner.workload.requests import Requests
-
-TURNED_AWAY = -1
-"""Where a request goes that the placement does not promise to serve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,9 @@ class ServiceOutcome:
     attainment: Attainment | None = spec(
         "Shares of the admitted requests within the SLO; None: none was admitted.",
         default=None,
+    )
+    worst: WindowOutcome | None = spec(
+        "The worst part of a day or trace; None: rates do not change.", default=None
     )
     num_requests: int = spec("Requests simulated.", unit="requests", ge=0)
     num_preemptions: int = spec("Preemptions.", unit="1", ge=0)
@@ -57,20 +61,6 @@ class ServiceOutcome:
         """All that was admitted where the SLO is met, else what was within it."""
         is_met = self.attainment is not None and self.attainment.is_met
         return self.admitted_rps if is_met else self.within_slo_rps
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitLoad:
-    """How busy a unit was."""
-
-    prefill_busy_frac: float = spec("Time in prefill steps.", unit="1", ge=0)
-    decode_busy_frac: tuple[float, ...] = spec(
-        "Time in decode steps of each LLM.", unit="1"
-    )
-    kv_peak_frac: tuple[float, ...] = spec(
-        "Most of its final quota that each LLM held.", unit="1"
-    )
-    num_adaptations: int = spec("Times that quotas moved.", unit="1", ge=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +141,9 @@ def serve(
         target = deal(len(requests), promised, rate)
         for unit, share in enumerate(shares):
             if (own := target == unit).any():
-                share[service.name] = _only(requests, own)
+                share[service.name] = only(requests, own)
         if (own := target == len(shares)).any():
-            apart[service.name] = _only(requests, own)
+            apart[service.name] = only(requests, own)
     budget = problem.engine.limits.max_batch_tokens
     results = [
         simulate_unit(
@@ -163,7 +153,7 @@ def serve(
         else None
         for each, share in zip(placed.units, shares, strict=True)
     ]
-    served_apart = serve_apart(book, placed, apart)
+    served_apart = serve_apart(book, placed, apart, scheduling=scheduling)
     outcomes = []
     for service in problem.services:
         parts = [
@@ -171,16 +161,16 @@ def serve(
             for result, share in zip(results, shares, strict=True)
             if result is not None and service.name in share
         ]
-        if service.name in served_apart:
-            parts.append(served_apart[service.name].result)
+        if service.name in served_apart.services:
+            parts.append(served_apart.services[service.name])
         rate = (service.workload.mean_rate_rps or 0.0) * rate_scale
         num = len(drawn[service.name])
-        outcomes.append(_outcome(problem, service.name, parts, rate, num))
-    loads = {
-        index: _load_apart(stats)
-        for each in served_apart.values()
-        for index, stats in each.by_unit.items()
-    }
+        outcome = _outcome(service, parts, rate, num)
+        if parts and any(changes(each.workload) for each in problem.services):
+            limits_ms = service.slo.limits_ms
+            worst = worst_window(joined(parts), limits_ms, span_s=span_s)
+            outcome = replace(outcome, worst=worst)
+        outcomes.append(outcome)
     return SharedEvaluation(
         scheduling=scheduling,
         span_s=span_s,
@@ -188,82 +178,24 @@ def serve(
         within_slo_rps=sum(each.within_slo_rps for each in outcomes),
         services=tuple(outcomes),
         units=tuple(
-            loads.get(index, _IDLE) if result is None else _load_of(result)
+            served_apart.load_of(index, placed)
+            if result is None
+            else UnitLoad.of_unit(result)
             for index, result in enumerate(results)
         ),
     )
 
 
-_IDLE = UnitLoad(
-    prefill_busy_frac=0.0,
-    decode_busy_frac=(0.0,),
-    kv_peak_frac=(0.0,),
-    num_adaptations=0,
-)
-
-
-def _load_of(result: UnitResult) -> UnitLoad:
-    """How busy a unit of whole requests was."""
-    return UnitLoad(
-        prefill_busy_frac=result.prefill_busy_frac,
-        decode_busy_frac=tuple(result.decode_busy_frac.values()),
-        kv_peak_frac=tuple(
-            held / result.quota_tokens[name]
-            for name, held in result.peak_held_tokens.items()
-        ),
-        num_adaptations=result.num_adaptations,
-    )
-
-
-def _load_apart(stats: ReplicaStats) -> UnitLoad:
-    """How busy a unit of one phase was."""
-    return UnitLoad(
-        prefill_busy_frac=stats.prefill_busy_frac,
-        decode_busy_frac=(stats.decode_busy_frac,),
-        kv_peak_frac=(stats.kv_peak_frac,),
-        num_adaptations=0,
-    )
-
-
-def deal(num: int, promised_rps: Sequence[float], rate_rps: float) -> Array:
-    """Unit of each of `num` requests in order, or `TURNED_AWAY`; shape (num,).
-
-    Each goes where the promise is furthest from being kept (smooth weighted round
-    robin), so that every unit gets its share of any stretch of the traffic.
-    """
-    promised = np.array([*promised_rps, max(0.0, rate_rps - sum(promised_rps))])
-    weight = promised / promised.sum()
-    credit = np.zeros(len(weight))
-    target = np.empty(num, dtype=np.int64)
-    for i in range(num):
-        credit += weight
-        chosen = int(np.argmax(credit))
-        credit[chosen] -= 1.0
-        target[i] = chosen
-    target[target == len(promised_rps)] = TURNED_AWAY
-    return target
-
-
-def _only(requests: Requests, kept: Array) -> Requests:
-    return Requests(
-        arrival_ms=requests.arrival_ms[kept],
-        input_tokens=requests.input_tokens[kept],
-        output_tokens=requests.output_tokens[kept],
-    )
-
-
 def _outcome(
-    problem: SharedProblem,
-    name: str,
+    service: Service,
     parts: Sequence[SimulationResult],
     rate_rps: float,
     num: int,
 ) -> ServiceOutcome:
     """What became of one service on all its units."""
-    service = next(each for each in problem.services if each.name == name)
     if not parts:
         return ServiceOutcome(
-            service=name,
+            service=service.name,
             wanted_rps=rate_rps,
             admitted_rps=0.0,
             within_slo_rps=0.0,
@@ -272,13 +204,13 @@ def _outcome(
         )
     whole = joined(parts)
     good = whole.meets(service.slo.limits_ms)
-    percentiles = {
+    percentiles: dict[str, Any] = {
         f"{metric}_p{percent}_ms": _number(whole.percentile_ms(metric, percent))
         for metric in METRICS
         for percent in (50, 90, 99)
     }
     return ServiceOutcome(
-        service=name,
+        service=service.name,
         wanted_rps=rate_rps,
         admitted_rps=rate_rps * whole.num_arrived / num,
         within_slo_rps=rate_rps * float(good.sum()) / num,

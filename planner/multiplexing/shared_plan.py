@@ -1,7 +1,8 @@
 """`plan_services`: several services in, a simulated plan of units out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from clusters.fields import check_fields, spec
 from models.latency.library import LatencyLibrary
@@ -19,7 +20,9 @@ from planner.multiplexing.solve import (
     book_of,
     place_services,
 )
+from planner.multiplexing.space import UnitSpace
 from planner.plan import ShapeEvidence, Status
+from planner.simulator.system import Phase
 from planner.solve import library_for
 from planner.version import __version__
 
@@ -31,6 +34,8 @@ METHODS = {
 
 LESS_FRAC = 0.9
 """What an LLM that misses its SLO keeps of its load, each time it is simulated."""
+MORE_RATE = 1.15
+"""What units are to carry more of such an LLM, where all is to be served."""
 MAX_ROUNDS = 8
 TIE_FRAC = 0.01
 """Loads this close count as equal in the verdict, and sizes are compared."""
@@ -142,17 +147,82 @@ def plan_services(
         settings = replace(settings, time_limit_s=time_limit_s)
     results: list[SharedResult] = []
     served: list[Served] = []
+    simpler = replace(problem.search, shares_phases=False)
     for each in METHODS[method]:
-        progress(f"searching: {each}")
-        found = place_services(problem, library, method=each, settings=settings)
-        results.append(found)
-        if found.placed is not None:
-            progress(f"simulating: {each}")
-            served.append(hold(problem, book, found, seed=seed))
+
+        def searched(
+            headroom: Mapping[str, float],
+            method: SharingMethod = each,
+            space: UnitSpace | None = None,
+        ) -> SharedResult:
+            what = f"searching: {method}"
+            progress(what if space is None else f"{what}, no phase shared")
+            return place_services(
+                problem,
+                library,
+                method=method,
+                settings=settings,
+                space=space,
+                headroom=headroom,
+            )
+
+        def simulated(found: SharedResult, method: SharingMethod = each) -> Served:
+            progress(f"simulating: {method}")
+            return hold(problem, book, found, seed=seed)
+
+        result, confirmed = search_and_confirm(problem, searched, simulated)
+        results.append(result)
+        served += confirmed
+        if any(falls_short(one) for one in confirmed):
+            # What shared phases promise and do not keep, simpler units may serve.
+            without = partial(searched, space=simpler)
+            served += search_and_confirm(problem, without, simulated)[1]
     if not served:
         return results[0]
     ordered = sorted(served, key=lambda each: _rank(problem, each))
     return _plan_of(problem, book, ordered, seed)
+
+
+def search_and_confirm(
+    problem: SharedProblem,
+    searched: Callable[[Mapping[str, float]], SharedResult],
+    simulated: Callable[[SharedResult], Served],
+) -> tuple[SharedResult, list[Served]]:
+    """The result of a search, and its placement as simulated, if it has one.
+
+    Where everything is to be served, LLMs that miss their SLO are planned with more
+    headroom, and again: bursts shorter than the windows of a trace are in no estimate.
+    """
+    first = searched({})
+    if first.placed is None:
+        return first, []
+    best = simulated(first)
+    headroom: dict[str, float] = {}
+    for _ in range(MAX_ROUNDS):
+        missed = best.evaluation.missed
+        if not missed or problem.goal is not SharedGoal.MIN_COST:
+            break
+        headroom |= {name: headroom.get(name, 1.0) * MORE_RATE for name in missed}
+        found = searched(headroom)
+        if found.placed is None:
+            break
+        best = simulated(found)
+    if first.bound is not None:  # without headroom: the one that holds
+        own = replace(best.found, bound=first.bound)
+        best = replace(best, found=own.with_gap())
+    return first, [best]
+
+
+def falls_short(served: Served) -> bool:
+    """Whether units of one phase that LLMs share serve less than they promised."""
+    first = served.found.placed
+    shares = first is not None and any(
+        each.unit.is_shared and each.unit.phase is not Phase.AGGREGATED
+        for each in first.units
+    )
+    promised = served.found.served_rps
+    kept = served.evaluation.within_slo_rps >= (1.0 - TIE_FRAC) * promised
+    return shares and not (served.evaluation.is_met and kept)
 
 
 def hold(
@@ -161,12 +231,13 @@ def hold(
     """Simulate a placement; LLMs that miss their SLO are to serve less, and again."""
     assert found.placed is not None, "a placement was found"
     placed = found.placed
+    evaluation = serve(problem, book, placed, seed=seed)
     for _ in range(MAX_ROUNDS):
-        evaluation = serve(problem, book, placed, seed=seed)
         # Where everything is to be served, less is no answer.
         if evaluation.is_met or problem.goal is SharedGoal.MIN_COST:
             break
         placed = promising_less(placed, set(evaluation.missed))
+        evaluation = serve(problem, book, placed, seed=seed)
     return Served(found=found, placed=placed, evaluation=evaluation)
 
 
@@ -226,7 +297,10 @@ def _plan_of(
     evidence = evidence_of_units(book, best.placed)
     return SharedPlan(
         evidence=evidence,
-        warnings=warnings_of_units(book, best.placed, evidence),
+        warnings=(
+            *warnings_of_units(book, best.placed, evidence),
+            *warnings_of_windows(problem, evaluation),
+        ),
         tool_version=__version__,
         status=status,
         reasons=tuple(reasons),
@@ -251,6 +325,22 @@ def _plan_of(
         ),
         problem=problem,
     )
+
+
+def warnings_of_windows(
+    problem: SharedProblem, evaluation: SharedEvaluation
+) -> tuple[str, ...]:
+    """Services that meet their SLO on the whole, but not in every part of the time."""
+    slos = {service.name: service.slo for service in problem.services}
+    found = []
+    for each in evaluation.services:
+        wanted = slos[each.service].attainment_frac
+        if each.worst is not None and each.worst.attained_frac < wanted:
+            found.append(
+                f"{each.service}: {each.worst} of the simulation, where {wanted:.0%} "
+                "are asked for"
+            )
+    return tuple(found)
 
 
 def verdict_of(ordered: Sequence[Served]) -> str:

@@ -1,7 +1,7 @@
 """`place_services`: several services on one cluster in, units on GPUs out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -10,7 +10,7 @@ from models.flops import num_active_parameters
 from models.latency.contention import SmSharing
 from models.latency.library import LatencyLibrary
 from planner.deployment import gpu_ranges
-from planner.multiplexing.columns import Column, Goals, UnitPool
+from planner.multiplexing.columns import Column, Goals
 from planner.multiplexing.estimate import StandaloneShares
 from planner.multiplexing.exact import ChosenUnits, Settings, choose_units
 from planner.multiplexing.greedy import place_greedily
@@ -23,7 +23,7 @@ from planner.multiplexing.space import UnitSpace
 from planner.multiplexing.unit import LlmUnit
 from planner.multiplexing.unit_model import UnitModel
 from planner.plan import Status
-from planner.simulator.system import Phase
+from planner.search.milp import relative_gap
 from planner.stop import MaxEvaluations
 
 GREEDY_START_GROUPS = 300
@@ -72,6 +72,10 @@ class SharedResult:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def with_gap(self) -> "SharedResult":
+        """The same with the distance of its value to its bound."""
+        return replace(self, gap_frac=relative_gap(self.value, self.bound))
+
     def __str__(self) -> str:
         lines = [f"{self.status}: {'; '.join(self.reasons)}" if self.reasons else ""]
         lines[0] = lines[0] or str(self.status)
@@ -97,6 +101,7 @@ def place_services(
     method: SharingMethod = SharingMethod.EXACT,
     space: UnitSpace | None = None,
     settings: Settings | None = None,
+    headroom: Mapping[str, float] | None = None,
 ) -> SharedResult:
     """Find units for all services.
 
@@ -111,6 +116,8 @@ def place_services(
     space, settings
         Which units are considered (None: as the problem says), and how far the exact
         search goes.
+    headroom
+        By service how many times its rates units are to carry; 1 where not named.
 
     Raises
     ------
@@ -118,13 +125,13 @@ def place_services(
         When a service fits no mesh of the cluster at all, with the reasons.
     """
     started = time.monotonic()
-    book = book_of(problem, latency, space)
+    book = book_of(problem, latency, space, headroom=headroom)
     whole = space or problem.search
     space = space_of(method, whole)
     settings = settings or Settings(gap_frac=GAP_FRAC)
     supply = MeshSupply.of(problem.cluster)
-    model = UnitModel(book, supply, space)
     apart = PhaseUnits(book, supply, space, problem.engine)
+    model = UnitModel(book, supply, space, apart)
     check_fits(
         UnitModel(book, supply, whole),
         PhaseUnits(book, supply, whole, problem.engine),
@@ -133,9 +140,13 @@ def place_services(
     if method is SharingMethod.MUXSERVE:
         chosen = greedy_units(model, goals)
     elif method is SharingMethod.DISAGGREGATED:
-        nothing_else = UnitPool((), num_llms=goals.num_llms)
+        nothing_else = replace(space, shares_space=False, shares_time=False)
         chosen = choose_units(
-            goals, supply, nothing_else, start=apart.columns, settings=settings
+            goals,
+            supply,
+            UnitModel(book, supply, nothing_else, apart),
+            start=apart.columns,
+            settings=settings,
         )
     else:
         start = apart.columns
@@ -143,7 +154,7 @@ def place_services(
             start += greedy_units(model, goals, max_groups=GREEDY_START_GROUPS).units
         chosen = choose_units(goals, supply, model, start=start, settings=settings)
     units = [
-        model.unit(column) if column.phase is Phase.AGGREGATED else apart.unit(column)
+        apart.unit(column) if column.origin is None else model.unit(column)
         for column in chosen.units
     ]
     return plan_of(problem, book, method, chosen, units, time.monotonic() - started)
@@ -153,6 +164,8 @@ def book_of(
     problem: SharedProblem,
     latency: LatencyLibrary | None = None,
     space: UnitSpace | None = None,
+    *,
+    headroom: Mapping[str, float] | None = None,
 ) -> CostBook:
     """Costs of a problem's LLMs at the SM shares of its units."""
     space = space or problem.search
@@ -162,6 +175,7 @@ def book_of(
         sharing=SmSharing.published(),
         shares=sorted({*space.sm_shares, 1.0}),
         prompts=sorted({1, *(prompts for _, prompts in space.prefills)}),
+        headroom=headroom,
     )
 
 

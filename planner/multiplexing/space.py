@@ -1,9 +1,11 @@
 """Which units are considered when several LLMs share a cluster."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clusters.fields import InputError, check_fields, spec
+from planner.multiplexing.rate_windows import RateProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,12 @@ class UnitSpace:
         "Whether prefills and decodes of an LLM may have GPUs of their own.",
         default=True,
     )
+    shares_phases: bool = spec(
+        "Whether several LLMs may share a unit of one phase.", default=True
+    )
+    rates: RateProfile = spec(
+        "Rates that units are planned for.", default=RateProfile.OVER_TIME
+    )
     max_llms: int | None = spec(
         "Most LLMs of a unit; 1: dedicated GPUs. None: any.",
         unit="LLMs",
@@ -79,3 +87,8 @@ class UnitSpace:
         if self.shares_space and 2 * min(self.sm_shares, default=1.0) > 1:
             form = "shares of which one for prefills and one for decodes add up to 1"
             raise InputError("sm_shares", self.sm_shares, form)
+
+    def cycles_ms(self, limits_ms: Sequence[float | None]) -> list[float]:
+        """Cycles of LLMs in turns, for their limits on TPOT; None: no limit."""
+        limits = {limit or self.unlimited_cycle_ms for limit in limits_ms}
+        return sorted({part * limit for part in self.cycles for limit in limits})

@@ -31,10 +31,7 @@ class LlmUnit:
 
     mesh: MeshKind = spec("Its GPUs.")
     members: tuple[UnitMember, ...] = spec("Its LLMs.")
-    phase: Phase = spec(
-        "What it does of their requests; one phase: of one LLM only.",
-        default=Phase.AGGREGATED,
-    )
+    phase: Phase = spec("What it does of their requests.", default=Phase.AGGREGATED)
     prefill_share_frac: float = spec(
         "SMs of the prefill in progress; 1: phases take turns.", unit="1", gt=0, le=1
     )
@@ -55,10 +52,9 @@ class LlmUnit:
         names = [member.service for member in self.members]
         if len(set(names)) < len(names):
             raise InputError("members", names, "each service once")
-        if self.phase is not Phase.AGGREGATED:
-            if len(names) > 1 or self.cycle_ms is not None:
-                raise InputError("members", names, f"one LLM in a {self.phase} unit")
-            return
+        if self.phase is Phase.PREFILL and self.cycle_ms is not None:
+            form = "null: a prefill-only unit has no decodes to take turns"
+            raise InputError("cycle_ms", self.cycle_ms, form)
         shares = self.sm_shares_frac
         if self.cycle_ms is None and sum(shares) > 1.0 + _ROUNDING:
             form = "SM shares (prefill first) that add up to 1 at most"
@@ -66,11 +62,11 @@ class LlmUnit:
 
     @property
     def sm_shares_frac(self) -> tuple[float, ...]:
-        """Share of the prefills, then of each decode."""
-        return (
-            self.prefill_share_frac,
-            *(member.decode_share_frac for member in self.members),
-        )
+        """Share of the prefills, then of each decode, as far as it has both."""
+        decodes = tuple(member.decode_share_frac for member in self.members)
+        if self.phase is Phase.AGGREGATED:
+            return (self.prefill_share_frac, *decodes)
+        return decodes if self.phase is Phase.DECODE else (self.prefill_share_frac,)
 
     @property
     def is_shared(self) -> bool:
@@ -85,15 +81,20 @@ class LlmUnit:
 
     def describe(self) -> str:
         """E.g. ``2 x a100_sxm: chat 12.0/s (30 % SMs), code 3.0/s (20 % SMs)``."""
-        if self.phase is not Phase.AGGREGATED:
-            (member,) = self.members
-            each = f"{member.service} {member.served_rps:.3g}/s"
-            return f"{self.mesh}: {each}, {self.phase} only"
+        is_whole = self.phase is Phase.AGGREGATED
+        has_shares = is_whole or (self.phase is Phase.DECODE and self.is_shared)
         parts = [
             f"{m.service} {m.served_rps:.3g}/s"
-            + ("" if self.cycle_ms else f" ({m.decode_share_frac:.0%} SMs)")
+            + (
+                f" ({m.decode_share_frac:.0%} SMs)"
+                if has_shares and not self.cycle_ms
+                else ""
+            )
             for m in self.members
         ]
+        if not is_whole:
+            turns = f" in turns of {self.cycle_ms:.3g} ms" if self.cycle_ms else ""
+            return f"{self.mesh}: {', '.join(parts)}, {self.phase} only{turns}"
         how = (
             f"in turns of {self.cycle_ms:.3g} ms"
             if self.cycle_ms

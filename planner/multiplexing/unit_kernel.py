@@ -10,6 +10,8 @@ Idea
     KV quotas keep one LLM from taking all memory. An LLM that fills its quota and has
     a queue takes from those that do not.
     In turns, one step has the whole unit: prefills first, then decodes, going round.
+    A decode-only unit gets its requests with their KV caches; only those that lose it
+    are prefilled here.
 
 Steps
     1. Everything that ends or arrives at one instant is handled.
@@ -34,6 +36,7 @@ from planner.multiplexing.unit_decode_kernel import (
     settle_decode,
 )
 from planner.multiplexing.unit_requests_kernel import (
+    admit_prefilled,
     arrive,
     begin_run,
     can_admit,
@@ -41,6 +44,7 @@ from planner.multiplexing.unit_requests_kernel import (
     end_run,
     form_prefill,
     gather,
+    has_prefilled,
 )
 from planner.multiplexing.unit_state import NONE
 from planner.simulator.compiled import compiled, entry_point, inlined
@@ -109,17 +113,25 @@ def handle(w: Any) -> None:
 def start(w: Any) -> None:
     """Start what can start."""
     if not w.clock[0].shares_space:
+        if w.clock[0].decodes_only:
+            for llm in range(w.llm.shape[0]):
+                admit_prefilled(w, llm)
         take_turn(w)
         return
-    for llm in range(w.llm.shape[0]):
-        model = w.llm[llm]
-        if model.is_decoding:
-            if model.join_head != NONE:
-                cut_run(w, llm)
-        elif gather(w, llm):
-            begin_run(w, llm)
-    if w.prefill[0].llm == NONE:
-        start_prefill(w)
+    while True:
+        for llm in range(w.llm.shape[0]):
+            model = w.llm[llm]
+            if w.clock[0].decodes_only:
+                admit_prefilled(w, llm)
+            if model.is_decoding:
+                if model.join_head != NONE:
+                    cut_run(w, llm)
+            elif gather(w, llm):
+                begin_run(w, llm)
+        if w.prefill[0].llm != NONE or not start_prefill(w):
+            return
+        if not w.clock[0].decodes_only:
+            return  # else whoever waited behind that prompt may join now
 
 
 @compiled
@@ -129,7 +141,7 @@ def start_prefill(w: Any) -> bool:
     num = w.llm.shape[0]
     for i in range(num):
         llm = (clock.next_prefill + i) % num
-        if can_admit(w, llm):
+        if can_admit(w, llm) and not has_prefilled(w, llm):
             clock.next_prefill = (llm + 1) % num
             form_prefill(w, llm)
             return True

@@ -42,12 +42,56 @@ def can_admit(w: Any, llm: int) -> bool:
 
 
 @compiled
+def has_prefilled(w: Any, llm: int) -> bool:
+    """Whether the first of the queue was prefilled elsewhere."""
+    head = w.llm[llm].prompt_head
+    return bool(head != NONE and w.request[head].is_prefilled)
+
+
+@compiled
+def admit_prefilled(w: Any, llm: int) -> None:
+    """KV caches that came from elsewhere join the decodes, in order, with room."""
+    clock, model = w.clock[0], w.llm[llm]
+    num = 0
+    while has_prefilled(w, llm) and can_admit(w, llm):
+        request = model.prompt_head
+        req = w.request[request]
+        model.prompt_head = req.next
+        if model.prompt_head == NONE:
+            model.prompt_tail = NONE
+        model.held_tokens += req.input_tokens + req.done_tokens
+        model.num_running += 1
+        req.is_prefilled = 0
+        req.admission = clock.admissions
+        clock.admissions += 1
+        join(w, request)
+        num += 1
+    if num > 0:
+        count_usage(w, llm)
+        if model.is_decoding:
+            limit_run(w, llm)
+
+
+@inlined
+def join(w: Any, request: int) -> None:
+    """Let a request decode from the next step of its LLM on."""
+    req = w.request[request]
+    model = w.llm[req.llm]
+    req.next = NONE
+    if model.join_head == NONE:
+        model.join_head = request
+    else:
+        w.request[model.join_tail].next = request
+    model.join_tail = request
+
+
+@compiled
 def form_prefill(w: Any, llm: int) -> None:
     """Take prompts in order, under the token budget (the first may exceed it)."""
     clock, model, job = w.clock[0], w.llm[llm], w.prefill[0]
     total, squares, last = 0.0, 0.0, NONE
     job.llm, job.head = llm, NONE
-    while can_admit(w, llm):
+    while can_admit(w, llm) and not has_prefilled(w, llm):
         request = model.prompt_head
         req = w.request[request]
         tokens = float(req.input_tokens + req.done_tokens)
@@ -113,12 +157,8 @@ def end_prefill(w: Any) -> None:
             req.first_token_ms = clock.now_ms
         if req.done_tokens == req.output_tokens:
             finish(w, request)
-        elif model.join_head == NONE:
-            model.join_head = request
-            model.join_tail = request
         else:
-            w.request[model.join_tail].next = request
-            model.join_tail = request
+            join(w, request)
         request = following
 
 

@@ -13,6 +13,7 @@ from planner.multiplexing.unit import LlmUnit
 from planner.multiplexing.unit_state import World
 from planner.multiplexing.unit_world import UnitLlm, build_world
 from planner.simulator.outcome import SimulationResult
+from planner.simulator.system import Phase
 from planner.workload.requests import Requests
 
 ADAPT_MS = 8000.0
@@ -84,7 +85,8 @@ def simulate_unit(
     Parameters
     ----------
     unit
-        LLMs with their SM shares and KV quotas on a mesh.
+        LLMs with their SM shares and KV quotas on a mesh; a decode-only unit gets
+        requests at the time when their KV cache is there, and serves the rest of them.
     book
         Costs of the LLMs.
     traffic
@@ -97,17 +99,30 @@ def simulate_unit(
     from planner.multiplexing.unit_kernel import run  # compiles on first use
 
     llms = llms_of(unit, book, max_batch_tokens=max_batch_tokens)
+    given = {name: each for name, each in traffic.items() if len(each)}
+    if unit.phase is Phase.PREFILL:
+        given = {name: _first_tokens(each) for name, each in given.items()}
     world = build_world(
         llms,
-        {name: given for name, given in traffic.items() if len(given)},
+        given,
         sharing=book.sharing_on(unit.mesh.gpu_type),
         prefill_share_frac=unit.prefill_share_frac,
         shares_space=unit.cycle_ms is None,
         adapt_ms=ADAPT_MS if scheduling is Scheduling.ADBS else None,
+        decodes_only=unit.phase is Phase.DECODE,
     )
     run(world)
     names = [each.service for each in llms]
     return _collect(world, names)
+
+
+def _first_tokens(requests: Requests) -> Requests:
+    """What a prefill-only unit does of requests: prompts, and a token of each."""
+    return Requests(
+        arrival_ms=requests.arrival_ms,
+        input_tokens=requests.input_tokens,
+        output_tokens=np.ones_like(requests.output_tokens),
+    )
 
 
 def _collect(world: World, names: list[str]) -> UnitResult:

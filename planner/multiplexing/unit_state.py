@@ -24,6 +24,7 @@ REQUEST = np.dtype(
         ("finish_step", "i8"),
         ("admission", "i8"),
         ("num_preemptions", "i8"),
+        ("is_prefilled", "i8"),
         ("status", "i8"),
         ("next", "i8"),
     ]
@@ -87,6 +88,7 @@ CLOCK = np.dtype(
         ("next_prefill", "i8"),
         ("next_decode", "i8"),
         ("shares_space", "i8"),
+        ("decodes_only", "i8"),
         ("is_changed", "i8"),
         ("adapt_ms", "f8"),
         ("next_adapt_ms", "f8"),

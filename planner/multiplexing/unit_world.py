@@ -42,6 +42,7 @@ def build_world(
     prefill_share_frac: float,
     shares_space: bool,
     adapt_ms: float | None,
+    decodes_only: bool = False,
 ) -> World:
     """The state of a unit before its first request.
 
@@ -59,9 +60,12 @@ def build_world(
         Whether steps run side by side; False: one at a time.
     adapt_ms
         Time between adaptations of the quotas; None: they stay.
+    decodes_only
+        Whether requests come with the KV cache of their prompt and a first token.
     """
     clock = np.zeros(1, dtype=state.CLOCK)
     clock["shares_space"] = shares_space
+    clock["decodes_only"] = decodes_only
     clock["adapt_ms"] = np.inf if adapt_ms is None else adapt_ms
     clock["next_adapt_ms"] = clock["adapt_ms"]
     clock["prefill_memory_part"] = sharing.memory_part(prefill_share_frac)
@@ -69,6 +73,9 @@ def build_world(
     prefill = np.zeros(1, dtype=state.PREFILL)
     prefill["llm"] = state.NONE
     request = _requests(llms, traffic)
+    if decodes_only:
+        request["done_tokens"], request["is_prefilled"] = 1, 1
+        request["first_token_ms"] = request["arrival_ms"]
     longest = int((request["input_tokens"] + request["output_tokens"]).max(initial=1))
     return World(
         clock=clock,

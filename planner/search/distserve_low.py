@@ -93,6 +93,7 @@ class DistServeLow:
                 num_done += 1
             else:
                 ledger.reject("does not fit the nodes")
+        simulated.try_other_places()
         return simulated.outcome()
 
 

@@ -128,6 +128,7 @@ class LocalSearch:
                     break
             if best is start:
                 break
+        simulated.try_other_places()
         return simulated.outcome()
 
 

@@ -97,6 +97,7 @@ class PerType:
             most = len(found) if self.is_side_by_side else 1
             for number in range(2, most + 1):
                 _try_together(simulated, [each.deployment for each in found[:number]])
+        simulated.try_other_places()
         return simulated.outcome()
 
     def _best(self, simulated: Simulated, mixes: Sequence[Mix]) -> Candidate | None:

@@ -24,6 +24,14 @@ def phase_slo(slo: Slo, phase: Phase) -> Slo | None:
     return slo
 
 
+def capacity_alone_rps(context: SearchContext, alone: Deployment) -> float:
+    """Capacity of one replica, which it is rated by where no limit is for its phase."""
+    workload = context.problem.service.workload
+    sample = workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)
+    system = context.evaluator.planner.system(alone)
+    return replica_capacity_rps(system.replicas[0], sample)
+
+
 def rate_alone(
     context: SearchContext,
     usable: tuple[Deployment, ...],
@@ -31,13 +39,15 @@ def rate_alone(
     ledger: Ledger,
     *,
     pool_sizes: Sequence[int] | None = None,
+    is_guessed: bool = True,
 ) -> list[RatedShape]:
     """Goodput of one replica of each shape, under the limits of its phase alone.
 
     A phase without a limit of its own is rated by its capacity. With `pool_sizes`, as
     many replicas share the arrivals, and the rate is that of one of them: a pool evens
-    out bursts that a single replica cannot. The shapes rated have the batch limits that
-    serve one replica best (`best_batching`).
+    out bursts that a single replica cannot. With `is_guessed` the search for it begins
+    at a guess, by what a pool of the shape before it gained. The shapes rated have the
+    batch limits that serve one replica best (`best_batching`).
     """
     sizes = pool_sizes or (1,) * len(usable)
     service = context.problem.service
@@ -53,18 +63,13 @@ def rate_alone(
             alone, size = given, 1  # what has been simulated already
         system = context.evaluator.planner.system(alone)
         if part is None:
-            sample = service.workload.draw(_SAMPLE_REQUESTS, seed=0, rate_rps=1.0)
-            rate, light_load_frac = (
-                replica_capacity_rps(system.replicas[0], sample),
-                1.0,
-            )
+            rate, light_load_frac = capacity_alone_rps(context, alone), 1.0
         else:
             pool = replace(system, replicas=system.replicas * size)
             evaluator = context.evaluator
             alone_rps = evaluator.known_rps(system, part)
-            pool_goodput = evaluator.system_goodput(
-                pool, part, near_rps=alone_rps * size * pool_gain
-            )
+            near_rps = alone_rps * size * pool_gain if is_guessed else 0.0
+            pool_goodput = evaluator.system_goodput(pool, part, near_rps=near_rps)
             rate = pool_goodput.rate_rps / size
             if alone_rps > 0.0 and rate > 0.0:
                 pool_gain = rate / alone_rps  # the next is guessed to gain as much

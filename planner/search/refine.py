@@ -8,6 +8,7 @@ from planner.deployment import Deployment, ReplicaShape
 from planner.goodput import Effort
 from planner.limits import why_over
 from planner.placement import FreeGpus
+from planner.places.deployments import deployed_apart, other_places
 from planner.problem import Problem
 from planner.search.contract import (
     STOPPED,
@@ -17,6 +18,7 @@ from planner.search.contract import (
     SearchOutcome,
 )
 from planner.search.ratios import gpu_budget
+from planner.serving import place_in_order
 from planner.simulator.system import Phase
 
 MAX_STEPS = 40
@@ -30,6 +32,12 @@ _FEW = 2
 
 LARGE_POOL = 8
 """Pools beyond this size change by more than one replica a step."""
+
+_NUM_PLACED, _NUM_PLACES = 4, 4
+"""Best numbers of replicas that are simulated in other places, and places of each."""
+
+_SMALL_CLUSTER = 16
+"""On more GPUs only the best numbers of replicas are."""
 
 ShapeCounts = tuple[tuple[ReplicaShape, int], ...]
 
@@ -58,8 +66,38 @@ class Simulated:
             self.ledger.reject("does not fit the nodes")
             self.known[counts] = None
             return None
-        self.known[counts] = self.try_deployment(deployment)
-        return self.known[counts]
+        found = self.try_deployment(deployment)
+        apart = self.try_apart(shapes, found)
+        problem = self.context.problem
+        if found is None or (apart and apart.rank(problem) < found.rank(problem)):
+            found = apart
+        self.known[counts] = found
+        return found
+
+    def try_apart(
+        self, shapes: Sequence[ReplicaShape], whole: Candidate | None
+    ) -> Candidate | None:
+        """Simulate replicas in slices too, where KV flows promise no less of that."""
+        context = self.context
+        if is_large(context.problem) or context.should_stop():
+            return None
+        planner = context.evaluator.planner
+        ordered = sorted(shapes, key=place_in_order)
+        apart = deployed_apart(planner, ordered)
+        return None if apart is None else self._try_elsewhere(apart, whole)
+
+    def _try_elsewhere(
+        self, deployment: Deployment, known: Candidate | None
+    ) -> Candidate | None:
+        """Simulate replicas in another place, if one run there is not worse."""
+        rate_rps = 0.0 if known is None else known.goodput.rate_rps
+        evaluator = self.context.evaluator
+        if deployment in self.candidates:
+            return self.candidates[deployment]
+        if rate_rps > 0 and not evaluator.is_met_at(deployment, rate_rps):
+            self.ledger.reject("serves less than in another place")
+            return None
+        return self.try_deployment(deployment)
 
     def try_deployment(self, deployment: Deployment) -> Candidate | None:
         """Simulate a deployment, if it has not been; None beyond the plan's limits."""
@@ -84,6 +122,27 @@ class Simulated:
         if self.best is None or candidate.rank(problem) < self.best.rank(problem):
             self.best = candidate
         return candidate
+
+    def try_other_places(self) -> None:
+        """Simulate the best numbers of replicas on other GPUs of unlike hosts too.
+
+        The places are those of the highest KV flows, which know no queues.
+        """
+        context = self.context
+        planner = context.evaluator.planner
+        if is_large(context.problem):
+            return
+        best: dict[str, Candidate] = {}
+        for candidate in self.ranked:
+            if candidate.deployment.routes:
+                best.setdefault(candidate.deployment.describe(), candidate)
+        is_small = gpu_budget(context.problem) <= _SMALL_CLUSTER
+        most = _NUM_PLACED if is_small else 1
+        for candidate in list(best.values())[:most]:
+            for deployment in other_places(planner, candidate.deployment, _NUM_PLACES):
+                if context.should_stop():
+                    return
+                self._try_elsewhere(deployment, candidate)
 
     @property
     def ranked(self) -> tuple[Candidate, ...]:
@@ -121,6 +180,7 @@ def refine(
     """
     simulate_promising(simulated, promised, num_finalists=num_finalists)
     climb(simulated, extras=extras)
+    simulated.try_other_places()
     # Counted last: the climb may have come across some of them.
     left = sum(1 for counts in promised if counts not in simulated.known)
     is_cut_short = simulated.context.is_stopped

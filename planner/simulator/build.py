@@ -69,7 +69,14 @@ class SimulationOptions:
     )
     hold_ms: float = spec(
         "Closed loop: a next request is held back this long, with those that follow it "
-        "meanwhile (an engine that looks for new requests at intervals).",
+        "meanwhile (an engine that waits for more prompts to go with it).",
+        unit="ms",
+        ge=0,
+        default=0.0,
+    )
+    poll_ms: float = spec(
+        "Closed loop: next requests are looked at once in so long, all that came since "
+        "together (an engine that polls); 0: at once.",
         unit="ms",
         ge=0,
         default=0.0,
@@ -283,6 +290,7 @@ def _fill_clock(
     clock["fast_forward"] = options.is_fast_forward
     clock["concurrency"] = options.concurrency or 0
     clock["hold_ms"] = options.hold_ms
+    clock["poll_ms"] = options.poll_ms
     clock["num_decodes"] = len(system.indices(Phase.DECODE))
     clock["num_prefills"] = len(system.replicas) - clock["num_decodes"]
     for name in ("wait_head", "wait_tail", "unsent_head", "unsent_tail"):

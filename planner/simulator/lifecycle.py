@@ -52,13 +52,17 @@ from planner.simulator.streams import drop_stream, end_stream, queue_pull
 def release_next_client(w: Any) -> None:
     """In a closed loop, a client whose request ended sends its next one now.
 
-    It may be held back; those that follow it meanwhile are let go with it.
+    It may be held back; those that follow it meanwhile are let go with it. Or the
+    engine polls at fixed instants.
     """
     clock = w.clock[0]
     if clock.concurrency > 0:
         released = clock.num_done + clock.num_rejected + clock.concurrency - 1
         if released < w.request.shape[0]:
-            if clock.now_ms > clock.release_ms:
+            if clock.poll_ms > 0.0:
+                polls = math.floor(clock.now_ms / clock.poll_ms) + 1.0
+                clock.release_ms = polls * clock.poll_ms
+            elif clock.now_ms > clock.release_ms:
                 clock.release_ms = clock.now_ms + clock.hold_ms
             w.request[released].arrival_ms = clock.release_ms
             if clock.is_ramped:  # others who have not begun may come later

@@ -257,6 +257,7 @@ CLOCK = np.dtype(
         ("fast_forward", "i8"),
         ("concurrency", "i8"),
         ("hold_ms", "f8"),
+        ("poll_ms", "f8"),
         ("release_ms", "f8"),
         ("is_ramped", "i8"),
         ("kv_bytes_per_token", "f8"),

@@ -163,17 +163,17 @@ def busy_periods(workloads: Sequence[Workload]) -> tuple[tuple[float, ...], ...]
             for day in days
         ]
     )
-    busy = _without_dominated(busy)
+    busy = without_dominated(busy)
     most = -(-busy.shape[1] // MAX_PERIODS)
     merged = [
         busy[:, first : first + most].max(axis=1)
         for first in range(0, busy.shape[1], most)
     ]
-    columns = _without_dominated(np.column_stack(merged))
+    columns = without_dominated(np.column_stack(merged))
     return tuple(tuple(row) for row in columns.tolist())
 
 
-def _without_dominated(busy: FloatArray) -> FloatArray:
+def without_dominated(busy: FloatArray) -> FloatArray:
     """Columns that no other is at least as large as in every row, in their order."""
     unique = np.unique(busy.round(_DIGITS), axis=1, return_index=True)[1]
     busy = busy[:, np.sort(unique)]

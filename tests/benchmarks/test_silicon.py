@@ -18,7 +18,6 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "accuracy"))
 
 silicon: Any = importlib.import_module("silicon")
 silicon_fit: Any = importlib.import_module("silicon_fit")
-silicon_launch: Any = importlib.import_module("silicon_launch")
 silicon_predict: Any = importlib.import_module("silicon_predict")
 silicon_report: Any = importlib.import_module("silicon_report")
 silicon_rows: Any = importlib.import_module("silicon_rows")
@@ -108,68 +107,6 @@ def test_rows_that_cannot_be_interpreted_say_why() -> None:
     assert "several instances" in whole.problem
     part = row_of(mode="disagg")
     assert "prefill_num_workers" in part.problem
-
-
-def launch_of(concurrency: int = 64, **columns: str) -> Any:
-    return silicon_launch.launch_of(row_of(**columns), concurrency)
-
-
-def test_flags_of_the_public_harness() -> None:
-    launch = launch_of()
-    assert launch.preset.max_batch_tokens == 8192
-    assert (launch.kv.value, launch.hold_steps) == ("fp8", 0.0)
-    minimax = {
-        "model_path": "MiniMaxAI/MiniMax-M2.5",
-        "system": "b200_sxm",
-        "isl": "4096",
-    }
-    assert launch_of(**minimax).preset.max_batch_tokens == 8192
-    early = {"source": PUBLIC.replace("2026-04-05", "2026-03-01"), "isl": "8192"}
-    assert launch_of(**{**minimax, **early}).preset.max_batch_tokens == 8192
-    late = launch_of(**{**minimax, "isl": "8192"})
-    assert late.preset.max_batch_tokens == 2 * 8192
-
-
-def test_waits_of_the_public_harness() -> None:
-    sglang = {
-        "backend": "sglang",
-        "model_path": "deepseek-ai/DeepSeek-R1",
-        "system": "b200_sxm",
-        "tp_size": "8",
-        "moe_tp_size": "8",
-    }
-    # A poll every 10 or 30 steps: half of that on average.
-    assert launch_of(8, **sglang).hold_steps == 5.0
-    assert launch_of(16, **sglang).hold_steps == 15.0
-    assert launch_of(16, **sglang, mode="agg", source="other.csv").hold_steps == 0.0
-    trtllm = {"backend": "trtllm"}
-    assert launch_of(**trtllm).hold_steps == 20.0
-    assert launch_of(**trtllm, tp_size="8", moe_tp_size="8").hold_steps == 0.0
-    ranks = {
-        "model_path": "deepseek-ai/DeepSeek-R1",
-        "tp_size": "1",
-        "attention_dp_size": "8",
-        "moe_tp_size": "1",
-        "moe_ep_size": "8",
-    }
-    assert launch_of(**{**trtllm, **ranks}).hold_steps == 30.0
-
-
-def test_drafts_of_the_public_harness() -> None:
-    trtllm = {
-        "backend": "trtllm",
-        "model_path": "deepseek-ai/DeepSeek-R1",
-        "backend_version": "1.2.0rc6.post3",
-        "isl": "8192",
-    }
-    launch = launch_of(100, **trtllm)
-    assert launch.draft_tokens == 3
-    # No least budget: short prompts are taken one by one.
-    assert launch_of(8, **{**trtllm, "isl": "1024"}).preset.max_batch_tokens < 2048
-    # A prompt and four tokens a client, rounded as the script does it.
-    expected = (8192 + 400 + 127) // 64 * 64
-    assert launch.preset.max_batch_tokens == expected
-    assert launch_of(**{**trtllm, "backend_version": "1.2.0rc2"}).draft_tokens == 0
 
 
 def test_lengths_are_those_of_the_harness() -> None:

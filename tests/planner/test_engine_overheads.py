@@ -16,6 +16,7 @@ from planner.engine_overheads import (
     engine_table,
     num_distances,
     num_kernels,
+    num_piece_launches,
 )
 
 NONE = EngineOverheads()
@@ -184,3 +185,34 @@ def test_padding_leaves_a_table_of_one_size_alone() -> None:
     )
     table = engine_table(single, STAGE, NONE, SAME, graph_sizes=(1, 2))
     assert table.decode_step_ms(30, 0.0) == pytest.approx(8.0)
+
+
+def test_captured_pieces_are_launched_by_their_attention_alone() -> None:
+    overheads = EngineOverheads(launch_ms=0.1)
+    # 288 kernels take the host 28.8 ms; a piece and two of attention a layer, 9.6.
+    assert num_piece_launches(STAGE) == 3 * 32
+    table = engine_table(TABLE, STAGE, overheads, SAME, prefill_graph_tokens=200)
+    expected = {150: 15.0, 200: 20.0, 201: 28.8, 250: 28.8, 300: 30.0, 1500: 150.0}
+    for tokens, linear_ms in expected.items():
+        squares_ms = 1e-6 * tokens**2
+        found = table.prefill_step_ms([tokens])
+        assert found == pytest.approx(linear_ms + squares_ms)
+    slow = EngineOverheads(launch_ms=0.5)
+    table = engine_table(TABLE, STAGE, slow, SAME, prefill_graph_tokens=5000)
+    # Captured at every size: 48 ms at least, and no step to the launches beyond.
+    assert table.prefill_step_ms([300]) == pytest.approx(48.0 + 1e-6 * 300**2)
+    assert table.prefill_step_ms([600]) == pytest.approx(60.0 + 1e-6 * 600**2)
+
+
+def test_latent_attention_is_launched_with_its_products() -> None:
+    llm = LlmSpec.load("deepseek-v3")
+    (stage,) = stage_shapes(llm, Parallelism())
+    # A piece, two kernels, four small ones and two products a layer.
+    assert num_piece_launches(stage) == 9 * llm.num_layers
+    (ranks,) = stage_shapes(llm, Parallelism(attention_dp=8, ep=8))
+    overheads = EngineOverheads(launch_ms=1.0)
+    table = engine_table(TABLE, ranks, overheads, SAME, prefill_graph_tokens=10)
+    # Eight ranks of ten tokens each.
+    pieces = num_piece_launches(ranks)
+    assert table.prefill_step_ms([80]) == pytest.approx(pieces + 1e-6 * 80**2)
+    assert table.prefill_step_ms([81]) > num_kernels(ranks)

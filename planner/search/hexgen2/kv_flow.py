@@ -18,7 +18,8 @@ Steps
 Differences from the paper
     - Dinic's algorithm instead of preflow-push, for the same value in less time
     - NICs and the fabric are shared by all pairs, instead of a capacity for each pair
-    - a rate is one within the SLO, instead of one over the latency
+    - a rate is one within the SLO, instead of one over the latency; a NIC over which a
+      single KV cache takes longer than the SLO has time for carries none
     - a replica over several nodes may split its traffic over their NICs at will
 
 Assumes   at most one group a GPU
@@ -33,16 +34,20 @@ from dataclasses import dataclass
 from clusters.fields import InputError, spec
 from clusters.links import LinkKind
 from clusters.topology_build import leaf_vertex
+from clusters.units import MS_PER_S
 from models.memory import kv_bytes
 from planner.kv_paths import KvPaths
+from planner.places.flow import in_time_frac, sample_of
 from planner.problem import Problem
 from planner.search.hexgen2.max_flow import Arc, max_flow
 from planner.search.hexgen2.strategy import Strategy
 from planner.search.provisioning.hosts import host_classes, nic_rates
 from planner.search.provisioning.network import ANY_LEAF, kv_network
 from planner.search.shapes import usable_gpu_types
+from planner.workload.requests import Requests
 
 _SOURCE, _SINK = 0, 1
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +81,12 @@ class KvFlows:
             efficiency_frac=problem.engine.kv_link_efficiency_frac,
         )
         tells_leaves = any(hosts.leaf for hosts in classes)
-        self._nics = nic_rates(cluster)
+        sample = sample_of(problem)
+        # A NIC that takes too long for one cache alone is none.
+        self._nics = [
+            rate if self._is_in_time(problem, sample, rate) else 0.0
+            for rate in nic_rates(cluster)
+        ]
         self._leaf = [
             leaf_vertex(cluster.leaf_of(node)) if tells_leaves else ANY_LEAF
             for node in cluster.nodes
@@ -172,6 +182,16 @@ class KvFlows:
             rate = self._requests_per_s(link.bytes_per_s)
             ends = (self._number[link.source], self._number[link.target])
             yield Arc(*ends, rate, f"{link.source}->{link.target}")
+
+    def _is_in_time(
+        self, problem: Problem, sample: Requests, bytes_per_s: float
+    ) -> bool:
+        """Whether enough KV caches alone on a link are through within the limits."""
+        rate = self._network.requests_per_s(bytes_per_s) if bytes_per_s > 0 else None
+        if rate is None:
+            return bytes_per_s > 0
+        in_time = in_time_frac(problem, sample, MS_PER_S / rate)
+        return in_time >= problem.service.slo.attainment_frac - _ROUNDING
 
     def _requests_per_s(self, bytes_per_s: float) -> float:
         rate = self._network.requests_per_s(bytes_per_s)

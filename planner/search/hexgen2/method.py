@@ -137,6 +137,7 @@ class HexGen2:
         finals.simulate_most_promising(self.num_finalists)
         # 6. Neighbours of the best.
         finals.climb(moves, self.num_neighbours)
+        simulated.try_other_places()
         judged = {g for judge in judges for g, found in judge.known.items() if found}
         why = STOPPED if context.is_stopped else "promises less than those simulated"
         ledger.reject(why, max(0, len(judged) - len(finals.seen)))

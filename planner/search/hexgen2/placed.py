@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from planner.deployment import Deployment
+from planner.places.slices import by_host, numbered, paired
 from planner.search.hexgen2.grouping import Judged
 from planner.search.hexgen2.strategy import Strategy
 from planner.serving import Planner
@@ -10,10 +11,11 @@ from planner.simulator.system import Phase
 
 
 def deployments(planner: Planner, judged: Judged) -> list[Deployment]:
-    """KV caches free to go wherever a way leads, and kept within nodes.
+    """KV caches free to go wherever a way leads, and kept on hosts.
 
-    The second only where all replicas lie on nodes that hold both phases, in two sets
-    or more. Replicas that no way joins to one of the other phase are left out.
+    The second with the replicas on hosts that hold both phases, in two sets or more,
+    or one where others are left out. Replicas that no way joins to one of the other
+    phase are left out of both.
     """
     replicas = [
         (phase, strategy)
@@ -27,43 +29,33 @@ def deployments(planner: Planner, judged: Judged) -> list[Deployment]:
         for gpu in members
     }
     anywhere = [part_of[strategy.gpus[0]] for _, strategy in replicas]
-    kept = _paired(replicas, anywhere)
-    if not kept:
-        return []
-    chosen = [replicas[i] for i in kept]
-    parts = _numbered([anywhere[i] for i in kept])
-    domains = [{topology.domain_of(gpu) for gpu in s.gpus} for _, s in chosen]
-    nodes = _numbered(_joined(domains))
-    slicings = [parts]
-    if nodes != parts and len(_paired(chosen, nodes)) == len(chosen):
-        slicings.append(nodes)
-    return [_deployed(planner, chosen, slices) for slices in slicings]
+    hosts = by_host(topology, [strategy.stage_gpus for _, strategy in replicas])
+    found: dict[tuple[tuple[int, int], ...], Deployment] = {}
+    for parts in (anywhere, hosts):
+        kept = paired([phase for phase, _ in replicas], parts)
+        slices = numbered([parts[i] for i in kept])
+        key = tuple(zip(kept, slices, strict=True))
+        if not kept or key in found:
+            continue
+        chosen = [replicas[i] for i in kept]
+        if found and len(kept) < len(replicas):
+            before = _rate_rps(planner, replicas)
+            if _rate_rps(planner, chosen, slices) <= before:
+                continue
+        found[key] = _deployed(planner, chosen, slices)
+    return list(found.values())
 
 
-def _paired(
-    replicas: Sequence[tuple[Phase, Strategy]], parts: Sequence[int]
-) -> list[int]:
-    """Indices of the replicas whose part has both phases."""
-    phases: dict[int, set[Phase]] = {}
-    for (phase, _), part in zip(replicas, parts, strict=True):
-        phases.setdefault(part, set()).add(phase)
-    return [i for i, part in enumerate(parts) if len(phases[part]) > 1]
-
-
-def _joined(sets: Sequence[set[str]]) -> list[int]:
-    """Numbers that are equal for sets with members in common, also over others."""
-    parts: list[set[str]] = []
-    for each in sets:
-        touching = [part for part in parts if part & each]
-        parts = [part for part in parts if not part & each]
-        parts.append(each.union(*touching))
-    return [next(i for i, part in enumerate(parts) if each <= part) for each in sets]
-
-
-def _numbered(parts: Sequence[int]) -> list[int]:
-    """Parts counted from 0 in order of appearance."""
-    order = {part: number for number, part in enumerate(dict.fromkeys(parts))}
-    return [order[part] for part in parts]
+def _rate_rps(
+    planner: Planner,
+    replicas: Sequence[tuple[Phase, Strategy]],
+    slices: Sequence[int] | None = None,
+) -> float:
+    """What replicas promise by their place flow."""
+    shapes = [strategy.rated.shape for _, strategy in replicas]
+    placed = [strategy.stage_gpus for _, strategy in replicas]
+    flow = planner.place_search.flows.flow(shapes, placed, slices)
+    return 0.0 if flow is None else flow.rate_rps
 
 
 def _deployed(

@@ -2,33 +2,81 @@
 
 Replicas of prefill and decode alternate, so that both come to lie under every leaf
 switch and on every host that has room for both. Where widths do not divide each other,
-hosts are cut up as the programme packed them.
+hosts are cut up as the programme packed them; where NICs are slow, between the phases
+as it split them.
 """
 
 from collections.abc import Mapping, Sequence
 
-from planner.deployment import ReplicaShape
+from planner.deployment import Deployment, ReplicaShape
 from planner.placement import FreeGpus, Host, StageGpus
 from planner.search.provisioning.columns import Column
 from planner.search.provisioning.hosts import HostClass
 from planner.search.provisioning.optimum import Allocation
+from planner.search.provisioning.splits import Split
+from planner.serving import Planner
 from planner.simulator.system import Phase
 
 Placed = list[tuple[ReplicaShape, StageGpus]]
+
+
+def deploy(
+    planner: Planner, classes: Sequence[HostClass], allocation: Allocation
+) -> Deployment | None:
+    """An allocation on concrete GPUs, or None when it does not fit them."""
+    placed = assign(classes, allocation)
+    if placed is None:
+        return None
+    shapes, stages = zip(*placed, strict=True)
+    return planner.deploy_if_joined(shapes, stages)
 
 
 def assign(classes: Sequence[HostClass], allocation: Allocation) -> Placed | None:
     """Every replica with its GPUs, prefill first; None when they do not fit."""
     placed: Placed = []
     for index, hosts in enumerate(classes):
-        wanted = [(c, n) for c, n in allocation.counts if c.host_class == index]
-        free = _cut_up(hosts, allocation.packings.get(index))
-        for column in _interleaved(wanted):
-            stages = free.take_replica(column.shape)
-            if stages is None:
-                return None
-            placed.append((column.shape, stages))
+        wanted = _interleaved(
+            [(c, n) for c, n in allocation.counts if c.host_class == index]
+        )
+        splits = allocation.splits.get(index)
+        there = None if splits is None else _taken(wanted, _split(hosts, splits))
+        if there is None:
+            free = _cut_up(hosts, allocation.packings.get(index))
+            there = _taken(wanted, dict.fromkeys(Phase, free))
+        if there is None:
+            return None
+        placed += there
     return sorted(placed, key=lambda each: each[0].phase is not Phase.PREFILL)
+
+
+def _taken(wanted: Sequence[Column], free: Mapping[Phase, FreeGpus]) -> Placed | None:
+    """GPUs for replicas, of those that their phase may have."""
+    placed: Placed = []
+    for column in wanted:
+        stages = free[column.shape.phase].take_replica(column.shape)
+        if stages is None:
+            return None
+        placed.append((column.shape, stages))
+    return placed
+
+
+def _split(
+    hosts: HostClass, splits: Sequence[tuple[Split, int]]
+) -> dict[Phase, FreeGpus]:
+    """What each phase may have of the hosts of a class: decode its GPUs of each."""
+    decodes: list[Host] = []
+    prefills: list[Host] = []
+    whole = iter(hosts.free().hosts)
+    for split, number in splits:
+        for _ in range(number):
+            host = next(whole)
+            decodes.append(Host(host.gpu_type, [list(host.take(split.num_decode))]))
+            prefills.append(host)
+    prefills += whole
+    return {
+        Phase.PREFILL: FreeGpus(hosts=prefills),
+        Phase.DECODE: FreeGpus(hosts=decodes),
+    }
 
 
 def _interleaved(wanted: Sequence[tuple[Column, int]]) -> list[Column]:

@@ -111,7 +111,7 @@ def promises(
     """
     firsts: dict[tuple[ReplicaShape, object], Configuration] = {}
     for each in found:
-        firsts.setdefault(_alike(each), each)
+        firsts.setdefault(alike(each), each)
     rated = rate_alone(
         context,
         tuple(each.alone for each in firsts.values()),
@@ -128,11 +128,11 @@ def promises(
             light_load_frac=rate.light_load_frac,
         )
         for each in found
-        if (rate := rates.get(_alike(each))) is not None
+        if (rate := rates.get(alike(each))) is not None
     ]
 
 
-def _alike(each: Configuration) -> tuple[ReplicaShape, object]:
-    """What configurations of one rate have in common."""
+def alike(each: Configuration) -> tuple[ReplicaShape, object]:
+    """What configurations of one rate have in common: all but the leaf switch."""
     (replica,) = each.alone.replicas
     return replica.shape, each.hosts_alike

@@ -13,11 +13,12 @@ Idea
     programme that does not grow with the cluster: hosts alike are counted, not named.
 
 Steps
-    1. Host classes and, on each, the replicas that run there, with the goodput that a
-       short run promises for one of four that share the arrivals.
+    1. Host classes and, on each, the replicas that run there, with bounds on their
+       goodput. Those that a programme may use get what a short run promises for one of
+       four that share the arrivals (`promises`).
     2. Programmes for separate phases and for aggregated replicas, each with one, two or
        more replicas of a phase, since a pool evens out bursts.
-    3. The programme with the best answer comes first. Replicas that its answer uses and
+    3. The programme with the best bound goes on (`race`). Replicas that it uses and
        that only a short run has priced are simulated long (`pricing`), and it is solved
        again; otherwise the answer is put on concrete GPUs and simulated whole. That
        ends when no programme's bound is better than what has been simulated.
@@ -30,19 +31,19 @@ Differences from the paper
     - phases, SLO-aware rates by simulation, pipelines, exact packing of hosts, KV flow
 
 Assumes   one service with open arrivals
-Cost      one short goodput search a configuration, a long one for each that an answer
-          uses, about 5 whole ones; on large clusters (`refine.is_large`) pools are not
-          told apart by size, and single replicas hardly count
+Cost      a short goodput search for a fifth to a half of the configurations, a long one
+          for each that an answer uses, about 5 whole ones; on large clusters
+          (`refine.is_large`) pools are not told apart by size, and single replicas
+          hardly count
 Guarantee heuristic; exact for the programme, whose bound is that of branch and bound
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 from clusters.fields import check_fields, spec
 from models.memory import kv_bytes
-from planner.deployment import Deployment
 from planner.plan import AllocationBound
 from planner.problem import Problem
 from planner.search.contract import (
@@ -51,17 +52,12 @@ from planner.search.contract import (
     SearchOutcome,
     why_not_open,
 )
-from planner.search.provisioning.assignment import assign
+from planner.search.provisioning.assignment import deploy
 from planner.search.provisioning.columns import Column, configurations, promises
-from planner.search.provisioning.host_units import by_host
+from planner.search.provisioning.host_units import near_plans
 from planner.search.provisioning.hosts import HostClass, host_classes
 from planner.search.provisioning.network import KvNetwork, kv_network
-from planner.search.provisioning.optimum import (
-    Allocation,
-    Target,
-    allocate,
-    relaxed_bound,
-)
+from planner.search.provisioning.optimum import Allocation, Target
 from planner.search.provisioning.pricing import (
     ANY_SIZE,
     LARGEST_POOL,
@@ -71,6 +67,8 @@ from planner.search.provisioning.pricing import (
     long_of,
 )
 from planner.search.provisioning.program import ProgramData
+from planner.search.provisioning.promises import promises_of
+from planner.search.provisioning.race import first_answered, first_settled
 from planner.search.provisioning.reach import within_reach
 from planner.search.provisioning.worth import allocation_bound
 from planner.search.refine import Simulated, climb, is_large
@@ -140,17 +138,22 @@ class Provisioning:
         ]
         # 3, 4. Answers, simulated.
         self._race(simulated, programmes)
+        bound = self._bound(context, programmes)
+        shared = {id(each.promises): each.promises for each in programmes}
+        for each in shared.values():
+            each.count_open(ledger, is_stopped=context.is_stopped)
         if not simulated.candidates:
             self._best_effort(simulated, classes, ledger)
         # 5. Neighbours of the best.
         if not is_large(context.problem):
             climb(simulated)
+        simulated.try_other_places()
         return SearchOutcome(
             method=self.name,
             candidates=simulated.ranked,
             ledger=ledger,
             is_stopped=context.is_stopped,
-            allocation=self._bound(context, programmes),
+            allocation=bound,
         )
 
     def _programmes(
@@ -160,23 +163,22 @@ class Provisioning:
         kind: tuple[Phase, ...],
         ledger: Ledger,
     ) -> list[PricedProgramme]:
-        """Programmes of one kind, by numbers of replicas, at promised rates."""
+        """Programmes of one kind, by numbers of replicas, at bounds of their rates."""
         planner = context.evaluator.planner
         found = {p: configurations(planner, classes, p, ledger) for p in kind}
-        columns = [
-            column
-            for phase in kind
-            for column in promises(
-                context, found[phase], phase, ledger, pool_size=LARGEST_POOL
-            )
-        ]
-        data = program_data(planner, classes, columns)
+        promises = promises_of(
+            context,
+            program_data(planner, classes, []),
+            [each for phase in kind for each in found[phase]],
+            ledger,
+            pool_size=LARGEST_POOL,
+        )
         prices = Prices(context=context, ledger=ledger, found=found)
         sizes = (ANY_SIZE,) if is_large(context.problem) else POOL_SIZES
         return [
             PricedProgramme(
                 prices=prices,
-                data=data,
+                promises=promises,
                 sizes=dict(zip(kind, chosen, strict=True)),
                 target=self._target(context.problem),
             )
@@ -188,21 +190,15 @@ class Provisioning:
     ) -> None:
         """Simulate answers, the most promising first, until no bound beats the best."""
         context = simulated.context
-        waiting = [each for each in programmes if each.answer is not None]
         # What short runs promise: the pool may be larger than priced.
         for kind in KINDS:
-            alike = [each for each in waiting if tuple(each.sizes) == kind]
-            if alike and not context.should_stop():
-                first = min(alike, key=lambda each: each.cost)
-                self._ask(simulated, first.data, first.target, first.answer)
+            first = first_answered(context, programmes, kind)
+            if first is not None and first.answer is not None:
+                self._ask(simulated, first, first.target, answer=first.answer)
+        waiting = list(programmes)
         for _ in range(_MOST_ANSWERS):
-            while waiting and not context.should_stop():
-                first = min(waiting, key=lambda each: each.cost)
-                if first.is_settled:
-                    break
-                first.settle_once()
-                waiting = [each for each in waiting if each.answer is not None]
-            if not waiting or context.should_stop():
+            first = first_settled(context, waiting)
+            if first is None:
                 return
             best = simulated.best
             score = None if best is None else best.score(context.problem)
@@ -227,10 +223,9 @@ class Provisioning:
     def _try_answers(self, simulated: Simulated, programme: PricedProgramme) -> None:
         """Simulate the answer; where it falls short, with prefill tilted too."""
         assert programme.answer is not None
+        target = programme.target
         promised_rps = programme.answer.rate_rps
-        rate_rps = self._ask(
-            simulated, programme.data, programme.target, programme.answer
-        )
+        rate_rps = self._ask(simulated, programme, target, answer=programme.answer)
         tilts = TILTS[: 1 if is_large(simulated.context.problem) else None]
         is_split = Phase.PREFILL in programme.sizes
         if not is_split or rate_rps >= promised_rps * (1.0 - SHORT_FRAC):
@@ -238,37 +233,33 @@ class Provisioning:
         for tilt in tilts:
             if simulated.context.should_stop():
                 return
-            tilted_rps = self._ask(
-                simulated, tilted(programme.data, tilt), programme.target
-            )
+            tilted_rps = self._ask(simulated, programme, target, tilt=tilt)
             rate_rps = max(rate_rps, tilted_rps)
-        if rate_rps < promised_rps * (1.0 - SHORT_FRAC) and not is_large(
-            simulated.context.problem
-        ):
+        if rate_rps < promised_rps * (1.0 - SHORT_FRAC):
             self._ask_hosts(simulated, programme)
 
     def _ask_hosts(self, simulated: Simulated, programme: PricedProgramme) -> None:
-        """Every host for itself, where KV caches between hosts may be what is slow."""
-        if programme.target.rate_rps is not None:
-            return
-        planner = simulated.context.evaluator.planner
-        deployment = by_host(planner, programme.data, programme.target)
-        if deployment is not None:
+        """Where KV caches between hosts may be what is slow, fewer of them."""
+        context = simulated.context
+        is_few = not is_large(context.problem)
+        programme.promises.promise_fastest(programme.data.narrow)
+        plans = programme.promised_plans(
+            lambda: list(near_plans(context.evaluator, programme, is_few=is_few))
+        )
+        for deployment in plans:
+            if context.should_stop():
+                return
             simulated.try_deployment(deployment)
 
     def _bound(
         self, context: SearchContext, programmes: Sequence[PricedProgramme]
     ) -> AllocationBound | None:
         """The bound of the programmes together; None without an answer."""
-        answered = [each for each in programmes if each.answer is not None]
-        if not answered or context.is_stopped:
-            return None
-        loosest = min(answered, key=lambda each: each.cost)
-        relaxed = relaxed_bound(loosest.data, loosest.target)
-        if relaxed is None or loosest.answer is None:
+        loosest = first_answered(context, programmes)
+        if loosest is None or loosest.answer is None or loosest.relaxed is None:
             return None
         goal = context.problem.objective.goal
-        return allocation_bound(goal, loosest.data, loosest.answer, relaxed)
+        return allocation_bound(goal, loosest.data, loosest.answer, loosest.relaxed)
 
     def _best_effort(
         self, simulated: Simulated, classes: tuple[HostClass, ...], ledger: Ledger
@@ -289,8 +280,10 @@ class Provisioning:
     def _ask(
         self,
         simulated: Simulated,
-        data: ProgramData,
+        programme: PricedProgramme,
         target: Target,
+        *,
+        tilt: float = 1.0,
         answer: Allocation | None = None,
     ) -> float:
         """Ask for the target, and for more while its answer serves too little.
@@ -299,12 +292,14 @@ class Provisioning:
         simulated whole.
         """
         wanted, rate_rps = target.rate_rps, 0.0
+        classes = programme.data.classes
         for _ in range(_MAX_ROUNDS):
-            allocation, answer = answer or allocate(data, target), None
+            allocation = answer or programme.best_for(target, tilt=tilt)
+            answer = None
             if allocation is None:
                 return rate_rps
             deployment = deploy(
-                simulated.context.evaluator.planner, data.classes, allocation
+                simulated.context.evaluator.planner, classes, allocation
             )
             if deployment is None:
                 simulated.ledger.reject("does not fit the nodes")
@@ -312,7 +307,9 @@ class Provisioning:
             candidate = simulated.try_deployment(deployment)
             if candidate is None:
                 return rate_rps
-            rate_rps = candidate.goodput.rate_rps
+            shapes = [replica.shape for replica in deployment.replicas]
+            apart = simulated.try_apart(shapes, candidate)
+            rate_rps = max(each.goodput.rate_rps for each in (candidate, apart) if each)
             if wanted is None or target.rate_rps is None or rate_rps >= wanted:
                 return rate_rps
             if rate_rps <= 0 or simulated.context.should_stop():
@@ -351,30 +348,7 @@ def _network(problem: Problem, classes: tuple[HostClass, ...]) -> KvNetwork:
     )
 
 
-def tilted(data: ProgramData, factor: float) -> ProgramData:
-    """The same data with the rates of prefill replicas multiplied."""
-    return replace(data, columns=tuple(_tilt(data.columns, factor)))
-
-
-def _tilt(columns: tuple[Column, ...], factor: float) -> Iterator[Column]:
-    for column in columns:
-        is_prefill = column.shape.phase is Phase.PREFILL
-        rate_rps = column.rate_rps * (factor if is_prefill else 1.0)
-        yield replace(column, rate_rps=rate_rps)
-
-
 def target_rps(problem: Problem) -> float | None:
     """The rate to serve, where the goal asks for one."""
     rate = problem.service.workload.rate_rps
     return rate if problem.objective.needs_rate else None
-
-
-def deploy(
-    planner: Planner, classes: tuple[HostClass, ...], allocation: Allocation
-) -> Deployment | None:
-    """An allocation on concrete GPUs, or None when it does not fit them."""
-    placed = assign(classes, allocation)
-    if placed is None:
-        return None
-    shapes, stages = zip(*placed, strict=True)
-    return planner.deploy_if_joined(shapes, stages)

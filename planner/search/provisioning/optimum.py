@@ -12,7 +12,7 @@ set lambda to the ratio reached, until nothing improves.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pulp
 
@@ -20,7 +20,8 @@ from clusters.fields import InputError, spec
 from planner.objective import Goal
 from planner.search.milp import solve_milp, solve_relaxation, whole_value
 from planner.search.provisioning.columns import Column
-from planner.search.provisioning.program import Program, ProgramData
+from planner.search.provisioning.program import NICS, Program, ProgramData
+from planner.search.provisioning.splits import Split
 
 _WHOLE = 1e-5
 """Distance from a whole number that is the solver's and not the answer's."""
@@ -66,6 +67,15 @@ class Allocation:
     packings: Mapping[int, Sequence[tuple[Mapping[int, int], int]]] = spec(
         "By host class: groups of each width on a host, and on how many hosts."
     )
+    splits: Mapping[int, Sequence[tuple[Split, int]]] = spec(
+        "By host class with slow NICs: how many hosts have each split.",
+        default_factory=dict,
+    )
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Columns in use."""
+        return tuple(column for column, _ in self.counts)
 
     @property
     def num_gpus(self) -> int:
@@ -81,10 +91,20 @@ class Bound:
     prices: Mapping[str, float] = spec(
         "By constraint: change of the objective for each unit of its limit."
     )
+    used: tuple[Column, ...] = spec("Columns that it uses.", default=())
 
 
-def allocate(data: ProgramData, target: Target) -> Allocation | None:
-    """The best allocation of whole replicas for both goals; None if none is."""
+def allocate(
+    data: ProgramData,
+    target: Target,
+    *,
+    is_wanted: Callable[[Allocation], bool] = lambda _: True,
+) -> Allocation | None:
+    """The best allocation of whole replicas for both goals; None if none is.
+
+    `is_wanted` is asked about the best for the first goal, and where that is of no use
+    it is the answer: the second goal takes as long again.
+    """
     program = Program(data)
     bounds: list[float | None] = []
 
@@ -106,6 +126,9 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
         if relaxed is None:
             return None
         bound = relaxed.value
+    best = _allocation_of(program, target, bound)
+    if best is None or not is_wanted(best):
+        return best
     then = target.then
     if then is None and target.goal is Goal.MAX_GOODPUT:
         then = Goal.MIN_GPUS
@@ -117,8 +140,45 @@ def allocate(data: ProgramData, target: Target) -> Allocation | None:
             form += program.rate_rps / (2.0 * value)
         if form is not None:
             program.model.setObjective(form)
-            solve()
-    return _allocation_of(program, target, bound)
+            # Seldom HiGHS's presolve takes a goal held so tightly for out of reach.
+            return _allocation_of(program, target, bound) if solve() else best
+    return best
+
+
+def dealt(
+    data: ProgramData,
+    target: Target,
+    totals: Sequence[tuple[Sequence[int], int]],
+    answer: Allocation,
+) -> Allocation | None:
+    """Numbers of replicas with given totals that reach what an answer does.
+
+    Parameters
+    ----------
+    data, target
+        The programme.
+    totals
+        Indices of columns that together have a number of replicas; others have none.
+    answer
+        What has been found for a relaxation of the programme.
+
+    Returns
+    -------
+    Allocation or None
+        None where no numbers reach the rate of the answer.
+    """
+    columns = tuple(data.columns[index] for alike, _ in totals for index in alike)
+    program = Program(replace(data, columns=columns))
+    counts = iter(program.counts)
+    for alike, total in totals:
+        program.model += pulp.lpSum([next(counts) for _ in alike]) == total
+    least_rps = max(answer.rate_rps * _KEPT_FRAC, target.rate_rps or 0.0)
+    program.model += program.rate_rps >= least_rps
+    program.model.setObjective(+program.rate_rps)
+    outcome = solve_milp(program.model, time_limit_s=target.time_limit_s, gap_frac=1.0)
+    if outcome.value is None:
+        return None
+    return _allocation_of(program, target, answer.bound)
 
 
 def _hold(program: Program, target: Target, value: float) -> None:
@@ -166,6 +226,7 @@ def _allocation_of(program: Program, target: Target, bound: float) -> Allocation
             index: tuple((held, whole_value(hosts)) for held, hosts in packed)
             for index, packed in program.packed.items()
         },
+        splits={index: each.used() for index, each in program.splits.items()},
     )
 
 
@@ -180,12 +241,21 @@ def relaxed_bound(data: ProgramData, target: Target) -> Bound | None:
         except InputError:
             return False
         prices.update(relaxation.prices)
+        for index, splits in program.splits.items():
+            prices[f"{NICS}{index}"] = splits.nic_price(prices)
         return True
 
     if not data.columns or not _optimise(program, target, solve):
         return None
     value = _value_of(program, target.goal)
-    return None if value is None else Bound(value=value, prices=prices)
+    if value is None:
+        return None
+    used = tuple(
+        column
+        for column, count in zip(data.columns, program.counts, strict=True)
+        if (count.value() or 0.0) > _RATIO_TOLERANCE
+    )
+    return Bound(value=value, prices=prices, used=used)
 
 
 def _optimise(program: Program, target: Target, solve: Callable[[], bool]) -> bool:

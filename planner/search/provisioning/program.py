@@ -28,9 +28,11 @@ from clusters.fields import spec
 from planner.search.provisioning.columns import Column
 from planner.search.provisioning.hosts import HostClass, packings
 from planner.search.provisioning.network import KvNetwork
+from planner.search.provisioning.splits import HostSplits, is_narrow, splits_of
 from planner.simulator.system import Phase
 
 HOSTS, GPUS, WIDTH, LINK = "hosts_", "gpus_", "width_", "link_"
+SPLITS, NICS = "splits_", "nics_"
 BUDGET, POWER, AVAILABLE = "budget", "power", "available_"
 """Names of the constraints whose prices are told, many with what they limit."""
 
@@ -67,6 +69,19 @@ class ProgramData:
         ]
 
     @property
+    def narrow(self) -> tuple[int, ...]:
+        """Classes whose hosts could make more KV caches than their NICs carry."""
+        return tuple(
+            index
+            for index, hosts in enumerate(self.classes)
+            if is_narrow(
+                hosts,
+                [column for column in self.columns if column.host_class == index],
+                self.network.requests_per_s(hosts.nic_bytes_per_s),
+            )
+        )
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """Phases that columns have."""
         return tuple(p for p in Phase if self.of(p))
@@ -79,6 +94,7 @@ class Program:
         self.data = data
         self.model = pulp.LpProblem("provisioning", pulp.LpMaximize)
         self.packed: dict[int, list[tuple[dict[int, int], pulp.LpVariable]]] = {}
+        self.splits: dict[int, HostSplits] = {}
         self.rate_rps = self.model.add_variable("rate_rps", lowBound=0)
         self.counts = [
             self.model.add_variable(f"replicas_{index}", lowBound=0, cat=pulp.LpInteger)
@@ -229,6 +245,7 @@ class Program:
     def serve_apart(self) -> None:
         """Each class prefills and decodes within its replicas; both add up to R."""
         prefilled, decoded = [], []
+        narrow = self.data.narrow
         for index in range(len(self.data.classes)):
             both = []
             for phase in (Phase.PREFILL, Phase.DECODE):
@@ -237,9 +254,31 @@ class Program:
                 both.append(served)
             prefilled.append(both[0])
             decoded.append(both[1])
+            if index in narrow:
+                self.tell_hosts_apart(index, *both)
         self.model += pulp.lpSum(prefilled) == self.rate_rps
         self.model += pulp.lpSum(decoded) == self.rate_rps
         self.carry(prefilled, decoded)
+
+    def tell_hosts_apart(
+        self, index: int, prefilled: pulp.LpVariable, decoded: pulp.LpVariable
+    ) -> None:
+        """Where a host could make more than its NICs carry, it has no others.
+
+        What the class prefills is the sum over its splits, and what it decodes.
+        """
+        hosts, on_class = self.data.classes[index], self._on_class(index)
+        nic_rps = self.data.network.requests_per_s(hosts.nic_bytes_per_s)
+        if nic_rps is None or hosts.num_hosts < 2:
+            return
+        splits = splits_of(hosts, [column for column, _ in on_class])
+        if not splits:
+            return
+        told = HostSplits(self.model, f"{SPLITS}{index}", hosts, on_class, nic_rps)
+        told.build(splits)
+        self.splits[index] = told
+        self.model += prefilled == pulp.lpSum(told.prefilled)
+        self.model += decoded == pulp.lpSum(told.decoded)
 
     def carry(
         self, prefilled: list[pulp.LpVariable], decoded: list[pulp.LpVariable]

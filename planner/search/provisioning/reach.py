@@ -5,7 +5,7 @@ NICs bring; a prefill replica gives the same ways. The programme adds the NICs o
 class up, so a replica alone on a host could seem to have those of all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from planner.search.provisioning.columns import Column
@@ -24,10 +24,7 @@ def within_reach(
     At most: what the other GPUs of its hosts can do of the other phase, each as well as
     the best replica there, and what all NICs of its hosts carry.
     """
-    best: dict[tuple[int, Phase], float] = {}
-    for column in columns:
-        key = (column.host_class, column.shape.phase)
-        best[key] = max(best.get(key, 0.0), column.rate_rps / column.num_gpus)
+    best = _best(columns)
     return tuple(
         replace(column, rate_rps=min(column.rate_rps, most))
         if (most := _most_rps(classes[column.host_class], column, network, best))
@@ -37,11 +34,43 @@ def within_reach(
     )
 
 
+def relied_on(
+    classes: Sequence[HostClass],
+    columns: Sequence[Column],
+    network: KvNetwork,
+    column: Column,
+) -> Column | None:
+    """The one of the columns by whose rate the reach of a column is; None: by none.
+
+    Without the other GPUs of its hosts, the NICs alone carry less than its rate.
+    """
+    hosts = classes[column.host_class]
+    nics_rps = _most_rps(hosts, column, network, {})
+    if nics_rps is None or column.rate_rps <= nics_rps:
+        return None
+    other = _OTHER[column.shape.phase]
+    return _best(columns).get((column.host_class, other))
+
+
+def _best(columns: Sequence[Column]) -> dict[tuple[int, Phase], Column]:
+    """By class and phase, the column with the highest rate per GPU."""
+    best: dict[tuple[int, Phase], Column] = {}
+    for column in columns:
+        key = (column.host_class, column.shape.phase)
+        if key not in best or _per_gpu(column) > _per_gpu(best[key]):
+            best[key] = column
+    return best
+
+
+def _per_gpu(column: Column) -> float:
+    return column.rate_rps / column.num_gpus
+
+
 def _most_rps(
     hosts: HostClass,
     column: Column,
     network: KvNetwork,
-    best: dict[tuple[int, Phase], float],
+    best: Mapping[tuple[int, Phase], Column],
 ) -> float | None:
     """Rate at which caches get in or out; None: any rate."""
     other = _OTHER.get(column.shape.phase)
@@ -51,5 +80,6 @@ def _most_rps(
     per_host = hosts.num_gpus // column.width
     num_hosts = -(-column.num_groups // per_host)
     left = num_hosts * hosts.num_gpus - column.num_gpus
-    local_rps = left * best.get((column.host_class, other), 0.0)
+    there = best.get((column.host_class, other))
+    local_rps = 0.0 if there is None else left * _per_gpu(there)
     return local_rps + num_hosts * carried

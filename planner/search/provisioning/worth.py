@@ -14,6 +14,8 @@ from planner.search.provisioning.program import (
     GPUS,
     HOSTS,
     LINK,
+    NICS,
+    SPLITS,
     WIDTH,
     ProgramData,
 )
@@ -35,13 +37,19 @@ def allocation_bound(
 
 
 def _worth(data: ProgramData, relaxed: Bound) -> tuple[Worth, ...]:
-    """GPUs of each kind of node, and the links that KV caches cross."""
+    """GPUs of each kind of node, and the NICs and links that KV caches cross."""
     gains: dict[str, float] = {}
     for index, hosts in enumerate(data.classes):
         name = f"GPU {hosts.gpu_type} (in a node of {hosts.num_gpus})"
         gain = _of_host(index, hosts, relaxed) / hosts.num_gpus
         gains[name] = max(gain, gains.get(name, 0.0))
     per_gb_s = data.network.requests_per_s(GB) or 0.0
+    for index, hosts in enumerate(data.classes):
+        if f"{NICS}{index}" in relaxed.prices:
+            what = f"{hosts.num_gpus} {hosts.gpu_type}"
+            name = f"GB/s of the NICs of every node of {what}"
+            gain = relaxed.prices[f"{NICS}{index}"] * per_gb_s
+            gains[name] = gains.get(name, 0.0) + gain
     for number, link in enumerate(data.network.links):
         gain = relaxed.prices.get(f"{LINK}{number}", 0.0) * per_gb_s
         name = f"GB/s from {_plain(link.source)} to {_plain(link.target)}"
@@ -54,7 +62,7 @@ def _worth(data: ProgramData, relaxed: Bound) -> tuple[Worth, ...]:
 def _of_host(index: int, hosts: HostClass, relaxed: Bound) -> float:
     """Gain of one more host: its rows, each by what a host adds to the limit."""
     prices = relaxed.prices
-    gain = prices.get(f"{HOSTS}{index}", 0.0)
+    gain = prices.get(f"{HOSTS}{index}", 0.0) + prices.get(f"{SPLITS}{index}", 0.0)
     gain += prices.get(f"{GPUS}{index}", 0.0) * hosts.num_gpus
     for width in range(2, hosts.num_gpus + 1):
         price = prices.get(f"{WIDTH}{index}_{width}", 0.0)

@@ -1,6 +1,7 @@
 """Relatives: whose efficiency a GPU takes, and at which shapes."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from models.latency.relatives import (
     weaker_fits,
 )
 from models.latency.request import LatencyRequest
+from models.latency.step_table import StepTable
 from models.llm import LlmSpec
 from models.parallelism import Parallelism
 
@@ -132,7 +134,9 @@ def test_peers_are_the_other_engines_there_and_weaker_ones_of_one_architecture()
     assert "b300_sxm" not in [fit.system for fit in weaker_fits("b200_sxm", "vllm")]
 
 
-def _decode_ms(gpu: str, llm: str, tp: int, **options: bool) -> float:
+def _table(
+    gpu: str, llm: str, tp: int, engine: str = "vllm", **options: Any
+) -> StepTable:
     request = LatencyRequest(
         llm=LlmSpec.load(llm),
         parallelism=Parallelism(tp=tp),
@@ -141,8 +145,12 @@ def _decode_ms(gpu: str, llm: str, tp: int, **options: bool) -> float:
             tp=(GroupLink(bytes_per_s=900e9, latency_ms=0.0, kind=LinkKind.NVLINK),)
         ),
     )
-    (table,) = FittedSource(engine="vllm", **options).compile(request)
-    return table.decode_step_ms(8, 8 * 1024.0)
+    (table,) = FittedSource(engine=engine, **options).compile(request)
+    return table
+
+
+def _decode_ms(gpu: str, llm: str, tp: int, **options: Any) -> float:
+    return _table(gpu, llm, tp, **options).decode_step_ms(8, 8 * 1024.0)
 
 
 def test_the_best_kernels_are_never_slower_and_even_out_an_odd_measurement() -> None:
@@ -159,3 +167,23 @@ def test_the_best_kernels_are_never_slower_and_even_out_an_odd_measurement() -> 
     )
     # A GPU that was not measured has nothing to choose from.
     assert _decode_ms("h20", dense, 4, best_kernels=True) == _decode_ms("h20", dense, 4)
+
+
+def test_experts_run_the_kernels_that_a_server_names() -> None:
+    latent = ("b200_sxm", "deepseek-r1", 8, "trtllm")
+    own, named = _table(*latent), _table(*latent, experts_of="sglang")
+    # TensorRT-LLM's benchmark of FP8 experts took 2.5 times as long as SGLang's.
+    assert named.decode_step_ms(64, 64e3) < 0.8 * own.decode_step_ms(64, 64e3)
+    # Experts that no engine measured there are its own.
+    unknown = _table(*latent, experts_of="nobody")
+    assert unknown.decode_ms == own.decode_ms
+
+
+def test_kernels_of_another_format_are_no_slower_in_decode() -> None:
+    oss = ("h200_sxm", "gpt-oss-120b", 8)
+    own, marlin = _table(*oss), _table(*oss, experts_variant="int4_wo")
+    assert marlin.prefill_step_ms([8000]) > 1.2 * own.prefill_step_ms([8000])
+    pairs = zip(marlin.decode_ms, own.decode_ms, strict=True)
+    assert all(one <= other + 1e-9 for one, other in pairs)
+    # A format that was not measured there changes nothing.
+    assert _table(*oss, experts_variant="none").prefill_ms == own.prefill_ms

@@ -27,6 +27,7 @@ class Job:
     start: float = math.nan
     finish: float = math.nan
     is_rejected: bool = False
+    is_prefilled: bool = False
 
     @property
     def context(self) -> int:
@@ -79,6 +80,9 @@ class ReferenceUnit:
             for i, row in enumerate(world.request)
         ]
         self.shares_space = bool(world.clock[0]["shares_space"])
+        self.decodes_only = bool(world.clock[0]["decodes_only"])
+        for job in self.jobs if self.decodes_only else ():
+            job.done, job.first, job.is_prefilled = 1, job.arrival, True
         self.now, self.admissions = 0.0, 0
         self.next_prefill = self.next_decode = 0
         self.prefill: tuple[float, int, list[Job]] | None = None
@@ -174,7 +178,7 @@ class ReferenceUnit:
     def start_prefill(self) -> bool:
         for i in range(len(self.llms)):
             index = (self.next_prefill + i) % len(self.llms)
-            if self.can_admit(index):
+            if self.can_admit(index) and not self.llms[index].waiting[0].is_prefilled:
                 self.next_prefill = (index + 1) % len(self.llms)
                 self.form_prefill(index)
                 return True
@@ -183,7 +187,7 @@ class ReferenceUnit:
     def form_prefill(self, index: int) -> None:
         llm = self.llms[index]
         batch: list[Job] = []
-        while self.can_admit(index):
+        while self.can_admit(index) and not llm.waiting[0].is_prefilled:
             job = llm.waiting[0]
             if batch and sum(b.context for b in batch) + job.context > llm.budget:
                 break
@@ -193,14 +197,18 @@ class ReferenceUnit:
             job.admission, self.admissions = self.admissions, self.admissions + 1
             if math.isnan(job.start):
                 job.start = self.now
+        self.note_usage(llm)
+        duration = self.prefill_ms(index, [job.context for job in batch])
+        self.prefill = (self.now + duration, index, batch)
+
+    @staticmethod
+    def note_usage(llm: Llm) -> None:
         is_blocked = (
             llm.waiting
             and llm.running < llm.max_seqs
             and llm.held + llm.waiting[0].context >= llm.quota
         )
         llm.usages.append(1.0 if is_blocked else llm.held / llm.quota)
-        duration = self.prefill_ms(index, [job.context for job in batch])
-        self.prefill = (self.now + duration, index, batch)
 
     def gather(self, index: int) -> bool:
         llm = self.llms[index]
@@ -218,15 +226,33 @@ class ReferenceUnit:
     def begin_step(self, index: int) -> None:
         self.llms[index].step_end = self.now + self.decode_ms(index)
 
+    def admit_prefilled(self, index: int) -> None:
+        llm, num = self.llms[index], 0
+        while llm.waiting and llm.waiting[0].is_prefilled and self.can_admit(index):
+            job = llm.waiting.popleft()
+            job.is_prefilled = False
+            llm.held += job.context
+            llm.running += 1
+            job.admission, self.admissions = self.admissions, self.admissions + 1
+            llm.joining.append(job)
+            num += 1
+        if num:
+            self.note_usage(llm)
+
     def start(self) -> None:
         if not self.shares_space:
+            for index in range(len(self.llms)) if self.decodes_only else ():
+                self.admit_prefilled(index)
             self.take_turn()
             return
-        for index, llm in enumerate(self.llms):
-            if not llm.is_decoding and self.gather(index):
-                self.begin_step(index)
-        if self.prefill is None:
-            self.start_prefill()
+        is_new = True
+        while is_new:
+            for index, llm in enumerate(self.llms):
+                if self.decodes_only:
+                    self.admit_prefilled(index)
+                if not llm.is_decoding and self.gather(index):
+                    self.begin_step(index)
+            is_new = self.prefill is None and self.start_prefill() and self.decodes_only
 
     def take_turn(self) -> None:
         if self.prefill or any(each.is_decoding for each in self.llms):

@@ -14,6 +14,7 @@ from planner.multiplexing.apart_run import (
 from planner.multiplexing.placed import PlacedUnits
 from planner.multiplexing.serve import serve
 from planner.multiplexing.solve import SharingMethod, place_services
+from planner.multiplexing.space import UnitSpace
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Phase
 from planner.slo import Slo
@@ -22,7 +23,11 @@ from tests.planner.multiplexing.tiny_shared import book_of, tiny_shared
 from tests.planner.tiny_problems import TINY_LIBRARY, tiny_cluster
 
 PROBLEM = tiny_shared(
-    8.0, 4.0, slo=Slo(ttft_ms=200.0, tpot_ms=30.0), cluster=tiny_cluster(4, 1)
+    8.0,
+    4.0,
+    slo=Slo(ttft_ms=200.0, tpot_ms=30.0),
+    cluster=tiny_cluster(4, 1),
+    search=UnitSpace(max_llms=1),
 )
 BOOK = book_of(PROBLEM)
 
@@ -37,7 +42,7 @@ def test_requests_are_served_as_by_the_simulator_of_one_service(
     placed: PlacedUnits,
 ) -> None:
     requests = Workload.poisson(rate_rps=8.0, lengths="100x11").draw(500, seed=3)
-    found = serve_apart(BOOK, placed, {"a": requests})["a"].result
+    found = serve_apart(BOOK, placed, {"a": requests}).services["a"]
     planner = planner_of(BOOK, "a")
     deployment = deployment_of(BOOK, placed, "a")
     assert [replica.phase for replica in deployment.replicas] == [

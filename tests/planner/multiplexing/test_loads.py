@@ -160,3 +160,11 @@ def test_a_phase_alone_has_all_sms_and_only_its_own_limits() -> None:
     slower = most_rps(decode, many, transfer_ms=10.0)
     tighter = most_rps(decode, cost_of(1000.0, ttft_ms=1.0, tpot_ms=19.0))
     assert slower == pytest.approx(tighter)
+
+
+def test_no_cycle_is_shorter_than_a_step_however_seldom_there_is_one() -> None:
+    # A step takes 10.5 ms: a limit of 2 ms cannot be met, whatever the load.
+    hasty = replace(TURNS, cycle_ms=1.0)
+    assert most_rps(hasty, cost_of(0.01, tpot_ms=2.0)) == 0.0
+    assert len(only_load(hasty, 0.01, tpot_ms=2.0)) == 0
+    assert only_load(hasty, 0.01).tpot_ms[0] >= 10.5

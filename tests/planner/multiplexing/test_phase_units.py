@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from clusters.fields import InputError
 from models.memory import kv_bytes
 from planner.kv_paths import KvPaths
 from planner.multiplexing.exact import Settings
@@ -71,25 +72,20 @@ def best_by_trial(problem: SharedProblem, num_gpus: int) -> float:
     """Most load of any set of whole and one-phase units on GPUs of one each."""
     model, apart = model_of(problem, problem.search), phase_units(problem)
     rates = [demand.rate_rps for demand in problem.demands]
-    whole = {
-        tuple(sorted(zip(loads.llm[[i]].tolist(), loads.served_rps[[i]], strict=True)))
-        for loads in model.loads(ONE)
-        for i in range(len(loads))
-        if loads.takes[i].max() <= 1.0
-    }
-    # With two LLMs and turns, a unit is one load of either, or one of each.
-    for loads in model.loads(ONE):
+    found = {(column.phase, column.served) for column in apart.columns}
+    # With two LLMs, a unit is one load of either, or one of each.
+    for loads in model.loads(ONE) + apart.loads(ONE):
         first, second = (np.flatnonzero(loads.llm == i) for i in (0, 1))
-        for i, j in product(first, second):
-            rows = [i, j]
-            longest = loads.prefill_ms[rows].max()
-            if (loads.takes[rows].sum(axis=0) > loads.capacity + 1e-9).any():
+        for rows in [[i] for i in range(len(loads))] + list(product(first, second)):
+            chosen = list(rows)
+            longest = loads.prefill_ms[chosen].max()
+            if (loads.takes[chosen].sum(axis=0) > loads.capacity + 1e-9).any():
                 continue
-            if (loads.longest_ms[rows] >= longest).all():
-                served = loads.served_rps[rows]
-                whole.add(((0, float(served[0])), (1, float(served[1]))))
-    units = [(Phase.AGGREGATED, unit) for unit in sorted(whole)]
-    units += [(column.phase, column.served) for column in apart.columns]
+            if (loads.longest_ms[chosen] >= longest).all():
+                served = loads.served_rps[chosen].tolist()
+                llms = loads.llm[chosen].tolist()
+                found.add((loads.point.phase, tuple(zip(llms, served, strict=True))))
+    units = [unit for unit in found if not any(is_less(unit, o) for o in found)]
     best = 0.0
     for chosen in product([None, *units], repeat=num_gpus):
         served = {phase: np.zeros(len(rates)) for phase in Phase}
@@ -104,15 +100,82 @@ def best_by_trial(problem: SharedProblem, num_gpus: int) -> float:
     return float(best)
 
 
-@pytest.mark.parametrize("rates", [(20.0, 2.0), (30.0, 12.0)], ids=str)
-def test_small_problems_equal_trial_of_everything(rates: tuple[float, ...]) -> None:
-    problem = one_tight(*rates, nodes=3)
+def is_less(unit, other) -> bool:
+    """Whether a unit serves nobody more than another of its phase, and someone less."""
+    own, more = dict(unit[1]), dict(other[1])
+    is_within = all(load <= more.get(llm, 0.0) for llm, load in own.items())
+    return unit[0] is other[0] and own != more and is_within
+
+
+def both_tight(*rates: float, nodes: int) -> SharedProblem:
+    """LLMs that need their phases apart, and engines that cannot share SMs."""
+    return tiny_shared(
+        *rates,
+        cluster=tiny_cluster(nodes, 1),
+        search=replace(IN_TURNS, cycles=(0.5, 1.0)),
+        slo=Slo(ttft_ms=60.0, tpot_ms=30.0),
+    )
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        one_tight(20.0, 2.0, nodes=3),
+        one_tight(30.0, 12.0, nodes=3),
+        both_tight(10.0, 6.0, nodes=2),
+        both_tight(10.0, 4.0, nodes=4),
+    ],
+    ids=["20 tight, 2", "30 tight, 12", "10 and 6 tight", "10 and 4 tight"],
+)
+def test_small_problems_equal_trial_of_everything(problem: SharedProblem) -> None:
+    nodes = len(problem.cluster.nodes)
     found = place_services(problem, TINY_LIBRARY, settings=Settings())
     assert found.status is Status.OPTIMAL
-    best = best_by_trial(problem, num_gpus=3)
+    best = best_by_trial(problem, num_gpus=nodes)
     assert found.served_rps == pytest.approx(best, rel=2e-4)
     assert found.bound >= found.value - 1e-9
     check_units(problem, book_of(problem), found.placed)
+
+
+def test_llms_share_a_prefill_only_and_a_decode_only_unit() -> None:
+    problem = both_tight(10.0, 6.0, nodes=2)
+    plan = plan_services(problem, TINY_LIBRARY, method="exact")
+    assert plan.status.is_success
+    assert plan.evaluation.is_met
+    assert plan.evaluation.within_slo_rps == pytest.approx(8.0, rel=0.02)
+    by_phase = {each.unit.phase: each.unit for each in plan.placed.units}
+    assert set(by_phase) == {Phase.PREFILL, Phase.DECODE}
+    for unit in by_phase.values():
+        assert [member.service for member in unit.members] == ["a", "b"]
+    # Of one LLM each, two units of each phase would need four GPUs.
+    alone = replace(problem, search=replace(problem.search, max_llms=1))
+    assert place_services(alone, TINY_LIBRARY).placed is None
+    # Whole requests would wait for each other's prefills on any unit.
+    whole = replace(problem, search=replace(problem.search, splits_phases=False))
+    with pytest.raises(InputError, match="its SLO cannot be met"):
+        place_services(whole, TINY_LIBRARY)
+
+
+def test_shares_of_a_decode_only_unit_add_up() -> None:
+    problem = both_tight(10.0, 6.0, nodes=2)
+    space = replace(SMALL_SPACE, shares_time=False)
+    problem = replace(problem, search=space)
+    method = SharingMethod.DISAGGREGATED
+    found = place_services(problem, TINY_LIBRARY, method=method)
+    (decode,) = (u.unit for u in found.placed.units if u.unit.phase is Phase.DECODE)
+    assert decode.cycle_ms is None
+    shares = [member.decode_share_frac for member in decode.members]
+    assert set(shares) <= {0.3, 0.4}
+    assert decode.sm_shares_frac == tuple(shares)
+
+
+def test_links_into_a_shared_decode_unit_carry_the_caches_of_all() -> None:
+    problem = both_tight(20.0, 10.0, nodes=2)
+    units = phase_units(problem, kv_link_efficiency_frac=3.2e-5)
+    (decodes, *_) = (x for x in units.loads(ONE) if x.point.phase is Phase.DECODE)
+    # 50 ms of the links for each prompt of 100 tokens.
+    link = decodes.takes[:, 2] / decodes.served_rps
+    assert link == pytest.approx(np.full(len(decodes), 0.05), rel=1e-6)
 
 
 def test_units_of_one_phase_of_an_llm_are_alike() -> None:

@@ -1,11 +1,8 @@
-"""Serving a placement: promises are dealt evenly, and everything is counted."""
+"""Serving a placement: what is promised and served, and everything is counted."""
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from planner.multiplexing.serve import TURNED_AWAY, deal, serve
+from planner.multiplexing.serve import serve
 from planner.multiplexing.shared_plan import promising_less
 from planner.multiplexing.solve import SharingMethod, place_services
 from planner.multiplexing.unit_run import Scheduling
@@ -22,20 +19,6 @@ def placed_of(problem):
     )
     assert found.placed is not None
     return found.placed
-
-
-@given(
-    st.lists(st.floats(0.0, 10.0), min_size=1, max_size=5).filter(lambda p: sum(p) > 0),
-    st.floats(0.0, 20.0),
-)
-def test_any_stretch_of_requests_is_dealt_as_promised(promised, more) -> None:
-    rate = sum(promised) + more
-    target = deal(500, promised, rate)
-    for unit, rps in enumerate(promised):
-        got = np.cumsum(target == unit)
-        due = rps / rate * np.arange(1, 501)
-        assert np.abs(got - due).max() <= len(promised) + 1
-    assert (target == TURNED_AWAY).sum() <= more / rate * 500 + len(promised) + 1
 
 
 def test_a_light_load_is_served_within_its_limits() -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.multiplexing.traffic import DAY_SPAN_S, SPAN_S, draw_all, span_of
+from planner.multiplexing.clock import DAY_SPAN_S, SPAN_S
+from planner.multiplexing.traffic import draw_all, span_of
 from planner.workload.popularity import staggered_days
 from planner.workload.requests import Requests
 from planner.workload.workload import Workload

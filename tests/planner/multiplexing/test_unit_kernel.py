@@ -1,5 +1,7 @@
 """The kernel of a unit against a plain simulator, and what must always hold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,7 +66,7 @@ def traffic(seed: int, num: int, rate: float) -> Requests:
     )
 
 
-def world_of(llms, requests, *, space: bool, adapt_ms=None) -> World:
+def world_of(llms, requests, *, space: bool, adapt_ms=None, decodes=False) -> World:
     return build_world(
         llms,
         requests,
@@ -72,6 +74,7 @@ def world_of(llms, requests, *, space: bool, adapt_ms=None) -> World:
         prefill_share_frac=0.5 if space else 1.0,
         shares_space=space,
         adapt_ms=adapt_ms,
+        decodes_only=decodes,
     )
 
 
@@ -95,6 +98,7 @@ systems = st.fixed_dictionaries(
         "rate": st.floats(5.0, 400.0),
         "space": st.booleans(),
         "adapt_ms": st.sampled_from([None, 50.0, 400.0]),
+        "decodes": st.booleans(),
     }
 )
 
@@ -115,7 +119,18 @@ def build(given_: dict) -> World:
         name: traffic(given_["seed"] + i, 25, given_["rate"] / (1 + 2 * i))
         for i, name in enumerate(names)
     }
-    return world_of(llms, requests, space=given_["space"], adapt_ms=given_["adapt_ms"])
+    if given_["decodes"]:  # answers of one token do not come to decode
+        requests = {
+            name: replace(each, output_tokens=each.output_tokens + 1)
+            for name, each in requests.items()
+        }
+    return world_of(
+        llms,
+        requests,
+        space=given_["space"],
+        adapt_ms=given_["adapt_ms"],
+        decodes=given_["decodes"],
+    )
 
 
 @given(systems)
@@ -152,8 +167,13 @@ def test_nothing_is_lost_and_nothing_comes_before_its_cause(given_: dict) -> Non
     done = request[request["status"] == state.DONE]
     rejected = request["status"] == state.REJECTED
     assert len(done) + rejected.sum() == len(request)
-    assert (done["prefill_start_ms"] >= done["arrival_ms"]).all()
-    assert (done["first_token_ms"] > done["prefill_start_ms"]).all()
+    if given_["decodes"]:
+        is_again = np.isfinite(done["prefill_start_ms"])
+        assert (done["num_preemptions"][is_again] > 0).all()
+        assert (done["first_token_ms"] == done["arrival_ms"]).all()
+    else:
+        assert (done["prefill_start_ms"] >= done["arrival_ms"]).all()
+        assert (done["first_token_ms"] > done["prefill_start_ms"]).all()
     more = done["output_tokens"] > 1
     assert (done["finish_ms"] > done["first_token_ms"])[more].all()
     assert (llms["held_tokens"] == 0).all()

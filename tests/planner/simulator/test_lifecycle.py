@@ -173,6 +173,20 @@ def test_a_closed_loop_sends_the_next_request_when_one_ends():
     assert result.finish_ms.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
+def test_an_engine_that_polls_takes_all_that_came_since():
+    """Three clients, one server of 1 ms, polls at multiples of 2.5 ms.
+
+    The requests of 0 end at 1, 2 and 3; those of the first two wait for 2.5, that of
+    the third for 5.
+    """
+    prefill = tiny_replica(Phase.PREFILL, UNIT_STEPS, max_num_seqs=1)
+    requests = tiny_requests(*[(7.0, 1, 1)] * 6)
+    options = SimulationOptions(concurrency=3, poll_ms=2.5)
+    result = simulate(tiny_system(prefill), requests, options=options)
+    assert result.arrival_ms.tolist() == [0.0, 0.0, 0.0, 2.5, 2.5, 5.0]
+    assert result.finish_ms.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
 @given(systems(), many_requests(), st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_a_closed_loop_never_has_more_requests_than_clients(system, requests, clients):

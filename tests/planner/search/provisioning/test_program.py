@@ -1,21 +1,24 @@
-"""The configuration programme against complete enumeration with maximum flows."""
+"""The configuration programme against complete enumeration of what runs where."""
 
 import itertools
 from dataclasses import replace
 
-import networkx as nx
 import numpy as np
 import pytest
 
 from models.parallelism import Parallelism
 from planner.deployment import ReplicaShape
 from planner.objective import Amounts, Goal
+from planner.plan import Status
+from planner.search.milp import MilpOutcome, Solver, solve_milp
+from planner.search.provisioning import optimum
 from planner.search.provisioning.columns import Column
 from planner.search.provisioning.hosts import HostClass
 from planner.search.provisioning.network import KvNetwork
 from planner.search.provisioning.optimum import Target, allocate, relaxed_bound
 from planner.search.provisioning.program import ProgramData
 from planner.simulator.system import Phase
+from tests.planner.search.provisioning.enumeration import best_rate
 
 SPLIT = (Phase.PREFILL, Phase.DECODE)
 
@@ -147,62 +150,6 @@ def random_data(rng):
     return data_of(classes, columns, kv_bytes=float(rng.choice([0.0, 20.0])))
 
 
-def can_pack(groups, bins):
-    """Whether groups (widest first) fit bins of some sizes."""
-    if not groups:
-        return True
-    return any(
-        room >= groups[0]
-        and room not in bins[:i]
-        and can_pack(groups[1:], (*bins[:i], room - groups[0], *bins[i + 1 :]))
-        for i, room in enumerate(bins)
-    )
-
-
-def fits(data, counts):
-    for index, hosts in enumerate(data.classes):
-        groups = [
-            c.width
-            for c, n in zip(data.columns, counts, strict=True)
-            if c.host_class == index
-            for _ in range(n * c.num_groups)
-        ]
-        if not can_pack(
-            sorted(groups, reverse=True), (hosts.num_gpus,) * hosts.num_hosts
-        ):
-            return False
-    return True
-
-
-def served(data, counts):
-    """Rate of some replicas: their sum, or the maximum flow from prefill to decode."""
-    rates = {
-        (phase, k): sum(
-            c.rate_rps * n
-            for c, n in zip(data.columns, counts, strict=True)
-            if c.host_class == k and c.shape.phase is phase
-        )
-        for phase in Phase
-        for k in range(len(data.classes))
-    }
-    if data.of(Phase.AGGREGATED):
-        return sum(rates.values())
-    graph = nx.DiGraph()
-    for k, hosts in enumerate(data.classes):
-        graph.add_edge("source", f"from{k}", capacity=rates[Phase.PREFILL, k])
-        graph.add_edge(f"to{k}", "sink", capacity=rates[Phase.DECODE, k])
-        graph.add_edge(f"from{k}", f"to{k}")
-        if data.network.kv_bytes_per_request:
-            rate = hosts.nic_bytes_per_s * hosts.num_hosts
-            most = rate / data.network.kv_bytes_per_request
-            graph.add_edge(f"from{k}", "leaves", capacity=most)
-            graph.add_edge("leaves", f"to{k}", capacity=most)
-        else:
-            graph.add_edge(f"from{k}", "leaves")
-            graph.add_edge("leaves", f"to{k}")
-    return nx.maximum_flow_value(graph, "source", "sink")
-
-
 def exhaustive(data, goal, rate_rps, then=None):
     """Best values of the goals over all numbers of replicas; None: none is allowed."""
     most = [
@@ -213,14 +160,12 @@ def exhaustive(data, goal, rate_rps, then=None):
     ]
     best = None
     for counts in itertools.product(*(range(n + 1) for n in most)):
-        if not any(counts) or not fits(data, counts):
+        if not any(counts) or not is_within(data, amounts(data, counts, 0.0)):
             continue
-        rate = served(data, counts)
-        if goal.needs_rate and rate < rate_rps - 1e-9:
+        rate = best_rate(data, counts)
+        if rate is None or (goal.needs_rate and rate < rate_rps - 1e-9):
             continue
         taken = amounts(data, counts, rate)
-        if not is_within(data, taken):
-            continue
         values = [-taken.cost(goal)] + ([] if then is None else [-taken.cost(then)])
         best = values if best is None else max(best, values)
     return best
@@ -319,6 +264,31 @@ def test_budget_power_and_availability_by_hand():
     assert allocate(replace(data, available_gpus={"tiny": 0}), target) is None
     unknown = replace(data, classes=(host_class(4, watts=None),), max_power_w=1e9)
     assert allocate(unknown, target) is None
+
+
+def test_a_second_goal_that_the_solver_misses_leaves_the_first(monkeypatch):
+    # HiGHS has taken programmes with the first goal held for infeasible (presolve).
+    asked = []
+
+    def once(program, **settings):
+        asked.append(program)
+        if len(asked) == 1:
+            return solve_milp(program, **settings)
+        for variable in program.variables():
+            variable.varValue = None
+        return MilpOutcome(
+            status=Status.INFEASIBLE,
+            value=None,
+            bound=None,
+            solver=Solver.HIGHS,
+            runtime_s=0.0,
+        )
+
+    monkeypatch.setattr(optimum, "solve_milp", once)
+    columns = [column(Phase.PREFILL, 2.0), column(Phase.DECODE, 3.0, tp=2)]
+    found = allocate(data_of([host_class()], columns), Target(goal=Goal.MAX_GOODPUT))
+    assert len(asked) == 2
+    assert (found.rate_rps, found.value, found.bound) == pytest.approx((3.0, 3.0, 3.0))
 
 
 def test_no_columns_serve_nothing():
