@@ -8,12 +8,13 @@ from clusters.fields import check_fields, spec
 from models.latency.library import LatencyLibrary
 from planner.evaluate import Evaluator
 from planner.goodput import FINAL
+from planner.max_kv_flow import routed_by_flow
 from planner.neighbours import neighbours, ratio_of
 from planner.plan import Plan
 from planner.search.phases import phase_slo
 from planner.serving import Planner
 from planner.simulator.simulate import simulate
-from planner.simulator.system import Phase
+from planner.simulator.system import Phase, Routing
 from planner.slo import Attainment
 from planner.solve import library_for
 from planner.workload.requests import Requests
@@ -169,9 +170,13 @@ def _bottleneck(plan: Plan, phases: tuple[PhaseRoom, ...], overload: Attainment)
 
 
 def _ratio_steps(evaluator: Evaluator, plan: Plan) -> tuple[RatioStep, ...]:
-    """Goodput of the plan and of its neighbours, all simulated alike."""
+    """Goodput of the plan and of its neighbours, all routed and simulated alike."""
     steps = {"as planned": plan.deployment}
-    steps |= neighbours(evaluator.planner, plan.deployment)
+    for change, changed_to in neighbours(evaluator.planner, plan.deployment).items():
+        alike = None
+        if plan.deployment.routing is Routing.FLOW_SHARES:
+            alike = routed_by_flow(evaluator, changed_to)
+        steps[change] = alike or changed_to
     return tuple(
         RatioStep(
             change=change,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from planner.cells import is_of_cells
 from planner.evaluate import Evaluator
-from planner.flow_routing import may_gain
+from planner.flow_routing import by_queue, may_gain
 from planner.goodput import Effort
 from planner.max_kv_flow import routed_by_flow
 from planner.problem import Problem
@@ -138,22 +138,21 @@ def verify_kind(
 def better_routed(
     evaluator: Evaluator, candidate: Candidate, effort: Effort
 ) -> Candidate:
-    """The candidate, or the same routed by the shares of its flow if that is better.
+    """The better of a candidate routed by the shares of its flow and to the queue.
 
-    Where the problem asks for shares, always the latter.
+    Where the problem asks for shares, always the former.
     """
     problem = evaluator.planner.problem
     is_asked = problem.engine.routing is Routing.FLOW_SHARES
-    if not is_asked and not may_gain(candidate.deployment):
-        return candidate
-    routed = routed_by_flow(evaluator, candidate.deployment)
-    if routed is None:
+    deployment, other = candidate.deployment, None
+    if deployment.routing is Routing.FLOW_SHARES:
+        other = None if is_asked else by_queue(deployment)
+    elif is_asked or may_gain(deployment):
+        other = routed_by_flow(evaluator, deployment)
+    if other is None:
         return candidate
     floor = 0.0 if is_asked else candidate.goodput.rate_rps
-    shared = replace(
-        candidate,
-        deployment=routed,
-        goodput=evaluator.goodput(routed, effort=effort, floor_rps=floor),
-    )
-    is_better = shared.rank(problem) < candidate.rank(problem)
-    return shared if is_asked or is_better else candidate
+    goodput = evaluator.goodput(other, effort=effort, floor_rps=floor)
+    rerouted = replace(candidate, deployment=other, goodput=goodput)
+    is_better = rerouted.rank(problem) < candidate.rank(problem)
+    return rerouted if is_asked or is_better else candidate

@@ -10,7 +10,7 @@ other hand they do not see queues. Which of the two serves more is simulated.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from planner.cells import is_of_cells
+from planner.cells import MOST_REPLICAS, is_of_cells
 from planner.deployment import Deployment
 from planner.kv_flow import RouteShare
 from planner.simulator.system import Phase, Routing
@@ -25,6 +25,12 @@ def with_shares(deployment: Deployment, shares: Iterable[RouteShare]) -> Deploym
         for route in deployment.routes
     )
     return replace(deployment, routes=routes, routing=Routing.FLOW_SHARES)
+
+
+def by_queue(deployment: Deployment) -> Deployment:
+    """The same, routed to the shortest queue, without shares."""
+    routes = tuple(replace(route, share_frac=None) for route in deployment.routes)
+    return replace(deployment, routes=routes, routing=Routing.SHORTEST_QUEUE)
 
 
 def may_gain(deployment: Deployment) -> bool:
@@ -48,6 +54,10 @@ def describe_routing(deployment: Deployment, asked: Routing) -> str | None:
         if asked is Routing.FLOW_SHARES:
             return "by the shares of the KV flow, as asked"
         return "by the shares of the KV flow, which serve more than the shortest queue"
-    if not is_of_cells(len(deployment.replicas)) and may_gain(deployment):
+    is_large = is_of_cells(len(deployment.replicas))
+    if asked is Routing.FLOW_SHARES:
+        large = f"more than {MOST_REPLICAS} replicas have no shares"
+        return f"to the shortest queue: {large if is_large else 'there is no KV flow'}"
+    if not is_large and may_gain(deployment):
         return "to the shortest queue; the shares of the KV flow serve no more"
     return None

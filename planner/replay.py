@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from clusters.fields import InputError, check_fields, spec
 from models.latency.library import LatencyLibrary
 from planner.admission import Admission
+from planner.cells import MOST_REPLICAS, is_of_cells
 from planner.deployment import Deployment
 from planner.engines import EnginePreset, EngineSource
 from planner.evaluate import Evaluator
@@ -182,7 +183,7 @@ def _routed(plan: Plan, routing: str | None) -> Deployment:
     Raises
     ------
     InputError
-        For the shares of a flow that the plan does not have.
+        For the shares of a flow that the plan does not have, or that is of cells.
     """
     if routing is None or routing == plan.deployment.routing:
         return plan.deployment
@@ -191,8 +192,9 @@ def _routed(plan: Plan, routing: str | None) -> Deployment:
     deployment = replace(deployment, routes=kv_routes(plan.problem, deployment))
     if wanted is not Routing.FLOW_SHARES:
         return deployment
-    if plan.kv_flow is None:
-        raise InputError("routing", routing, "a plan with a KV flow")
+    if plan.kv_flow is None or is_of_cells(len(deployment.replicas)):
+        form = f"a plan with a KV flow and at most {MOST_REPLICAS} replicas"
+        raise InputError("routing", routing, form)
     return with_shares(deployment, plan.kv_flow.routes)
 
 

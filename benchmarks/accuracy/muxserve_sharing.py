@@ -7,7 +7,8 @@ power law as in MuxServe (Duan et al., ICML 2024). For each exponent and SLO the
 that the exact units serve, the published greedy, the best dedicated GPUs (spatial), the
 best turns (temporal) and the best where every LLM has its phases apart, as estimated
 and as simulated with adaptive batch scheduling, where LLMs that miss their SLO are
-given less until they meet it; then 40 LLMs on 128 GPUs, with gap and time.
+given less until they meet it and simpler units are tried; then 40 LLMs on 128 GPUs,
+with gap and time.
 
 Days: eight LLMs with long prompts on eight GPUs, whose peaks fall together, are
 spread over half of the day, or over all of it.
@@ -37,7 +38,7 @@ from planner.multiplexing.llm_costs import CostBook
 from planner.multiplexing.meshes import MeshKind, MeshSupply
 from planner.multiplexing.problem import SharedProblem
 from planner.multiplexing.serve import serve
-from planner.multiplexing.shared_plan import SharedPlan, hold, plan_services
+from planner.multiplexing.shared_plan import SharedPlan, plan_services
 from planner.multiplexing.solve import (
     SharedResult,
     SharingMethod,
@@ -146,7 +147,8 @@ def simulated(
     if plan.placed is None:
         return {"within_slo_rps": 0.0, "num_missed": 0, "is_met": False}
     first = serve(problem, book, plan.placed)
-    held = hold(problem, book, plan, seed=0)
+    held = plan_services(problem, library(), method=str(plan.method))
+    assert isinstance(held, SharedPlan), "a placement was found"
     return {
         "within_slo_rps": held.evaluation.within_slo_rps,
         "first_within_slo_rps": first.within_slo_rps,

@@ -20,6 +20,8 @@ from planner.engines import EnginePreset
 RULES = Path(__file__).parent / "silicon_launch.yaml"
 TOKEN_ROUNDING = 64
 """The harness rounds TensorRT-LLM's token budget up to a multiple of this."""
+OWN_SIZE = re.compile(r"(?<![a-z0-9.])\d+(\.\d+)?b(?![a-z0-9])")
+"""A number of parameters in a name, as 70b."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +47,6 @@ class Flags:
         "TensorRT-LLM lets a prompt wait so many decode steps for others to join it.",
         unit="steps",
         ge=0,
-        default=None,
-    )
-    wait_frac: float | None = spec(
-        "It waits no longer once this share of the budget is filled.",
-        unit="1",
         default=None,
     )
     timeout_steps: int | None = spec(
@@ -238,9 +235,11 @@ def launch_of(row: Row, concurrency: int) -> Launch:
 def is_of(model: str, family: str) -> bool:
     """Whether a model is of a family: but for case and what follows a dash, its name.
 
-    DeepSeek-R1-0528-FP4 is DeepSeek-R1; DeepSeek-V3.2 is not DeepSeek-V3.
+    DeepSeek-R1-0528-FP4 is DeepSeek-R1. DeepSeek-V3.2 is not DeepSeek-V3, nor is a name
+    that goes on to a size of its own, as DeepSeek-R1-Distill-Llama-70B.
     """
-    return f"{model}-".casefold().startswith(f"{family}-".casefold())
+    name, own = f"{model}-".casefold(), f"{family}-".casefold()
+    return name.startswith(own) and OWN_SIZE.search(name[len(own) :]) is None
 
 
 def numbers_of(version: str) -> tuple[int, ...]:

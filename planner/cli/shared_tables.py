@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from planner.cli.plan_tables import shortened
 from planner.cli.tables import facts_table, sections, table_of
 from planner.deployment import gpu_ranges
+from planner.multiplexing.problem import SharedGoal
 from planner.multiplexing.serve import SharedEvaluation
 from planner.multiplexing.shared_plan import SharedPlan
 from planner.multiplexing.unit import LlmUnit
@@ -21,6 +22,7 @@ def shared_plan_report(plan: SharedPlan) -> "Group":
         ("Units", unit_table(plan, plan.evaluation)),
         (f"Services, simulated for {plan.evaluation.span_s:g} s", service_table(plan)),
     ]
+    parts += _worst_windows(plan.evaluation)
     if plan.alternatives:
         parts.append(("Alternatives, simulated alike", _alternatives(plan)))
     if plan.warnings:
@@ -41,6 +43,7 @@ def shared_simulation_report(plan: SharedPlan, evaluation: SharedEvaluation) -> 
         ("", facts_table(facts)),
         ("Units", unit_table(plan, evaluation)),
         (f"Services, {evaluation.span_s:g} s", service_table(plan, evaluation)),
+        *_worst_windows(evaluation),
     )
 
 
@@ -91,7 +94,7 @@ def unit_table(plan: SharedPlan, evaluation: SharedEvaluation) -> "RenderableTyp
 def _how(unit: LlmUnit) -> str:
     """SMs of prefills, or how else a unit runs."""
     if unit.phase is not Phase.AGGREGATED:
-        return f"{unit.phase} only" + (", turns" if unit.cycle_ms else "")
+        return f"{unit.phase}, turns" if unit.cycle_ms else f"{unit.phase} only"
     return "turns" if unit.cycle_ms else f"{unit.prefill_share_frac:.0%}"
 
 
@@ -102,7 +105,6 @@ def service_table(
     slos = {service.name: service.slo for service in plan.problem.services}
     has_e2e = any(slo.e2e_ms is not None for slo in slos.values())
     outcomes = (evaluation or plan.evaluation).services
-    has_windows = any(each.worst is not None for each in outcomes)
     rows = []
     for each in outcomes:
         slo = slos[each.service]
@@ -114,7 +116,6 @@ def service_table(
                 f"{each.admitted_rps:.3g}",
                 f"{each.within_slo_rps:.3g}",
                 joint,
-                *(["-" if each.worst is None else str(each.worst)] * has_windows),
                 _of_limit(each.ttft_p90_ms, slo.ttft_ms),
                 _of_limit(each.tpot_p90_ms, slo.tpot_ms),
                 *([_of_limit(each.e2e_p90_ms, slo.e2e_ms)] if has_e2e else []),
@@ -126,12 +127,31 @@ def service_table(
         "admitted/s",
         "within SLO/s",
         "attained",
-        *(["worst window"] * has_windows),
         "TTFT p90 ms",
         "TPOT p90 ms",
         *(["E2E p90 ms"] if has_e2e else []),
     ]
     return table_of(headers, rows, numeric=set(headers[1:]))
+
+
+def _worst_windows(
+    evaluation: SharedEvaluation,
+) -> list[tuple[str, "RenderableType"]]:
+    """The part of the time in which each service did worst; none without changes."""
+    rows = [
+        [
+            each.service,
+            f"{each.worst.start_s:g}",
+            f"{each.worst.end_s:g}",
+            f"{each.worst.num_requests:,}",
+            f"{each.worst.attained_frac:.1%}",
+        ]
+        for each in evaluation.services
+        if each.worst is not None
+    ]
+    headers = ["service", "from s", "to s", "requests", "attained"]
+    table = table_of(headers, rows, numeric=set(headers[1:]))
+    return [("Worst part of the time", table)] if rows else []
 
 
 def _summary(plan: SharedPlan) -> "RenderableType":
@@ -150,8 +170,11 @@ def _summary(plan: SharedPlan) -> "RenderableType":
     ]
     if plan.bound is not None:
         gap = "" if plan.gap_frac is None else f", gap {plan.gap_frac:.1%}"
-        text = f"{plan.problem.goal}: at most {plan.bound:.4g} by the estimate{gap}"
-        rows.append(("Bound", text))
+        # Costs count as negative values.
+        is_cost = plan.problem.goal is SharedGoal.MIN_COST
+        most = f"at most {plan.bound:.4g}"
+        limit = f"at least {-plan.bound:.4g} $/h" if is_cost else most
+        rows.append(("Bound", f"{plan.problem.goal}: {limit} by the estimate{gap}"))
     return facts_table(rows)
 
 

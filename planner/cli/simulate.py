@@ -69,8 +69,7 @@ def check_admission(name: str | None) -> str | None:
 
 def _one_of(option: str, name: str | None, known: tuple[str, ...]) -> str | None:
     if name is not None and name not in known:
-        form = f"one of {', '.join(known)} ({nearest(name, known)})"
-        raise InputError(option, name, form)
+        raise InputError(option, name, f"one that there is ({nearest(name, known)})")
     return name
 
 

@@ -7,8 +7,11 @@ requests out over the routers.
 Sources
 -------
 nginx.org/en/docs/http/ngx_http_upstream_module.html (``weight``: smooth weighted round
-robin; ``zone``: one state for all worker processes) and ngx_http_proxy_module.html
-(``proxy_buffering off`` lets tokens through as they come).
+robin; ``zone``: one state for all worker processes), ngx_http_proxy_module.html
+(``proxy_buffering off`` lets tokens through as they come), switches.html (``-p``: the
+folder of relative names) and ngx_core_module.html (``pid``: a file that NGINX deletes
+when it ends, so never a device; ``worker_connections``: 512 if not said, those to the
+routers too).
 """
 
 from collections.abc import Sequence
@@ -23,6 +26,11 @@ FIRST_SPLIT_PORT = 8000
 
 _WEIGHTS = 1000
 """Weights are whole numbers; a share of 1 is so many."""
+
+_CONNECTIONS = 16_384
+"""Of a worker: two for each request under way."""
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+"""Folders that NGINX makes on its start; its own ones may need rights."""
 
 
 def split_script(routers: Sequence[Router], port: int, stamp: str) -> str:
@@ -39,11 +47,12 @@ def split_script(routers: Sequence[Router], port: int, stamp: str) -> str:
     """
     lines: list[Word] = [
         "daemon off;",
-        "pid /dev/null;",
+        "pid nginx.pid;",
         "error_log stderr;",
-        "events {}",
+        f"events {{ worker_connections {_CONNECTIONS}; }}",
         "http {",
         "  access_log off;",
+        *(f"  {name}_temp_path {name};" for name in _TEMPORARY),
         "  client_max_body_size 64m;",
         "  upstream routers {",
         "    zone routers 64k;",
@@ -67,11 +76,12 @@ def split_script(routers: Sequence[Router], port: int, stamp: str) -> str:
         "",
         comment("An address is a name or number; anything else would be directives."),
         *dict.fromkeys(_check(router) for router in routers),
-        'configuration="$(mktemp)"',
+        'folder="$(mktemp -d)"',
+        'chmod 711 "${folder}"',
         "printf '%s\\n' \\",
         *(f"  {quoted(line)} \\" for line in lines),
-        '  > "${configuration}"',
-        'exec nginx -c "${configuration}" "$@"',
+        '  > "${folder}/nginx.conf"',
+        'exec nginx -p "${folder}/" -c "${folder}/nginx.conf" "$@"',
     )
 
 

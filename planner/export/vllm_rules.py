@@ -200,18 +200,15 @@ def _routing(plan: Plan) -> Iterator[str]:
             "router's nearest policy, power_of_two, compares two at random."
         )
     elif plan.deployment.routing is Routing.FLOW_SHARES:
-        yield (
-            "vllm-router knows no weights: each KV route in use has a router of its "
-            "own, and NGINX chooses among them on arrival; in the simulation the "
-            "decode replica is chosen after the prefill, in the same shares. Where a "
-            "replica is down, take its routers out of the list."
-        )
-        used = {
-            name
-            for route in plan.deployment.routes
-            if route.share_frac
-            for name in (route.source, route.target)
-        }
+        routes = [route for route in plan.deployment.routes if route.share_frac]
+        if len(routes) > 1:
+            yield (
+                "vllm-router knows no weights: each KV route in use has a router of "
+                "its own, and NGINX chooses among them on arrival; in the simulation "
+                "the decode replica is chosen after the prefill, in the same shares. "
+                "Where a replica is down, take its routers out of the list."
+            )
+        used = {name for route in routes for name in (route.source, route.target)}
         idle = [r.name for r in plan.deployment.replicas if r.name not in used]
         if idle:
             yield f"No request goes to {', '.join(idle)}: its share is 0."

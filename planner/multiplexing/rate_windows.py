@@ -8,17 +8,14 @@ which some services are busier than in any other one; the most alike of them bec
 as busy as the busier, until few are left.
 """
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
 
 from clusters.units import MS_PER_S
-from planner.multiplexing.clock import (
-    replayed,
-    span_of_workloads,
-    squeeze_of,
-)
+from planner.multiplexing.clock import replayed, span_of_workloads, squeeze_of
 from planner.workload.popularity import MAX_PERIODS, busy_periods, without_dominated
 from planner.workload.rate_schedule import PiecewiseRateArrivals
 from planner.workload.requests import FloatArray
@@ -98,18 +95,23 @@ def _counted(workload: Workload, edges_s: FloatArray) -> FloatArray:
 def _scheduled(
     arrivals: PiecewiseRateArrivals, squeeze: float, edges_s: FloatArray
 ) -> FloatArray:
-    """The highest rate of a schedule in each window."""
-    ends = arrivals.squeezed(arrivals.period_s * squeeze)
-    period_s = ends.period_s
-    steps = np.array((0.0, *ends.ends_s[:-1]))
+    """The highest rate of a schedule in each window, shape (num_windows,)."""
+    day = arrivals.squeezed(arrivals.period_s * squeeze)
+    ends = np.array(day.ends_s)
+    starts = np.array((0.0, *day.ends_s[:-1]))
+    rates = np.array([day.rate_at(start) for start in starts.tolist()])
+    lap_s = day.ends_s[-1]
+    # What only touches a window is not in it, whichever way it was rounded.
+    rounding_s = 1e-6 * float(edges_s[1])
     found = []
     for low, high in zip(edges_s[:-1].tolist(), edges_s[1:].tolist(), strict=True):
-        first = int(low // period_s)
-        laps = np.arange(first, int(high // period_s) + 1) * period_s
-        starts = (laps[:, None] + steps).ravel()
-        inside = starts[(starts > low) & (starts < high)]
-        times = np.array((low, *inside)) % period_s
-        found.append(max(ends.rate_at(float(time)) for time in times))
+        if high - low >= lap_s:
+            found.append(rates.max())
+            continue
+        first = math.floor(low / lap_s) * lap_s
+        laps = np.array([[first], [first + lap_s]])
+        shared = np.minimum(laps + ends, high) - np.maximum(laps + starts, low)
+        found.append(rates[(shared > rounding_s).any(axis=0)].max())
     return np.array(found)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from clusters.fields import check_fields, spec
 from models.latency.library import LatencyLibrary
@@ -19,6 +20,7 @@ from planner.multiplexing.solve import (
     book_of,
     place_services,
 )
+from planner.multiplexing.space import UnitSpace
 from planner.plan import ShapeEvidence, Status
 from planner.simulator.system import Phase
 from planner.solve import library_for
@@ -145,14 +147,23 @@ def plan_services(
         settings = replace(settings, time_limit_s=time_limit_s)
     results: list[SharedResult] = []
     served: list[Served] = []
+    simpler = replace(problem.search, shares_phases=False)
     for each in METHODS[method]:
 
         def searched(
-            headroom: Mapping[str, float], method: SharingMethod = each
+            headroom: Mapping[str, float],
+            method: SharingMethod = each,
+            space: UnitSpace | None = None,
         ) -> SharedResult:
-            progress(f"searching: {method}")
+            what = f"searching: {method}"
+            progress(what if space is None else f"{what}, no phase shared")
             return place_services(
-                problem, library, method=method, settings=settings, headroom=headroom
+                problem,
+                library,
+                method=method,
+                settings=settings,
+                space=space,
+                headroom=headroom,
             )
 
         def simulated(found: SharedResult, method: SharingMethod = each) -> Served:
@@ -164,16 +175,8 @@ def plan_services(
         served += confirmed
         if any(falls_short(one) for one in confirmed):
             # What shared phases promise and do not keep, simpler units may serve.
-            progress(f"searching: {each}, no phase shared")
-            simpler = place_services(
-                problem,
-                library,
-                method=each,
-                settings=settings,
-                space=replace(problem.search, shares_phases=False),
-            )
-            if simpler.placed is not None:
-                served.append(hold(problem, book, simpler, seed=seed))
+            without = partial(searched, space=simpler)
+            served += search_and_confirm(problem, without, simulated)[1]
     if not served:
         return results[0]
     ordered = sorted(served, key=lambda each: _rank(problem, each))
@@ -190,22 +193,24 @@ def search_and_confirm(
     Where everything is to be served, LLMs that miss their SLO are planned with more
     headroom, and again: bursts shorter than the windows of a trace are in no estimate.
     """
-    first = found = searched({})
+    first = searched({})
+    if first.placed is None:
+        return first, []
+    best = simulated(first)
     headroom: dict[str, float] = {}
-    served: list[Served] = []
     for _ in range(MAX_ROUNDS):
-        if found.placed is None:
-            break
-        served = [simulated(found)]
-        missed = served[0].evaluation.missed
+        missed = best.evaluation.missed
         if not missed or problem.goal is not SharedGoal.MIN_COST:
             break
         headroom |= {name: headroom.get(name, 1.0) * MORE_RATE for name in missed}
         found = searched(headroom)
-    if served and first.bound is not None:  # without headroom: the one that holds
-        own = replace(served[0].found, bound=first.bound)
-        served = [replace(served[0], found=own.with_gap())]
-    return first, served
+        if found.placed is None:
+            break
+        best = simulated(found)
+    if first.bound is not None:  # without headroom: the one that holds
+        own = replace(best.found, bound=first.bound)
+        best = replace(best, found=own.with_gap())
+    return first, [best]
 
 
 def falls_short(served: Served) -> bool:
@@ -226,12 +231,13 @@ def hold(
     """Simulate a placement; LLMs that miss their SLO are to serve less, and again."""
     assert found.placed is not None, "a placement was found"
     placed = found.placed
+    evaluation = serve(problem, book, placed, seed=seed)
     for _ in range(MAX_ROUNDS):
-        evaluation = serve(problem, book, placed, seed=seed)
         # Where everything is to be served, less is no answer.
         if evaluation.is_met or problem.goal is SharedGoal.MIN_COST:
             break
         placed = promising_less(placed, set(evaluation.missed))
+        evaluation = serve(problem, book, placed, seed=seed)
     return Served(found=found, placed=placed, evaluation=evaluation)
 
 

@@ -23,6 +23,7 @@ from planner.multiplexing.space import UnitSpace
 from planner.multiplexing.unit import LlmUnit
 from planner.multiplexing.unit_model import UnitModel
 from planner.plan import Status
+from planner.search.milp import relative_gap
 from planner.stop import MaxEvaluations
 
 GREEDY_START_GROUPS = 300
@@ -73,11 +74,7 @@ class SharedResult:
 
     def with_gap(self) -> "SharedResult":
         """The same with the distance of its value to its bound."""
-        if self.value is None or self.bound is None:
-            return replace(self, gap_frac=None)
-        scale = max(abs(self.bound), abs(self.value))
-        gap = max(0.0, self.bound - self.value) / scale if scale else 0.0
-        return replace(self, gap_frac=gap)
+        return replace(self, gap_frac=relative_gap(self.value, self.bound))
 
     def __str__(self) -> str:
         lines = [f"{self.status}: {'; '.join(self.reasons)}" if self.reasons else ""]

@@ -4,11 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.multiplexing.clock import (
-    replayed,
-    span_of_workloads,
-    squeeze_of,
-)
+from planner.multiplexing.clock import replayed, span_of_workloads, squeeze_of
 from planner.multiplexing.problem import SharedProblem
 from planner.workload.rate_schedule import PiecewiseRateArrivals
 from planner.workload.requests import Requests

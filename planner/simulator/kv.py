@@ -31,13 +31,15 @@ def stays(w: Any, replica: int, request: int) -> bool:
 def blocks_for(w: Any, replica: int, request: int, context: int) -> int:
     """Blocks that `request` holds while it attends to `context` tokens.
 
-    Those of its prompt and its whole output where these are reserved.
+    Those of its prompt and its whole output where these are reserved. Tokens that a
+    failure has made part of the prompt are no longer reserved beside it.
     """
     rep = w.replica[replica]
     tokens = context
     if rep.reserves_output and stays(w, replica, request):
         req = w.request[request]
-        tokens = req.input_tokens + max(req.output_tokens, rep.reserved_output)
+        reserved = rep.reserved_output - req.streamed_tokens
+        tokens = req.input_tokens + max(req.output_tokens, reserved)
     return int(num_blocks(tokens, rep.block_tokens))
 
 

@@ -8,8 +8,9 @@ Steps
     1. A replica that fails or drains takes no more requests: it leaves the list that
        the routers choose from.
     2. A failure loses every KV cache on the replica and every transfer from it or to
-       it. Those requests start again: the prompt and the tokens that the user has are
-       prefilled on another replica, and the rest is decoded (counted as recomputed).
+       it, all before the first of them is sent on. Those requests start again, in the
+       order of their arrival: the prompt and the tokens that the user has are prefilled
+       on another replica, and the rest is decoded (counted as recomputed).
        Requests that only waited there are sent elsewhere (rerouted); so are those whose
        KV cache is whole on a prefill replica, and which it had not begun to fetch.
        Who had all tokens and only waited for the batch (request level) has ended.
@@ -180,6 +181,8 @@ def flip_if_empty(w: Any, replica: int) -> None:
     rep.is_flipping = 0
     rep.prefills, rep.decodes = rep.decodes, rep.prefills
     rep.work_weight, rep.other_weight = rep.other_weight, rep.work_weight
+    most, rep.max_micro_batch = rep.max_micro_batch, rep.other_micro_batch
+    rep.other_micro_batch = most
     due = w.clock[0].now_ms + rep.switch_ms
     schedule(w, first_timer(w) + replica, due, SERVES)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from planner.simulator import state
+from planner.simulator.micro_batches import max_micro_batch
 from planner.simulator.outside_schedule import (
     OutsideEvent,
     OutsideKind,
@@ -54,8 +55,9 @@ def with_outside(
     for index in sorted(flipped(events)):
         given = system.replicas[index]
         is_decode = given.phase is Phase.DECODE
-        other = Phase.PREFILL if is_decode else Phase.DECODE
-        world.replica["other_weight"][index] = work_weight(replace(given, phase=other))
+        other = replace(given, phase=Phase.PREFILL if is_decode else Phase.DECODE)
+        world.replica["other_weight"][index] = work_weight(other)
+        world.replica["other_micro_batch"][index] = max_micro_batch(other)
     absent = {e.replica for e in events if e.kind is OutsideKind.SCALE_UP}
     world.replica["is_open"][list(absent)] = 0
     lists = {}
@@ -65,8 +67,21 @@ def with_outside(
         lists[name] = _longer(getattr(world, name), len(flipped(events)))
         lists[name][: len(present)] = present
     return world._replace(
-        slot=slot, heap=heap, outside=np.array(rows, dtype=state.OUTSIDE_EVENT), **lists
+        slot=slot,
+        heap=heap,
+        member=_members_of_both(world),
+        outside=np.array(rows, dtype=state.OUTSIDE_EVENT),
+        **lists,
     )
+
+
+def _members_of_both(world: World) -> Array:
+    """Room for the micro-batches of either phase; the groups are told where."""
+    rep = world.replica
+    most = np.maximum(rep["max_micro_batch"], rep["other_micro_batch"])
+    ends = np.cumsum(most[world.group["replica"]])
+    world.group["offset"][1:] = ends[:-1]
+    return np.zeros(ends[-1], dtype=state.MEMBER)
 
 
 def _longer(array: Array, more: int) -> Array:

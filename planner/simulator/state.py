@@ -161,6 +161,7 @@ REPLICA = np.dtype(
         ("window_left", "i8"),
         ("decode_admission", "i8"),
         ("other_weight", "f8"),
+        ("other_micro_batch", "i8"),
         ("is_open", "i8"),
         ("is_flipping", "i8"),
         ("switch_ms", "f8"),

@@ -110,8 +110,28 @@ def test_flags_go_with_a_model_under_its_longer_names() -> None:
     assert is_of("minimax-m2.5", "MiniMax-M2.5")
     assert not is_of("DeepSeek-V3.2", "DeepSeek-V3")
     assert not is_of("DeepSeek", "DeepSeek-R1")
+    # Another model, whatever it was distilled from; A17B is part of the family's name.
+    for name in ("Llama-70B", "Qwen-1.5B", "llama-8b-FP8"):
+        assert not is_of(f"DeepSeek-R1-Distill-{name}", "DeepSeek-R1")
+    assert is_of("Qwen3.5-397B-A17B-FP8", "Qwen3.5-397B-A17B")
     named = launch_of(model_path="acme/Llama-3.1-70B-Instruct")
     assert named == launch_of(model_path="meta-llama/Llama-3.1-70B")
+
+
+def test_prompts_are_captured_where_the_script_asks_for_it() -> None:
+    trtllm = {
+        "backend": "trtllm",
+        "model_path": "deepseek-ai/DeepSeek-R1",
+        "system": "b200_sxm",
+        "backend_version": "1.2.0rc6.post2",
+        "isl": "8192",
+        "tp_size": "8",
+        "moe_tp_size": "8",
+    }
+    assert launch_of(64, **trtllm).prefill_graph_tokens > 0
+    assert launch_of(32, **trtllm).prefill_graph_tokens == 0
+    # The scripts for the H200 do not.
+    assert launch_of(64, **{**trtllm, "system": "h200_sxm"}).prefill_graph_tokens == 0
 
 
 def test_kernels_that_the_harness_names() -> None:

@@ -8,6 +8,8 @@ from clusters.fields import InputError
 from clusters.mapping import from_mapping, to_mapping
 from planner.check import check_deployment
 from planner.deployment import Deployment
+from planner.evaluate import Evaluator
+from planner.explain import explain
 from planner.finalists import better_routed, verify_kind
 from planner.flow_routing import describe_routing, may_gain, with_shares
 from planner.kv_flow import RouteShare
@@ -82,6 +84,32 @@ def test_shares_that_serve_less_are_not_taken(monkeypatch):
     assert better_routed(evaluator, by_work, QUICK) is by_work
 
 
+def test_shares_that_a_search_came_with_are_confirmed_against_the_queue():
+    """A search may propose shares; the plan says that they serve more, so they must."""
+    evaluator = context_of(problem_of()).evaluator
+    by_work = candidate_of(evaluator, *PAIRED)
+    across = [
+        RouteShare(source="prefill-0", target="decode-1", share_frac=0.5),
+        RouteShare(source="prefill-1", target="decode-0", share_frac=0.5),
+    ]
+    for shares, wanted in ((across, Routing.SHORTEST_QUEUE), (None, "flow_shares")):
+        routed = (
+            with_shares(by_work.deployment, shares)
+            if shares
+            else routed_by_flow(evaluator, by_work.deployment)
+        )
+        proposed = replace(
+            by_work, deployment=routed, goodput=evaluator.goodput(routed)
+        )
+        found = better_routed(evaluator, proposed, QUICK)
+        assert found.deployment.routing == wanted
+        if not shares:
+            assert found is proposed
+        else:
+            assert found.deployment == by_work.deployment
+            assert found.goodput.rate_rps > proposed.goodput.rate_rps
+
+
 def test_like_replicas_and_routes_stay_with_the_shortest_queue():
     evaluator = context_of(problem_of()).evaluator
     one_node = candidate_of(evaluator, (PREFILL, DECODE, DECODE), (0, 2, 3))
@@ -140,6 +168,39 @@ def test_plan_says_how_it_is_routed_and_is_read_back():
             assert (found == best.evaluation) is is_own
 
 
+def test_plan_says_why_shares_that_were_asked_for_are_not_there():
+    asked = Routing.FLOW_SHARES
+    evaluator = context_of(problem_of(asked)).evaluator
+    both = candidate_of(evaluator, (Phase.AGGREGATED,), (0,)).deployment
+    assert describe_routing(both, asked) == (
+        "to the shortest queue: there is no KV flow"
+    )
+    assert describe_routing(both, Routing.SHORTEST_QUEUE) is None
+    (one,) = both.replicas
+    many = tuple(replace(one, name=f"aggregated-{index}") for index in range(65))
+    large = replace(both, replicas=many)
+    assert "more than 64 replicas" in (describe_routing(large, asked) or "")
+
+
+def test_neighbours_of_a_plan_by_shares_go_by_shares(monkeypatch):
+    problem = problem_of(Routing.FLOW_SHARES)
+    space = replace(problem.search, tp=(1,), max_pp=1, max_replicas=1)
+    problem = replace(problem, search=space)
+    plan = solve(problem, TINY_LIBRARY, method="distserve-high", effort=QUICK).best
+    assert plan is not None
+    seen = []
+    original = Evaluator.goodput
+
+    def noted(self, deployment, **options):
+        seen.append(deployment.routing)
+        return original(self, deployment, **options)
+
+    monkeypatch.setattr(Evaluator, "goodput", noted)
+    explained = explain(plan, TINY_LIBRARY)
+    assert len(seen) == len(explained.ratios) >= 2
+    assert set(seen) == {Routing.FLOW_SHARES}
+
+
 def test_shares_have_to_add_up():
     evaluator = context_of(problem_of()).evaluator
     deployment = routed_by_flow(evaluator, candidate_of(evaluator, *PAIRED).deployment)
@@ -147,6 +208,20 @@ def test_shares_have_to_add_up():
     halved = replace(deployment, routes=routes)
     with pytest.raises(InputError, match="add up to 1"):
         check_deployment(evaluator.planner.problem, halved)
+
+
+def test_plans_of_cells_have_no_shares(monkeypatch):
+    problem = problem_of()
+    space = replace(problem.search, tp=(1,), max_pp=1, max_replicas=1)
+    problem = replace(problem, search=space)
+    plan = solve(problem, TINY_LIBRARY, method="distserve-high", effort=QUICK).best
+    assert plan is not None
+    assert plan.kv_flow is not None
+    by_shares = ReplayOptions(routing="flow_shares")
+    assert replay(plan, by_shares, latency=TINY_LIBRARY).num_requests > 0
+    monkeypatch.setattr("planner.cells.MOST_REPLICAS", 1)
+    with pytest.raises(InputError, match="at most 64 replicas"):
+        replay(plan, by_shares, latency=TINY_LIBRARY)
 
 
 @pytest.mark.parametrize("routing", ["shortest", "", "FLOW_SHARES"])

@@ -36,16 +36,20 @@ def near_plans(
     narrow = data.narrow
     if target.rate_rps is not None or programme.answer is None:
         return
-    found: list[Deployment | None] = []
-    if 0 < len(narrow) < len({column.host_class for column in data.columns}):
+    has_others = len(narrow) < len({column.host_class for column in data.columns})
+    if narrow and has_others:
         answer = deploy(evaluator.planner, data.classes, programme.answer)
         if answer is not None and may_gain(answer):
-            found.append(routed_by_flow(evaluator, answer))
-    if narrow:
-        found.append(by_host(evaluator.planner, data, target, narrow))
-    if is_few:
-        found.append(by_host(evaluator.planner, data, target))
-    yield from (deployment for deployment in found if deployment is not None)
+            answer = routed_by_flow(evaluator, answer)
+            if answer is not None:
+                yield answer
+    alone: list[Collection[int] | None] = [narrow] if narrow else []
+    if is_few and has_others:
+        alone.append(None)
+    for classes in alone:
+        deployment = by_host(evaluator.planner, data, target, classes)
+        if deployment is not None:
+            yield deployment
 
 
 def by_host(

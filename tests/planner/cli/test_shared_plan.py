@@ -88,6 +88,27 @@ def test_plan_simulate_and_export(
     assert any("is_output_reserved is left out" in text for text in told)
 
 
+def test_rates_that_change_and_costs_are_told_apart(
+    phaseplan: Run, shared_file: Path
+) -> None:
+    daily = "rate_rps: 4, arrivals: {kind: daily, peak_to_mean: 1.5}"
+    text = SHARED.replace("rate_rps: 4", daily).replace("served_load", "min_cost")
+    shared_file.write_text(text, encoding="utf-8")
+    ended = phaseplan("plan", shared_file, "--method", "temporal")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert max(len(line) for line in ended.stdout.splitlines()) <= 100
+    worst = ended.stdout.split("Worst part of the time")[1].splitlines()
+    (row,) = [line.split() for line in worst if line.startswith("popular")]
+    start, end, num, attained = row[1:]
+    assert float(end) - float(start) == pytest.approx(25.0)
+    assert int(num) >= 20
+    assert attained.endswith("%")
+    # A least cost is no negative most.
+    bound = re.search(r"min_cost: at least ([0-9.]+) \$/h", ended.stdout)
+    assert bound is not None
+    assert float(bound.group(1)) > 0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
@@ -175,7 +196,8 @@ def test_every_goal_is_reached_from_the_file_and_the_command_line(
     options = ("--method", "exact", "--set", f"objective.goal={goal}")
     ended = phaseplan("plan", shared_file, "-o", plan, *options)
     assert ended.code == 0
-    assert f"{goal}: at most" in ended.stdout
+    way = "at least" if goal == "min_cost" else "at most"
+    assert f"{goal}: {way}" in ended.stdout
     assert json.loads(plan.read_text())["problem"]["objective"]["goal"] == goal
 
 

@@ -17,9 +17,9 @@ from tests.planner.export.conftest import Run
 from tests.planner.export.plans import shares, two_slices
 
 NGINX = """#!/usr/bin/env bash
-[[ "$1" == "-c" ]] && cat "$2"
+[[ "$1 $3" == "-p -c" && "$4" == "$2"* ]] && cat "$4"
 """
-"""A stand-in that prints the configuration it is given."""
+"""A stand-in that prints the configuration it is given, in the folder it is given."""
 
 
 def run_split(folder: Path, hosts: str | None = None) -> subprocess.CompletedProcess:
@@ -57,6 +57,18 @@ def test_weights_are_the_shares_of_the_routes(tmp_path):
     assert "listen 8000;" in done.stdout
 
 
+def test_what_nginx_writes_and_deletes_is_in_a_folder_of_its_own(tmp_path):
+    """It deletes its pid file when it ends: as root, even a device."""
+    done = run_split(tmp_path)
+    assert "/dev/" not in done.stdout
+    assert re.search(r"^pid nginx\.pid;$", done.stdout, re.MULTILINE)
+    paths = re.findall(r"(\w+)_temp_path (\S+);", done.stdout)
+    assert len(paths) == 5
+    assert all(name == path for name, path in paths)
+    # Two connections a request: the 512 of NGINX are 256 requests under way.
+    assert int(re.findall(r"worker_connections (\d+);", done.stdout)[0]) >= 16_384
+
+
 def test_each_router_has_the_two_ends_of_its_route(run_script: Run):
     files = export_vllm(shares())
     ends = []
@@ -87,6 +99,7 @@ def test_only_plans_by_shares_are_split():
     alone = [RouteShare(source="prefill-1", target="decode-1", share_frac=1.0)]
     one = replace(shares(), deployment=with_shares(shares().deployment, alone))
     assert "No request goes to prefill-0, decode-0: its share is 0." in caveats(one)
+    assert not any("NGINX" in text for text in caveats(one))
     assert SPLIT_SCRIPT not in export_vllm(one)  # one router has nothing to share out
     readme = export_vllm(shares())["README.md"]
     assert "router of 2 replicas, 40.0%" in readme

@@ -17,6 +17,7 @@ from planner.multiplexing.shared_plan import SharedPlan, plan_services
 from planner.multiplexing.solve import place_services
 from planner.slo import Slo
 from planner.workload.popularity import MAX_PERIODS, busy_periods, staggered_days
+from planner.workload.rate_schedule import PiecewiseRateArrivals, RateSegment
 from planner.workload.requests import Requests
 from planner.workload.workload import Workload
 from tests.planner.multiplexing.tiny_shared import SMALL_SPACE, book_of, tiny_shared
@@ -82,6 +83,30 @@ def test_schedules_keep_their_periods_and_go_with_traces() -> None:
     # Twenty-four hours in as many parts of the span; noon in the middle.
     assert first.max() == pytest.approx(days[0].peak_to_mean)
     assert int(np.argmax(first)) in range(NUM_WINDOWS // 2 - 6, NUM_WINDOWS // 2 + 6)
+
+
+def test_a_peak_shorter_than_a_window_is_seen_in_each_lap() -> None:
+    # Windows of 5 s; 1.1 s of ten times the rate at the end of every 10.1 s.
+    peak = PiecewiseRateArrivals(
+        segments=(
+            RateSegment(duration_s=9.0, multiplier=1.0),
+            RateSegment(duration_s=1.1, multiplier=10.0),
+        )
+    )
+    scheduled = Workload.of_lengths("100x11", arrivals=peak, rate_rps=4.0)
+    trace = recorded(5.0, span_ms=600_000.0)
+    row, _ = window_rates([scheduled, trace])
+    width_s = trace.trace.duration_ms / 1000.0 / NUM_WINDOWS
+    num_laps = int(NUM_WINDOWS * width_s / 10.1)
+    begins = np.arange(num_laps) * 10.1 + 9.0
+    busy = {int(t // width_s) for t in (*begins, *(begins + 1.09))}
+    assert set(np.flatnonzero(row > 2.0).tolist()) >= busy
+    # Windows longer than a lap see all of it.
+    fast = replace(
+        peak, segments=tuple(replace(s, duration_s=1.0) for s in peak.segments)
+    )
+    row, _ = window_rates([replace(scheduled, arrivals=fast), trace])
+    assert row == pytest.approx(np.full(NUM_WINDOWS, fast.peak_to_mean))
 
 
 def test_the_profile_decides_which_rates_count() -> None:

@@ -95,8 +95,7 @@ class ReferenceSimulator(ChunkedSteps, Transfers, Routers):
             replica, job.target = self.choose_pair(job)
         else:
             replica = self.choose(Phase.PREFILL, job)
-        kept = job.input + (job.output if replica.keeps(job) else 0)
-        if replica.blocks_for(job, kept) > replica.capacity:
+        if self.is_too_long(job, replica):
             self.end(job, is_rejected=True)
             return
         job.prefiller = replica

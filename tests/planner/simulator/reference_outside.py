@@ -201,6 +201,8 @@ class ReferenceWithEvents(ReferenceSimulator):
             )
         )
         self.renew(rep, {})
+        for job in lost:
+            job.source = job.target = job.prefiller = None
         for job in self.jobs:
             if job in lost:
                 self.start_again(job)
@@ -217,6 +219,7 @@ class ReferenceWithEvents(ReferenceSimulator):
         else:
             self.num_recomputed += 1
             self.num_recomputed_tokens += job.context
+        job.streamed += job.done
         job.input, job.output, job.done = job.context, job.output - job.done, 0
         job.admission, job.source, job.target, job.prefiller = -1, None, None, None
         job.has_left = job.is_decoding = False

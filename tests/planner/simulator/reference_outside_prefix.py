@@ -42,15 +42,15 @@ class PrefixWithEvents(ReferenceWithEvents, PrefixSimulator):
     def start_again(self, job: Job) -> None:
         if job in self.expected:
             self.expected.remove(job)
-        job.streamed = getattr(job, "streamed", 0) + job.done
         job.cached = job.fetched = 0
         job.ready = 0.0
+        job.at = None
         super().start_again(job)
 
     def saved(self, rep: ReplicaState, job: Job, blocks: int) -> int:
         """A block that a prompt does not fill holds no token of the answer."""
         cache = self.caches.get(rep.index)
-        prompt = job.input - getattr(job, "streamed", 0)
+        prompt = job.input - job.streamed
         return min(blocks * cache.block_tokens, prompt) if cache else 0
 
     def queue(self, rep: ReplicaState) -> float:

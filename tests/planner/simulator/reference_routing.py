@@ -184,6 +184,16 @@ class Routers:
             source = target = least_pending(serving)
         return source, target
 
+    def is_too_long(self, job: Job, source: ReplicaState) -> bool:
+        """Whether a replica that is chosen already can never hold it."""
+        total = job.input + job.output
+        kept = total if source.keeps(job) else job.input
+        if self.routing is Routing.SPLITWISE:
+            target = job.target
+            if target.blocks_for(job, total) > target.capacity:
+                return True
+        return source.blocks_for(job, kept) > source.capacity
+
     def may_fetch(self, rep: ReplicaState, job: Job) -> bool:
         """Whether the admission rule allows it, beside blocks and a place."""
         rule = rep.given.limits.decode_admission

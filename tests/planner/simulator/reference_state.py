@@ -23,6 +23,7 @@ class Job:
     input: int
     output: int
     done: int = 0
+    streamed: int = 0
     padding: int = 0
     cached: int = 0
     admission: int = -1
@@ -117,7 +118,7 @@ class ReplicaState:
         """Blocks of a context, or of the whole of a request where they are reserved."""
         if self.reserves and self.keeps(job):
             known = self.given.limits.reserved_output_tokens or 0
-            tokens = job.input + max(known, job.output)
+            tokens = job.input + max(known - job.streamed, job.output)
         return self.blocks(tokens)
 
     @property

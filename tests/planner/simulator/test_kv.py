@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from planner.simulator.build import SimulationOptions, build_world
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Phase
+from tests.planner.simulator.disturbances import FAIL, IN_TURN, event, serve
 from tests.planner.simulator.systems import (
     any_system,
     many_requests,
@@ -138,3 +139,22 @@ def test_occupancy_of_a_run_rises_with_its_context():
     assert result.end_ms == 3.0
     assert result.replicas[0].kv_peak_frac == 7 / 8
     assert result.replicas[0].kv_mean_frac == pytest.approx(6 / 8)
+
+
+def test_tokens_that_a_failure_puts_into_the_prompt_are_not_reserved_again():
+    """12 of 14 blocks for 4 + 8 tokens; three are out when the replica fails at 3.
+
+    The prompt of 7 and 5 more tokens need 12 blocks on the other replica too. It has
+    the fourth token at 4, the last at 6.
+    """
+    both = tiny_replica(
+        Phase.AGGREGATED,
+        UNIT_STEPS,
+        kv_capacity_tokens=14,
+        is_output_reserved=True,
+        reserved_output_tokens=8,
+    )
+    system = tiny_system(both, both, routing=IN_TURN)
+    result = serve(system, tiny_requests((0.0, 4, 6)), event(3.0, FAIL, 0))
+    assert result.finish_ms.tolist() == [6.0]
+    assert result.num_recomputed_tokens == 4 + 3

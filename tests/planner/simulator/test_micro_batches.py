@@ -5,6 +5,17 @@ import pytest
 from planner.simulator.micro_batches import max_micro_batch
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Batching, Phase
+from tests.planner.simulator.disturbances import (
+    DECODE,
+    DRAIN,
+    FLIP,
+    IN_TURN,
+    PREFILL,
+    TABLE,
+    event,
+    link,
+    serve,
+)
 from tests.planner.simulator.systems import (
     step_by_step,
     tiny_replica,
@@ -59,3 +70,28 @@ def test_micro_batches_that_wait_together_stay_apart():
         result = run(tiny_system(both), requests)
         assert result.first_token_ms.tolist() == [2.0, 3.0, 25.0]
         assert result.finish_ms.tolist() == [27.0, 26.0, 25.0]
+
+
+def test_a_replica_that_flips_forms_the_micro_batches_of_its_phase():
+    """Two places on two stages: prompts go together, decodes one a micro-batch.
+
+    It flips at 1, and of four prompts at 10 it gets two, which are one step of 4 ms
+    a stage. It flips back at 30, and alone fetches two that are prefilled from 40 to
+    44: a token each, from 44 to 46 and from 45 to 47.
+    """
+    piped = tiny_replica(
+        Phase.DECODE, TABLE, TABLE, policy=Batching.CHUNKED, max_num_seqs=2
+    )
+    pairs = ((1, 2), (2, 0), (2, 1), (1, 0))
+    system = tiny_system(
+        PREFILL,
+        piped,
+        DECODE,
+        routing=IN_TURN,
+        switch_routes=tuple(link(*pair) for pair in pairs),
+    )
+    requests = tiny_requests(*[(10.0, 3, 1)] * 4, *[(40.0, 3, 2)] * 2)
+    flips = (event(1.0, FLIP, 1), event(30.0, FLIP, 1))
+    result = serve(system, requests, *flips, event(35.0, DRAIN, 2))
+    assert result.prefill_replica.tolist() == [0, 1, 0, 1, 0, 0]
+    assert result.finish_ms.tolist() == [14.0, 18.0, 14.0, 18.0, 46.0, 47.0]

@@ -8,6 +8,15 @@ from clusters.fields import InputError
 from planner.simulator.control import Forecast, RouterSettings
 from planner.simulator.simulate import simulate
 from planner.simulator.system import Batching, Phase, Routing
+from tests.planner.simulator.disturbances import (
+    DECODE,
+    FAIL,
+    PREFILL,
+    SCALE_UP,
+    event,
+    link,
+    serve,
+)
 from tests.planner.simulator.systems import (
     many_requests,
     tiny_replica,
@@ -164,3 +173,18 @@ def test_a_burst_lends_machines_both_ways_under_every_policy(policy):
     assert result.num_done == 300
     assert (result.prefill_replica >= 3).any()
     assert (result.decode_replica < 3).any()
+
+
+def test_nothing_is_promised_to_the_lost_when_the_first_of_them_is_sent_on():
+    """The prompt machine fails at 9, with one on its way to 2 and one to 1.
+
+    Of both only the prompt and one token are left; to the first, 1 and 2 are alike.
+    """
+    routes = (link(0, 1, 8.0), link(0, 2, 8.0), link(1, 2), link(2, 1))
+    system = tiny_system(
+        PREFILL, DECODE, DECODE, routes=routes, routing=Routing.SPLITWISE
+    )
+    requests = tiny_requests((0.0, 3, 4), (1.0, 3, 4))
+    result = serve(system, requests, event(0.5, SCALE_UP, 1), event(9.0, FAIL, 0))
+    assert result.num_recomputed == 2
+    assert result.decode_replica.tolist() == [1, 2]

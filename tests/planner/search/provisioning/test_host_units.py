@@ -167,6 +167,8 @@ def test_plans_for_slow_nics_alone_and_beside_fast_ones():
     narrow, (by_hosts,) = near(alone, only, is_few=False)
     assert narrow == (0,)
     assert {route.share_frac for route in by_hosts.routes} == {None}
+    # The same hosts are not tried twice.
+    assert len(near(alone, only, is_few=True)[1]) == 1
     # Fast NICs: hosts for themselves only where simulations are cheap.
     quick = Cluster(name="quick", nodes=(fast,), fabric=Fabric())
     assert near(quick, columns[:2], is_few=False) == ((), [])

@@ -7,14 +7,20 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/hosts.env"
 
 # An address is a name or number; anything else would be directives.
 [[ "${HOST_0}" =~ ^[][[:alnum:].:_-]+$ ]] || { printf '%s: not an address\n' HOST_0 >&2; exit 2; }
-configuration="$(mktemp)"
+folder="$(mktemp -d)"
+chmod 711 "${folder}"
 printf '%s\n' \
   'daemon off;' \
-  'pid /dev/null;' \
+  'pid nginx.pid;' \
   'error_log stderr;' \
-  'events {}' \
+  'events { worker_connections 16384; }' \
   'http {' \
   '  access_log off;' \
+  '  client_body_temp_path client_body;' \
+  '  proxy_temp_path proxy;' \
+  '  fastcgi_temp_path fastcgi;' \
+  '  uwsgi_temp_path uwsgi;' \
+  '  scgi_temp_path scgi;' \
   '  client_max_body_size 64m;' \
   '  upstream routers {' \
   '    zone routers 64k;' \
@@ -32,5 +38,5 @@ printf '%s\n' \
   '    }' \
   '  }' \
   '}' \
-  > "${configuration}"
-exec nginx -c "${configuration}" "$@"
+  > "${folder}/nginx.conf"
+exec nginx -p "${folder}/" -c "${folder}/nginx.conf" "$@"
