@@ -127,12 +127,17 @@ class Evaluator:
 
     def is_met_at(self, deployment: Deployment, rate_rps: float) -> bool:
         """Whether the SLO is met at a rate, in a run of the screening length."""
-        self.num_evaluations += 1
-        service = self.planner.problem.service
-        requests = service.workload.draw(
-            self.effort.num_requests(rate_rps), seed=self.seed, rate_rps=rate_rps
-        )
-        return meets(self.planner.system(deployment), requests, service.slo)
+        service, system = self.planner.problem.service, self.planner.system(deployment)
+        num_requests = self.effort.num_requests(rate_rps)
+        known = self._verdicts.setdefault((system, service.slo), {})
+        key = (self.seed, num_requests, rate_rps)
+        if key not in known:
+            self.num_evaluations += 1
+            requests = service.workload.draw(
+                num_requests, seed=self.seed, rate_rps=rate_rps
+            )
+            known[key] = meets(system, requests, service.slo)
+        return known[key]
 
     def evaluate(
         self,

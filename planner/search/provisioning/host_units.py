@@ -61,25 +61,54 @@ def by_host(
     """The best allocation of one host of each class, on all its hosts.
 
     Each host is a slice of its own. With `alone`, only those of these classes: the
-    others share pools, with the best allocation of all of them. None where neither
-    holds both phases.
+    others share pools, with the best allocation of all of them. Where the plan's GPUs
+    or replicas are limited, each host has its part of the replicas, and hosts beyond
+    the limits have none. None where neither holds both phases.
     """
     placed: list[tuple[ReplicaShape, StageGpus, int]] = []
     num_slices = 0
-    for index in range(len(data.classes)) if alone is None else sorted(alone):
-        hosts = _each_host(data, target, index)
+    indices = range(len(data.classes)) if alone is None else sorted(alone)
+    num_hosts = sum(data.classes[index].num_hosts for index in indices)
+    left = data
+    for index in indices:
+        hosts = _each_host(_part(data, num_hosts), target, index)
         if hosts is None:
             return None
         for there in hosts:
+            after = _without(left, there)
+            if after is None:
+                continue
+            left = after
             placed += [(shape, stages, num_slices) for shape, stages in there]
             num_slices += 1
-    others = [] if alone is None else _others(data, target, alone)
+    others = [] if alone is None else _others(left, target, alone)
     if others:
         # Many of them are several cells, each a slice.
         cells = deal(planner.problem.cluster, [shape for shape, _ in others])
         for (shape, stages), cell in zip(others, cells, strict=True):
             placed.append((shape, stages, num_slices + cell))
     return _deployed(planner, placed)
+
+
+def _part(data: ProgramData, num_hosts: int) -> ProgramData:
+    """The same data with one host's part of the replicas, rounded up."""
+    if data.max_replicas is None:
+        return data
+    return replace(data, max_replicas=-(-data.max_replicas // num_hosts))
+
+
+def _without(data: ProgramData, there: Placed) -> ProgramData | None:
+    """The same data with the limits that are left; None where they are passed."""
+    num_gpus = sum(shape.parallelism.num_gpus for shape, _ in there)
+    phases = [shape.phase for shape, _ in there]
+    num_replicas = max(map(phases.count, data.phases), default=0)
+    gpus, replicas = data.max_gpus, data.max_replicas
+    left = replace(
+        data,
+        max_gpus=None if gpus is None else gpus - num_gpus,
+        max_replicas=None if replicas is None else replicas - num_replicas,
+    )
+    return left if min(left.max_gpus or 0, left.max_replicas or 0) >= 0 else None
 
 
 def _each_host(data: ProgramData, target: Target, index: int) -> list[Placed] | None:

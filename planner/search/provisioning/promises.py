@@ -21,7 +21,10 @@ Steps
     3. `promise`: the same columns, simulated.
 
 Assumes   bounds that hold (`planner.search.batching.batching_bound_rps`)
-Guarantee exact: rates only fall, to what simulating all columns would have given
+Guarantee exact: rates only fall, to what simulating all columns would have given;
+          still a bound, but perhaps a looser one, where columns that turn out to
+          serve nothing were so many that fewer splits of slow hosts were told apart
+          (`planner.search.provisioning.splits`)
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence

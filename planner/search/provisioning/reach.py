@@ -22,7 +22,8 @@ def within_reach(
     """The columns, none with a rate whose KV caches cannot get through.
 
     At most: what the other GPUs of its hosts can do of the other phase, each as well as
-    the best replica there, and what all NICs of its hosts carry.
+    the best replica there, and what all NICs of its hosts carry. Its hosts are as many
+    as it has stages, where the class has so many: one each.
     """
     best = _best(columns)
     return tuple(
@@ -77,9 +78,9 @@ def _most_rps(
     carried = network.requests_per_s(hosts.nic_bytes_per_s)
     if other is None or carried is None:
         return None
-    per_host = hosts.num_gpus // column.width
-    num_hosts = -(-column.num_groups // per_host)
-    left = num_hosts * hosts.num_gpus - column.num_gpus
+    # Its stages may be spread: the more hosts it is on, the more ways there are.
+    num_hosts = min(column.num_groups, hosts.num_hosts)
+    left = max(0, num_hosts * hosts.num_gpus - column.num_gpus)
     there = best.get((column.host_class, other))
     local_rps = 0.0 if there is None else left * _per_gpu(there)
     return local_rps + num_hosts * carried

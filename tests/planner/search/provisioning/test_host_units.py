@@ -7,6 +7,7 @@ from clusters.fabric import Fabric
 from clusters.node import Node
 from planner.check import check_deployment
 from planner.objective import Goal
+from planner.problem import SearchSpace
 from planner.search.provisioning.host_units import by_host, near_plans
 from planner.search.provisioning.hosts import host_classes
 from planner.search.provisioning.method import program_data
@@ -25,8 +26,12 @@ from tests.planner.tiny_problems import (
 TARGET = Target(goal=Goal.MAX_GOODPUT)
 
 
-def planned(columns, num_nodes=3, cluster=None, alone=None):
-    problem = replace(tiny_problem(), cluster=cluster or tiny_cluster(num_nodes))
+def planned(columns, num_nodes=3, cluster=None, alone=None, search=None):
+    problem = replace(
+        tiny_problem(),
+        cluster=cluster or tiny_cluster(num_nodes),
+        search=search or SearchSpace(),
+    )
     planner = context_of(problem).evaluator.planner
     names = [gpu.name for gpu in problem.cluster.gpu_types()]
     classes = host_classes(problem.cluster, names)
@@ -54,21 +59,26 @@ def test_replicas_that_span_hosts_are_left_out():
     assert planned([column(Phase.PREFILL, 1.0), wide]) is None
 
 
-def test_hosts_of_other_classes_share_a_pool():
-    # Two hosts of either class, two GPUs each. Alone a host runs one replica of each
-    # phase; of the pool's four GPUs three prefill 1/s and one decodes 3/s.
+def mixed_hosts():
+    """Two hosts of either class, two GPUs each; prefill 1/s, decode 3/s."""
     first, other = mixed_cluster().nodes
     nodes = tuple(
         replace(node, name=f"{node.name}_{number}")
         for node in (first, other)
         for number in range(2)
     )
-    cluster = Cluster(name="mixed", nodes=nodes, fabric=Fabric())
     columns = [
         replace(column(phase, rate, host_class=index), shape=shape(phase, gpu_type=gpu))
         for index, gpu in enumerate(("tiny", "other"))
         for phase, rate in ((Phase.PREFILL, 1.0), (Phase.DECODE, 3.0))
     ]
+    return Cluster(name="mixed", nodes=nodes, fabric=Fabric()), columns
+
+
+def test_hosts_of_other_classes_share_a_pool():
+    # Alone a host runs one replica of each phase; of the pool's four GPUs three prefill
+    # 1/s and one decodes 3/s.
+    cluster, columns = mixed_hosts()
     found = planned(columns, cluster=cluster, alone={0})
     kinds = {
         number: sorted(
@@ -83,6 +93,34 @@ def test_hosts_of_other_classes_share_a_pool():
     assert kinds[2] == [("decode", "other")] + [("prefill", "other")] * 3
     # Nothing is left to share a pool where all hosts are alone.
     assert planned(columns[:2], alone={0}).describe().startswith("9P3D")
+
+
+def test_limits_on_gpus_and_replicas_are_kept_over_all_hosts():
+    columns = [column(Phase.PREFILL, 1.0), column(Phase.DECODE, 3.0)]
+    # A host's part of two prefills is one: the third host has none left.
+    few = planned(columns, search=SearchSpace(max_replicas=2))
+    assert few.describe().startswith("2P2D")
+    assert {replica.slice for replica in few.replicas} == {0, 1}
+    # Six a phase are two a host: three prefills and a decode do not fit that.
+    six = planned(columns, search=SearchSpace(max_replicas=6))
+    assert six.describe().startswith("6P3D")
+    # Ten GPUs are two hosts and a half.
+    ten = planned(columns, search=SearchSpace(max_gpus=10))
+    assert ten.describe().startswith("6P2D")
+
+
+def test_others_have_what_hosts_alone_leave_of_the_limits():
+    cluster, columns = mixed_hosts()
+    found = planned(
+        columns, cluster=cluster, alone={0}, search=SearchSpace(max_replicas=3)
+    )
+    kinds = [(str(r.phase), r.gpu_type) for r in found.replicas]
+    assert kinds.count(("prefill", "tiny")) == kinds.count(("decode", "tiny")) == 2
+    assert kinds.count(("prefill", "other")) == kinds.count(("decode", "other")) == 1
+    only = planned(
+        columns, cluster=cluster, alone={0}, search=SearchSpace(max_replicas=2)
+    )
+    assert {r.gpu_type for r in only.replicas} == {"tiny"}
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """Columns simulated on demand: the same optimum as with all of them simulated."""
 
+import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +29,7 @@ from planner.search.provisioning.promises import (
 from planner.search.provisioning.reach import within_reach
 from planner.simulator.system import Phase
 from planner.stop import MaxEvaluations
+from tests.planner.search.provisioning.enumeration import best_rate
 from tests.planner.search.provisioning.test_program import (
     column,
     data_of,
@@ -101,6 +104,49 @@ def test_the_optimum_is_that_of_all_columns_simulated(seed):
         again = programme.best_for(harder, tilt=tilt)
         if again is not None:
             assert not programme.promises.open_of(again.columns)
+
+
+def narrow_data(rng):
+    """Up to two classes of slow and fast NICs; a fifth of the columns serve nothing."""
+    classes, columns = [], []
+    for index in range(int(rng.integers(1, 3))):
+        num_gpus, num_hosts = (2, 2) if index else (int(rng.integers(2, 4)), 2)
+        nic = float(rng.choice([0.3, 1.0, 50.0]))
+        classes.append(host_class(num_gpus, num_hosts, nic=nic))
+        for phase in (Phase.PREFILL, Phase.DECODE):
+            for _ in range(int(rng.integers(1, 3))):
+                tp, pp = int(rng.integers(1, num_gpus + 1)), int(rng.integers(1, 3))
+                rate = float(rng.uniform(0.5, 3.0)) * (tp * pp) ** 0.9
+                is_none = rng.random() < 0.2
+                columns.append(column(phase, 0.0 if is_none else rate, tp, pp, index))
+    data = data_of(classes, columns, kv_bytes=1.0)
+    unique = {place_of(c): c for c in data.columns}
+    return replace(data, columns=tuple(unique.values()))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_on_slow_hosts_is_better_than_the_bound(seed):
+    """Every number of replicas, wherever their stages are; bounds above the rates."""
+    rng = np.random.default_rng(seed)
+    data = narrow_data(rng)
+    bounds = [max(c.rate_rps, 0.5) * rng.uniform(1.0, 2.0) for c in data.columns]
+    programme = programme_of(bounded(data, bounds, []), Target(goal=Goal.MAX_GOODPUT))
+    found = answered(programme)
+    served = replace(data, columns=tuple(c for c in data.columns if c.rate_rps > 0))
+    sizes = [
+        data.classes[c.host_class].num_gpus * data.classes[c.host_class].num_hosts
+        for c in served.columns
+    ]
+    ranges = [
+        range(size // c.num_gpus + 1)
+        for size, c in zip(sizes, served.columns, strict=True)
+    ]
+    while math.prod(map(len, ranges)) > 2000:  # fewer of the most numerous
+        longest = max(range(len(ranges)), key=lambda i: len(ranges[i]))
+        ranges[longest] = ranges[longest][:-1]
+    best = max(best_rate(served, n) or 0.0 for n in itertools.product(*ranges))
+    bound = 0.0 if found is None else found.bound
+    assert best <= bound * (1 + 1e-5)
 
 
 def test_what_is_bounded_below_the_best_is_never_simulated():

@@ -38,3 +38,15 @@ def test_without_caches_or_phases_nothing_is_in_the_way():
     assert within_reach(hosts, split, network(0.0)) == split
     whole = (column(Phase.AGGREGATED, 9.0, tp=4),)
     assert within_reach(hosts, whole, network(10.0)) == whole
+
+
+def test_stages_that_could_be_on_one_host_may_be_on_two():
+    # Hosts of two GPUs. Both stages on one host leave it no prefill, and its NICs bring
+    # 0.3/s; on a host each they have two GPUs that prefill beside them.
+    hosts = (host_class(num_gpus=2, num_hosts=2, nic=0.3),)
+    columns = (column(Phase.PREFILL, 1.7), column(Phase.DECODE, 1.1, pp=2))
+    found = within_reach(hosts, columns, network(1.0))
+    assert [c.rate_rps for c in found] == pytest.approx([0.3 + 0.55, 1.1])
+    alone = (host_class(num_gpus=2, num_hosts=1, nic=0.3),)
+    found = within_reach(alone, columns, network(1.0))
+    assert [c.rate_rps for c in found] == pytest.approx([0.3 + 0.55, 0.3])
