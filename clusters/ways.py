@@ -111,14 +111,15 @@ class Ways:
 
     @cached_property
     def _link_graph(self) -> "nx.Graph[str]":
-        """Leaves and the explicit links between them."""
+        """Leaves and the explicit links that carry anything between them."""
         import networkx as nx
 
         graph: nx.Graph[str] = nx.Graph()
         graph.add_nodes_from(self._leaf)
         for link in self._links:
             a, b = (leaf_vertex(end) for end in link.between)
-            graph.add_edge(a, b, bytes_per_s=link.bytes_per_s)
+            if link.bytes_per_s > 0:
+                graph.add_edge(a, b, bytes_per_s=link.bytes_per_s)
         return graph
 
     @cached_property

@@ -177,6 +177,8 @@ def test_a_link_that_is_down_joins_nothing_unless_islands_are_allowed() -> None:
         down.validate()
     fabric = replace(down.fabric, allow_islands=True)
     replace(down, fabric=fabric).validate()
+    with pytest.raises(InputError, match="GPUs that some way joins"):
+        down.topology.path(0, 4)
 
 
 def test_a_node_without_nics_stands_alone() -> None:
