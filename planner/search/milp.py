@@ -39,6 +39,12 @@ _PULP_NAMES = {
     Solver.CBC: ("COIN_CMD", "PULP_CBC_CMD"),
 }
 
+_FAILURES = {"kSolveError", "kPresolveError", "kPostsolveError", "kModelError"}
+"""Ends of HiGHS that say nothing of the program: the bound it gives is then 0."""
+
+_STRICT = {"mip_feasibility_tolerance": 1e-8, "primal_feasibility_tolerance": 1e-8}
+"""A hundredth of the usual."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MilpOutcome:
@@ -107,7 +113,7 @@ def solve_milp(
     """
     chosen = solver or _default_solver()
     started = time.monotonic()
-    code = program.solve(_configured(chosen, time_limit_s, gap_frac))
+    code = _run(program, chosen, time_limit_s, gap_frac)
     runtime_s = time.monotonic() - started
     if code == pulp.LpStatusUnbounded or _is_unbounded(program, chosen):
         raise InputError("program", program.name, "a program with a bounded objective")
@@ -142,7 +148,7 @@ def solve_relaxation(
         When it has no optimum.
     """
     chosen = solver or _default_solver()
-    code = program.solve(_configured(chosen, None, 0.0, mip=False))
+    code = _run(program, chosen, None, 0.0, mip=False)
     if code != pulp.LpStatusOptimal:
         raise InputError(
             "program", pulp.LpStatus[code], "a relaxation with an optimal solution"
@@ -176,11 +182,42 @@ def _default_solver() -> Solver:
     raise InputError("solver", None, "highspy or CBC (pip install highspy)")
 
 
+def _run(
+    program: pulp.LpProblem,
+    solver: Solver,
+    time_limit_s: float | None,
+    gap_frac: float,
+    *,
+    mip: bool = True,
+) -> int:
+    """Solve, once more with tighter tolerances where HiGHS gives up; PuLP's status.
+
+    It calls its own optimum an error where that breaks a row by just its tolerance.
+    """
+    code = program.solve(_configured(solver, time_limit_s, gap_frac, mip=mip))
+    if _has_failed(program, solver):
+        strict = _configured(solver, time_limit_s, gap_frac, mip=mip, **_STRICT)
+        code = program.solve(strict)
+    return int(code)
+
+
+def _has_failed(program: pulp.LpProblem, solver: Solver) -> bool:
+    """Whether HiGHS ended in an error of its own, so that nothing it says counts."""
+    if solver is not Solver.HIGHS:
+        return False
+    return program.solverModel.getModelStatus().name in _FAILURES
+
+
 def _configured(
-    solver: Solver, time_limit_s: float | None, gap_frac: float, *, mip: bool = True
+    solver: Solver,
+    time_limit_s: float | None,
+    gap_frac: float,
+    *,
+    mip: bool = True,
+    **options: Any,
 ) -> pulp.LpSolver:
     made = _pulp_solver(
-        solver, mip=mip, msg=False, gapRel=gap_frac, timeLimit=time_limit_s
+        solver, mip=mip, msg=False, gapRel=gap_frac, timeLimit=time_limit_s, **options
     )
     if made is None:
         raise InputError("solver", str(solver), "a solver that is installed")
@@ -243,6 +280,8 @@ def _bound(
 ) -> float | None:
     """What no solution exceeds, in the sense of the objective."""
     maximises = program.sense == pulp.LpMaximize
+    if _has_failed(program, solver):
+        return None
     if solver is Solver.HIGHS and program.isMIP():
         # HiGHS is handed a minimisation without the objective's constant.
         bound = float(program.solverModel.getInfo().mip_dual_bound)

@@ -5,6 +5,7 @@ import pytest
 
 from clusters.fields import InputError
 from planner.plan import Status
+from planner.search import milp
 from planner.search.milp import (
     Solver,
     is_installed,
@@ -116,6 +117,25 @@ def test_out_of_time_is_feasible_with_a_bound_that_holds() -> None:
         assert outcome.bound is not None
         assert outcome.bound <= outcome.value
         assert outcome.gap_frac > 0
+
+
+def test_an_error_of_the_solver_is_tried_again_and_bounds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = []
+    configured = milp._configured
+    monkeypatch.setattr(
+        milp,
+        "_configured",
+        lambda *args, **options: used.append(options) or configured(*args, **options),
+    )
+    model, _ = knapsack()
+    assert solve_milp(model).bound == pytest.approx(27.0)
+    assert used == [{"mip": True}]
+    # What HiGHS calls optimal counts as an error of its own, both times.
+    monkeypatch.setattr(milp, "_FAILURES", {"kOptimal"})
+    assert solve_milp(model).bound is None
+    assert used[1:] == [{"mip": True}, {"mip": True, **milp._STRICT}]
 
 
 def test_a_gap_that_is_good_enough_ends_the_search() -> None:
