@@ -7,7 +7,8 @@ datasheets), a random SLO, goal and rate. For each:
 
 * the configuration programme against every allocation, at the rates it works with,
   but for its links (the tests enumerate with maximum flows on random rates);
-* every other method against the exhaustive search, with the same simulations;
+* every other method against the exhaustive search, with the same simulations and all
+  routed to the shortest queue;
 * `check_plan` on the best of every method, and the bounds against their values.
 """
 
@@ -31,6 +32,7 @@ from models.llm import LlmSpec
 from planner.bound import gpu_rates, shape_rates
 from planner.check import check_deployment
 from planner.evaluate import Evaluator
+from planner.flow_routing import by_queue
 from planner.goodput import Effort
 from planner.objective import Goal, Objective
 from planner.problem import Problem, SearchSpace, Service
@@ -42,7 +44,7 @@ from planner.search.provisioning.optimum import Target, allocate
 from planner.search.provisioning.program import ProgramData
 from planner.search.registry import methods_of
 from planner.serving import Planner
-from planner.simulator.system import Phase
+from planner.simulator.system import Phase, Routing
 from planner.slo import Slo
 from planner.stop import Never
 from planner.whole_bound import whole_bound
@@ -142,7 +144,7 @@ def run(seed: int) -> Case:
         if method.supports(problem) is None:
             candidates = method.search(context).candidates
             if candidates:
-                found[name] = candidates[0]
+                found[name] = to_the_queue(evaluator, candidates[0])
     best = whole.candidates[0] if whole.candidates else None
     if best is not None:
         found["exhaustive"] = best
@@ -164,6 +166,15 @@ def run(seed: int) -> Case:
         ),
         bound_faults=tuple(bound_faults(planner, found)),
     )
+
+
+def to_the_queue(evaluator: Evaluator, candidate: Candidate) -> Candidate:
+    """As the exhaustive search routes: finalists of all try shares only later."""
+    if candidate.deployment.routing is not Routing.FLOW_SHARES:
+        return candidate
+    deployment = by_queue(candidate.deployment)
+    goodput = evaluator.goodput(deployment)
+    return replace(candidate, deployment=deployment, goodput=goodput)
 
 
 def is_checked(problem: Problem, candidate: Candidate) -> bool:

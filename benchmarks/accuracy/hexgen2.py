@@ -118,7 +118,9 @@ def text_of(report: dict[str, Any]) -> str:
         lines.append(
             f"pair {row['slo']} {row['class']} {row['gbit_per_s']:g} Gbit/s: "
             f"{row['hexgen2']['goodput_rps']:.3f} against "
-            f"{row['aggregated']['goodput_rps']:.3f} requests/s aggregated; "
+            f"{row['aggregated']['goodput_rps']:.3f} requests/s aggregated, "
+            f"{row['plain']['goodput_rps']:.3f} without chunks; caches in 4 bits "
+            f"{row['hexgen2_in_4_bits']['goodput_rps']:.3f}; "
             + "; ".join(row["places"])
         )
     lines.append(json.dumps(report["summary"], indent=1))

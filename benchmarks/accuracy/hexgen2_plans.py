@@ -1,6 +1,7 @@
 """Plans of the HexGen-2 comparison: what each method serves on each set of GPUs."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -213,13 +214,22 @@ def ratios_of(row: dict[str, Any]) -> dict[str, float | None]:
 # --- ThunderServe's pair ----------------------------------------------------------
 
 
+PACKED = 4.0
+"""ThunderServe sends 16-bit caches in 4 bits: links four times as fast stand in."""
+
+
 def run_pair(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Plans at both bandwidths, beside the best without disaggregation."""
+    """Plans at both bandwidths, beside the best without disaggregation.
+
+    `plain` is aggregated with whole prompts first, ThunderServe's own baseline, and
+    `aggregated` the best with chunks as well.
+    """
     rows = []
     for kind, name in [(s, c) for s in SLOS for c in CLASSES]:
         workload = workload_of(lengths_of(TRACE, "llama-30b", name))
         for gbit in (40.0, 5.0):
             cluster = cluster_of(data, PAIR, nic_gbit_per_s=gbit)
+            packed = cluster_of(data, PAIR, nic_gbit_per_s=PACKED * gbit)
             problem = problem_of(cluster, "llama-30b", workload, SLOS[kind])
             evaluator = evaluator_of(problem)
             ours, joint = (
@@ -231,6 +241,10 @@ def run_pair(data: dict[str, Any]) -> list[dict[str, Any]]:
                     "slo": kind,
                     "class": name,
                     "gbit_per_s": gbit,
+                    "plain": plan_row(plain_of(problem)),
+                    "hexgen2_in_4_bits": plan_row(
+                        found_by("hexgen2", replace(problem, cluster=packed))
+                    ),
                     "hexgen2": plan_row(ours),
                     "places": places_of(cluster, ours.deployment) if ours else [],
                     "aggregated": plan_row(joint),
@@ -243,6 +257,18 @@ def run_pair(data: dict[str, Any]) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def plain_of(problem: Problem) -> Candidate | None:
+    """The best aggregated deployment whose prompts are whole and come first."""
+    whole_prompts = replace(problem.search, is_batching_searched=False)
+    return found_by("aggregated", replace(problem, search=whole_prompts))
+
+
+def found_by(method: str, problem: Problem) -> Candidate | None:
+    """The best of one method, from nothing."""
+    evaluator = evaluator_of(problem)
+    return best_of(evaluator, outcome_of(evaluator, method))
 
 
 def places_of(cluster: Cluster, deployment: Deployment) -> list[str]:

@@ -25,9 +25,10 @@ Differences from the paper
 Assumes   one service with open arrivals; at most 8 GPUs
 Cost      exponential in the GPUs: tens of places on 4 GPUs, thousands on 8; at most
           `max_placements` are looked at, and `max_runs` of them simulated
-Guarantee exact with the evaluator's runs, where nothing is left out: no batch limits
-          but one a shape (`search.is_batching_searched` is off), no pipelines of unlike
-          stages, no more places than it may look at; otherwise it says what is left out
+Guarantee exact with the evaluator's runs and the problem's routing (finalists of all
+          methods try shares later), where nothing is left out: no batch limits but one
+          a shape (`search.is_batching_searched` is off), no pipelines of unlike stages,
+          no more places than it may look at; otherwise it says what is left out
 """
 
 from collections.abc import Iterator, Sequence
